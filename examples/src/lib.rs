@@ -1,0 +1,1 @@
+//! Reference deployments of EWS: each binary beside this file composes the crates into something that runs.
