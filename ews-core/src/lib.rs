@@ -1,1 +1,3 @@
-//! EWS core.
+//! x
+pub mod error; pub mod id; pub mod label; pub mod selector; pub mod time;
+pub use error::*; pub use label::*; pub use selector::*; pub use time::Timestamp;

@@ -1,0 +1,222 @@
+//! Wall time for records and schedules, and durations as people write them.
+//!
+//! [`Timestamp`] is what goes into records, events and decisions. Waits never use it: they use `tokio::time`, which
+//! tests can pause. Durations in documents are written with their unit (`"10s"`, `"1h 30m"`, `"250ms"`).
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::error::{Error, Result};
+
+/// A moment of wall time, in microseconds since 1970-01-01T00:00:00Z; written as RFC 3339.
+///
+/// Arithmetic saturates. Ages computed across machines, or across a clock step, may come out as zero: never compare this
+/// controller's time with an engine's to make a decision.
+///
+/// ```
+/// use ews_core::Timestamp;
+/// use std::time::Duration;
+///
+/// let start: Timestamp = "2026-11-23T08:00:00Z".parse()?;
+/// assert_eq!((start + Duration::from_millis(1500)).to_string(), "2026-11-23T08:00:01.500000Z");
+/// # Ok::<(), ews_core::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Timestamp(u64);
+
+impl Timestamp {
+    /// 1970-01-01T00:00:00Z.
+    pub const EPOCH: Self = Self(0);
+
+    /// The latest moment that RFC 3339's four-digit year can write: the end of the year 9999.
+    pub const MAX: Self = Self(253_402_300_799_999_999);
+
+    /// From microseconds since the epoch, at most [`Self::MAX`].
+    pub const fn from_micros(micros: u64) -> Self {
+        if micros > Self::MAX.0 { Self::MAX } else { Self(micros) }
+    }
+
+    /// Microseconds since the epoch.
+    pub const fn as_micros(self) -> u64 {
+        self.0
+    }
+
+    /// The time that passed from `earlier` to this; zero if `earlier` is later.
+    pub const fn since(self, earlier: Self) -> Duration {
+        Duration::from_micros(self.0.saturating_sub(earlier.0))
+    }
+}
+
+impl From<SystemTime> for Timestamp {
+    /// Times before 1970 become [`Timestamp::EPOCH`].
+    fn from(time: SystemTime) -> Self {
+        let micros = time.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros());
+        Self::from_micros(u64::try_from(micros).unwrap_or(u64::MAX))
+    }
+}
+
+impl From<Timestamp> for SystemTime {
+    fn from(time: Timestamp) -> Self {
+        UNIX_EPOCH + Duration::from_micros(time.0)
+    }
+}
+
+impl std::ops::Add<Duration> for Timestamp {
+    type Output = Self;
+    fn add(self, duration: Duration) -> Self {
+        Self::from_micros(self.0.saturating_add(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)))
+    }
+}
+
+impl std::ops::Sub<Duration> for Timestamp {
+    type Output = Self;
+    fn sub(self, duration: Duration) -> Self {
+        Self(self.0.saturating_sub(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)))
+    }
+}
+
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        humantime::format_rfc3339_micros(SystemTime::from(*self)).fmt(f)
+    }
+}
+
+impl FromStr for Timestamp {
+    type Err = Error;
+    fn from_str(text: &str) -> Result<Self> {
+        humantime::parse_rfc3339_weak(text).map(Self::from).map_err(|_| {
+            Error::invalid(format!("`{}` is not a time; write it as 2026-11-23T08:00:00Z", Shown(text)))
+        })
+    }
+}
+
+impl Serialize for Timestamp {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Timestamp {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(|error: Error| serde::de::Error::custom(error.message()))
+    }
+}
+
+/// Text from outside as it may appear in a message: control characters escaped, at most 64 characters.
+#[derive(Clone, Copy)]
+pub(crate) struct Shown<'a>(pub(crate) &'a str);
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        use fmt::Write as _;
+        for (index, character) in self.0.chars().enumerate() {
+            if index == 64 {
+                return f.write_char('…');
+            }
+            if character.is_control() {
+                character.escape_default().try_for_each(|c| f.write_char(c))?;
+            } else {
+                f.write_char(character)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Reads a duration as people write it: `10s`, `1h 30m`, `250ms`.
+///
+/// # Errors
+/// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) for a number without a unit, an unknown unit or an overflow.
+pub fn parse_duration(text: &str) -> Result<Duration> {
+    humantime::parse_duration(text.trim()).map_err(|_| {
+        Error::invalid(format!(
+            "`{}` is not a duration; write a number with a unit (ms, s, m, h, d), such as `10s` or `1h 30m`",
+            Shown(text)
+        ))
+    })
+}
+
+/// Serde for durations as people write them, for use with `#[serde(with = "ews_core::time::duration")]`.
+pub mod duration {
+    use super::{Deserialize, Deserializer, Duration, Error, Serializer, parse_duration};
+
+    /// Writes `10s`.
+    ///
+    /// # Errors
+    /// Whatever the serializer says.
+    pub fn serialize<S: Serializer>(value: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&humantime::format_duration(*value))
+    }
+
+    /// Reads `10s`.
+    ///
+    /// # Errors
+    /// What [`parse_duration`] refuses.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        parse_duration(&text).map_err(|error: Error| serde::de::Error::custom(error.message()))
+    }
+
+    /// The same for `Option<Duration>`; absent and `null` are `None`. Use with `#[serde(default)]`.
+    pub mod option {
+        use super::{Deserialize, Deserializer, Duration, Error, Serializer, parse_duration};
+
+        /// Writes `10s` or null.
+        ///
+        /// # Errors
+        /// Whatever the serializer says.
+        pub fn serialize<S: Serializer>(value: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+            match value {
+                Some(value) => super::serialize(value, serializer),
+                None => serializer.serialize_none(),
+            }
+        }
+
+        /// Reads `10s` or null.
+        ///
+        /// # Errors
+        /// What [`parse_duration`] refuses.
+        pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+            match Option::<String>::deserialize(deserializer)? {
+                None => Ok(None),
+                Some(text) => parse_duration(&text)
+                    .map(Some)
+                    .map_err(|error: Error| serde::de::Error::custom(error.message())),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_without_a_unit_is_refused_with_the_accepted_form() {
+        let error = parse_duration("10").unwrap_err();
+        assert!(error.message().contains("`10s`"), "{error}");
+        assert_eq!(parse_duration("1h 30m").unwrap(), Duration::from_secs(5400));
+    }
+
+    #[test]
+    fn extreme_times_neither_panic_nor_wrap() {
+        let far = Timestamp::from_micros(u64::MAX);
+        assert_eq!(far, Timestamp::MAX);
+        assert_eq!(far.to_string(), "9999-12-31T23:59:59.999999Z");
+        assert_eq!(far + Duration::MAX, Timestamp::MAX);
+        assert_eq!(Timestamp::EPOCH - Duration::MAX, Timestamp::EPOCH);
+        assert_eq!(Timestamp::EPOCH.since(far), Duration::ZERO);
+        let text = serde_json::to_string(&far).unwrap();
+        assert_eq!(serde_json::from_str::<Timestamp>(&text).unwrap(), far);
+    }
+
+    #[test]
+    fn control_characters_never_reach_a_message() {
+        let error = "\u{1b}[31mred".parse::<Timestamp>().unwrap_err();
+        assert!(!error.message().contains('\u{1b}'), "{error:?}");
+    }
+}
