@@ -1,3 +1,12 @@
 //! x
-pub mod error; pub mod id; pub mod label; pub mod selector; pub mod store; pub mod time;
-pub use error::*; pub use label::*; pub use selector::*; pub use time::Timestamp;
+pub mod error;
+pub mod id;
+pub mod label;
+pub mod selector;
+pub mod spec;
+pub mod store;
+pub mod time;
+pub use error::*;
+pub use label::*;
+pub use selector::*;
+pub use time::Timestamp;
