@@ -1,0 +1,359 @@
+//! The `Metrics` contract: what signals say, and that they say nothing.
+//!
+//! A query asks for one metric, picks series by label, and says how to fold a window of samples into one number per group.
+//! What is missing, stale or not a number comes back as a typed [`Unavailable`], never as zero: missing data must not scale
+//! a service in nor open a gate.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use crate::capability::CapabilitySet;
+use crate::error::{Error, Result};
+use crate::histogram::Histogram;
+use crate::selector::Selector;
+use crate::time::Timestamp;
+
+/// Answers questions about signals.
+#[async_trait]
+pub trait Metrics: Send + Sync + 'static {
+    /// What it can do.
+    fn capabilities(&self) -> CapabilitySet;
+
+    /// The metrics it knows, ordered by name; at most `limit` after `after`.
+    async fn describe(&self, after: Option<String>, limit: usize) -> Result<Vec<MetricInfo>>;
+
+    /// One value per group at a moment. No group at all means that nothing matched.
+    ///
+    /// # Errors
+    /// `Invalid` for a function that the metric's kind does not have; `NotFound` for a metric that is not known;
+    /// `OutOfResources` where the query would touch more than the source's limits; `Unsupported`; `Unavailable`.
+    async fn instant(&self, query: &MetricQuery, at: Option<Timestamp>) -> Result<Answer<Reading>>;
+
+    /// One value per group and step. A step without data is an `Unavailable` reading, so that all groups have equally many.
+    ///
+    /// # Errors
+    /// Those of [`instant`](Self::instant); `Invalid` for an empty range, a step of zero or more than
+    /// [`TimeRange::MAX_STEPS`] steps.
+    async fn range(&self, query: &MetricQuery, range: &TimeRange) -> Result<Answer<Vec<Reading>>>;
+}
+
+/// What [`Metrics`] offers on top.
+#[async_trait]
+pub trait MetricsExt: Metrics {
+    /// The single number that a query gives, or why there is none.
+    ///
+    /// # Errors
+    /// `Invalid` where the query gives more than one group; those of [`Metrics::instant`].
+    async fn number(&self, query: &MetricQuery) -> Result<std::result::Result<Measured, Unavailable>> {
+        let answer = self.instant(query, None).await?;
+        let mut series = answer.series.into_iter();
+        let Some(first) = series.next() else { return Ok(Err(Unavailable::Missing)) };
+        if series.next().is_some() {
+            return Err(Error::invalid(
+                "the query gives several groups where one number is wanted; aggregate it or match \
+                                       more labels",
+            )
+            .with_context("metric", &query.metric));
+        }
+        Ok(match first.value {
+            Reading::Number(measured) => Ok(measured),
+            Reading::Histogram { .. } => {
+                return Err(Error::invalid(
+                    "the query gives a histogram where one number is wanted; ask for a quantile",
+                )
+                .with_context("metric", &query.metric));
+            }
+            Reading::Unavailable(reason) => Err(reason),
+        })
+    }
+}
+
+impl<T: Metrics + ?Sized> MetricsExt for T {}
+
+/// A metric that is known.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct MetricInfo {
+    /// Its name, in OpenTelemetry's form: `http.server.request.duration`.
+    pub name: String,
+    /// What it is.
+    pub kind: MetricKind,
+    /// Its unit, in UCUM's words as OpenTelemetry uses them: `s`, `By`, `{request}`.
+    pub unit: String,
+    /// What it says.
+    pub description: String,
+}
+
+impl MetricInfo {
+    /// A metric of this name, kind and unit.
+    pub fn new(name: impl Into<String>, kind: MetricKind, unit: impl Into<String>) -> Self {
+        Self { name: name.into(), kind, unit: unit.into(), description: String::new() }
+    }
+}
+
+/// What a metric is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum MetricKind {
+    /// It only grows, except that it starts at zero again with its source.
+    Counter,
+    /// It goes up and down.
+    Gauge,
+    /// A distribution.
+    Histogram,
+}
+
+/// A question about one metric.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct MetricQuery {
+    /// Which metric.
+    pub metric: String,
+    /// Which series.
+    pub matching: Selector,
+    /// How the samples of a series become one value.
+    pub function: Function,
+    /// How the values of several series become one. `None`: each series stays by itself.
+    pub aggregate: Option<Aggregate>,
+    /// How old a series' newest sample may be before it counts as stale. Default 30 s.
+    #[serde(with = "crate::time::duration")]
+    pub max_age: Duration,
+}
+
+impl MetricQuery {
+    /// The newest value of every series of this metric that matches.
+    pub fn new(metric: impl Into<String>, matching: Selector) -> Self {
+        Self {
+            metric: metric.into(),
+            matching,
+            function: Function::Last,
+            aggregate: None,
+            max_age: Duration::from_secs(30),
+        }
+    }
+
+    /// Folds the samples in this way.
+    #[must_use]
+    pub fn function(mut self, function: Function) -> Self {
+        self.function = function;
+        self
+    }
+
+    /// Joins the series in this way.
+    #[must_use]
+    pub fn aggregate(mut self, aggregate: Aggregate) -> Self {
+        self.aggregate = Some(aggregate);
+        self
+    }
+
+    /// Takes older samples too, or only younger ones.
+    #[must_use]
+    pub fn max_age(mut self, max_age: Duration) -> Self {
+        self.max_age = max_age;
+        self
+    }
+}
+
+/// How the samples of a series become one value. Windows end at the moment asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Function {
+    /// The newest sample of a counter, a gauge or a histogram.
+    Last,
+    /// A counter's growth per second within the window, resets taken into account; from the first to the last sample in it,
+    /// without extrapolation.
+    Rate(Window),
+    /// A counter's growth within the window, or a histogram of what was recorded within it.
+    Increase(Window),
+    /// A gauge's mean over the samples in the window.
+    Mean(Window),
+    /// A gauge's smallest sample in the window.
+    Min(Window),
+    /// A gauge's largest sample in the window.
+    Max(Window),
+    /// This quantile, 0 to 1, of what a histogram recorded within the window.
+    Quantile(f64, Window),
+}
+
+/// A stretch of time that ends at the moment asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Window(#[serde(with = "crate::time::duration")] pub Duration);
+
+/// How the values of several series become one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Aggregate {
+    /// In which way. Histograms are merged, whichever it is; a quantile is taken after merging.
+    pub by: Aggregation,
+    /// Series with equal values of these labels are one group. Empty: all series are one.
+    pub group: Vec<String>,
+}
+
+impl Aggregate {
+    /// All series become one.
+    pub fn all(by: Aggregation) -> Self {
+        Self { by, group: Vec::new() }
+    }
+}
+
+/// In which way values are joined. A series that is unavailable is left out, and the answer's coverage counts it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Aggregation {
+    /// Their sum.
+    Sum,
+    /// Their mean.
+    Mean,
+    /// The smallest.
+    Min,
+    /// The largest.
+    Max,
+}
+
+/// The moments of a range query.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TimeRange {
+    /// The first moment.
+    pub from: Timestamp,
+    /// The last moment that may be.
+    pub to: Timestamp,
+    /// From one moment to the next.
+    #[serde(with = "crate::time::duration")]
+    pub step: Duration,
+}
+
+impl TimeRange {
+    /// The most moments of one query (Prometheus' limit).
+    pub const MAX_STEPS: usize = 11_000;
+
+    /// The moments, checked.
+    ///
+    /// # Errors
+    /// `Invalid` for an end before the start, a step of zero or more than [`Self::MAX_STEPS`] moments.
+    pub fn moments(&self) -> Result<Vec<Timestamp>> {
+        if self.step < Duration::from_micros(1) || self.to < self.from {
+            return Err(Error::invalid(
+                "a range needs a step above zero and an end that is not before its start",
+            ));
+        }
+        let count = self.to.since(self.from).as_micros() / self.step.as_micros() + 1;
+        match usize::try_from(count) {
+            Ok(count) if count <= Self::MAX_STEPS => {
+                Ok(std::iter::successors(Some(self.from), |at| Some(*at + self.step)).take(count).collect())
+            }
+            _ => Err(Error::invalid(format!(
+                "the range has {count} steps; at most {} are accepted: widen the step",
+                Self::MAX_STEPS
+            ))),
+        }
+    }
+}
+
+/// What a query found.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Answer<V> {
+    /// One entry per group, ordered by labels.
+    pub series: Vec<Series<V>>,
+    /// How much of what was asked is in it.
+    pub coverage: Coverage,
+}
+
+/// One group of an answer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Series<V> {
+    /// The labels that all its series have in common by the query.
+    pub labels: BTreeMap<String, String>,
+    /// Its value.
+    pub value: V,
+}
+
+/// How much of what was asked is in an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Coverage {
+    /// How many series matched.
+    pub matched: u64,
+    /// How many of them had nothing to say: missing, stale or not a number.
+    pub unavailable: u64,
+    /// How many series or samples the source had to drop by its own limits, as far as it knows.
+    pub dropped: u64,
+}
+
+/// A value, or why there is none.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Reading {
+    /// A number.
+    Number(Measured),
+    /// A distribution.
+    Histogram {
+        /// The distribution.
+        histogram: Histogram,
+        /// The moment of its newest sample.
+        at: Timestamp,
+    },
+    /// Nothing.
+    Unavailable(Unavailable),
+}
+
+/// A number that was measured.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Measured {
+    /// The number; finite.
+    pub value: f64,
+    /// The moment of the newest sample in it.
+    pub at: Timestamp,
+    /// How many samples it was made from.
+    pub samples: u64,
+}
+
+/// Why there is no value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Unavailable {
+    /// There is no such series, or too few samples in the window.
+    Missing,
+    /// The newest sample is too old.
+    Stale {
+        /// When it was taken.
+        last: Timestamp,
+    },
+    /// The samples give no finite number.
+    NotANumber,
+}
+
+impl fmt::Display for Unavailable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Missing => f.write_str("missing"),
+            Self::Stale { last } => write!(f, "stale since {last}"),
+            Self::NotANumber => f.write_str("not a number"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_is_bounded_and_holds_both_ends() {
+        let from = Timestamp::from_micros(10_000_000);
+        let range = |to, step| TimeRange { from, to, step };
+        let ten = range(from + Duration::from_secs(9), Duration::from_secs(1)).moments().unwrap();
+        assert_eq!((ten.len(), ten[0], ten[9]), (10, from, from + Duration::from_secs(9)));
+        assert!(range(from, Duration::ZERO).moments().is_err());
+        assert!(range(Timestamp::EPOCH, Duration::from_secs(1)).moments().is_err());
+        assert!(range(Timestamp::MAX, Duration::from_micros(1)).moments().is_err());
+    }
+}
