@@ -349,6 +349,9 @@ mod tests {
     #[test]
     fn display_closes_its_parenthesis_only_when_opened() {
         assert_eq!(Error::invalid("x").to_string(), "invalid: x");
-        assert_eq!(Error::invalid("x").with_maybe_applied().to_string(), "invalid: x (may have been applied)");
+        assert_eq!(
+            Error::invalid("x").with_maybe_applied().to_string(),
+            "invalid: x (may have been applied)"
+        );
     }
 }

@@ -59,7 +59,8 @@ impl Labels {
             entries.push((key, value));
         }
         entries.sort_by(|a, b| a.0.as_ref().cmp(b.0.as_ref()));
-        if let Some([(key, _), _]) = entries.array_windows::<2>().find(|[a, b]| a.0.as_ref() == b.0.as_ref()) {
+        if let Some([(key, _), _]) = entries.array_windows::<2>().find(|[a, b]| a.0.as_ref() == b.0.as_ref())
+        {
             return Err(Error::invalid(format!("label `{}` is given twice", key.as_ref())));
         }
         if entries.len() > Self::MAX_COUNT {

@@ -1,3 +1,13 @@
 //! x
-pub mod error; pub mod id; pub mod label; pub mod selector; pub mod store; pub mod time;
-pub use error::*; pub use label::*; pub use selector::*; pub use time::Timestamp;
+pub mod error;
+pub mod id;
+pub mod label;
+pub mod selector;
+pub mod store;
+pub mod time;
+pub use error::*;
+pub use label::*;
+pub use selector::*;
+pub use time::Timestamp;
+#[cfg(feature = "testkit")]
+pub mod testkit;

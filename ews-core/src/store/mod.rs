@@ -343,7 +343,8 @@ impl Transaction {
         let mut keys = std::collections::BTreeSet::new();
         for write in &self.writes {
             if !keys.insert(write.key()) {
-                return Err(Error::invalid("a transaction may write a key only once").with_context("key", write.key()));
+                return Err(Error::invalid("a transaction may write a key only once")
+                    .with_context("key", write.key()));
             }
             if let Write::Put { key, value, .. } = write
                 && value.len() > limits.value_bytes
@@ -593,16 +594,20 @@ pub trait StoreExt: Store {
     /// # Errors
     /// [`ErrorKind::Busy`] where somebody else holds it; those of [`Store::commit`].
     async fn lock(&self, key: &Key, lease: &Lease, holder: &str) -> Result<Fence> {
-        let transaction = Transaction::new()
-            .expect(key, Expect::Absent)
-            .put_leased(key, Bytes::copy_from_slice(holder.as_bytes()), lease);
+        let transaction = Transaction::new().expect(key, Expect::Absent).put_leased(
+            key,
+            Bytes::copy_from_slice(holder.as_bytes()),
+            lease,
+        );
         let conflict = match self.commit(&transaction).await {
             Ok(token) => return Ok(Fence { lock: key.clone(), token }),
             Err(error) if error.kind() == ErrorKind::AlreadyExists => error,
             Err(error) => return Err(error),
         };
         let Some(record) = self.get(key).await? else {
-            return Err(Error::new(ErrorKind::Busy, "the lock changed hands just now").with_context("lock", key));
+            return Err(
+                Error::new(ErrorKind::Busy, "the lock changed hands just now").with_context("lock", key)
+            );
         };
         if record.lease == Some(lease.id) {
             return Ok(Fence { lock: key.clone(), token: record.created });
