@@ -51,6 +51,8 @@ pub mod secrets;
 pub mod selector;
 pub mod spec;
 pub mod store;
+#[cfg(feature = "testkit")]
+pub mod testkit;
 pub mod time;
 
 pub use balancer::{Balancer, BalancerExt};
