@@ -7,10 +7,10 @@ use std::sync::{Arc, PoisonError, RwLock};
 use bytes::Bytes;
 use tokio::io::AsyncRead;
 
+use super::Record;
 use super::embedded::backup::{self, BackupSummary, Sink};
 use super::embedded::rows::{Backend, Ending, Rows, RowsMut, Table, Visit};
 use super::embedded::{Embedded, EmbeddedConfig};
-use super::Record;
 use crate::error::Result;
 
 /// A [`Store`](super::Store) whose records live and die with it.

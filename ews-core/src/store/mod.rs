@@ -717,7 +717,9 @@ macro_rules! embedded_store {
 
         impl fmt::Debug for $store {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.debug_struct(stringify!($store)).field("revision", &self.revision().0).finish_non_exhaustive()
+                f.debug_struct(stringify!($store))
+                    .field("revision", &self.revision().0)
+                    .finish_non_exhaustive()
             }
         }
     };

@@ -119,8 +119,9 @@ fn decode<T: Schema>(record: &Record) -> Result<(T, u32)> {
     let (name, current) = (T::NAME, T::VERSION);
     let refuse = |message: String| Error::new(ErrorKind::Corrupt, message);
     // The parser's words are kept out of the message: they may quote the value.
-    let found: Found = serde_json::from_slice(&record.value)
-        .map_err(|_| refuse(format!("not a typed record; expected JSON with `schema` = `{name}`, `version` and `value`")))?;
+    let found: Found = serde_json::from_slice(&record.value).map_err(|_| {
+        refuse(format!("not a typed record; expected JSON with `schema` = `{name}`, `version` and `value`"))
+    })?;
     if found.schema != name {
         return Err(refuse(format!("a record of `{}`; expected one of `{name}`", Shown(&found.schema))));
     }
@@ -166,7 +167,10 @@ pub trait TypedExt: Store {
     ///
     /// # Errors
     /// What [`decode_typed`] and [`Store::list`] say.
-    async fn list_typed<T: Schema>(&self, request: &ListRequest) -> Result<(Vec<Typed<T>>, StoreRevision, bool)> {
+    async fn list_typed<T: Schema>(
+        &self,
+        request: &ListRequest,
+    ) -> Result<(Vec<Typed<T>>, StoreRevision, bool)> {
         let page = self.list(request).await?;
         let typed = page.records.into_iter().map(decode_typed).collect::<Result<_>>()?;
         Ok((typed, page.revision, page.more))
@@ -210,7 +214,10 @@ mod tests {
         let lifted = store.get_typed::<Plan>(&key).await.unwrap().unwrap();
         assert_eq!((lifted.value, lifted.version), (Plan { steps: 9 }, 2));
         for (text, reason) in [
-            (r#"{"schema":"plan","version":4,"value":{"steps":1}}"#, "version 4 of `plan`, written by a newer"),
+            (
+                r#"{"schema":"plan","version":4,"value":{"steps":1}}"#,
+                "version 4 of `plan`, written by a newer",
+            ),
             (r#"{"schema":"plan","version":1,"value":{"steps":1}}"#, "too old"),
             (r#"{"schema":"other","version":3,"value":{"steps":1}}"#, "a record of `other`"),
             (r#"{"schema":"plan","version":3,"value":{"steps":"x"}}"#, "does not have the shape"),

@@ -102,7 +102,8 @@ impl<'a> Applier<'a> {
             refuse!(error);
         }
         for condition in &transaction.conditions {
-            let (Condition::Key(key, _) | Condition::Fence(crate::store::Fence { lock: key, .. })) = condition;
+            let (Condition::Key(key, _) | Condition::Fence(crate::store::Fence { lock: key, .. })) =
+                condition;
             let found = self.record(key)?;
             if let Err(error) = check_condition(condition, found.as_ref()) {
                 refuse!(error);

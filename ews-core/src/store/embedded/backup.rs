@@ -125,7 +125,10 @@ impl Writer<'_> {
         let mut frame = Vec::with_capacity(payload.len() + 5);
         if payload.len() > FRAME_MAX {
             let max = FRAME_MAX - FRAME_BYTES;
-            return Err(Error::new(ErrorKind::OutOfResources, format!("a backup holds no value of more than {max} bytes")));
+            return Err(Error::new(
+                ErrorKind::OutOfResources,
+                format!("a backup holds no value of more than {max} bytes"),
+            ));
         }
         frame.put_u8(RECORDS);
         frame.put_u32_le(length(payload.len())?);
@@ -240,7 +243,8 @@ pub(crate) async fn restore<S: Sink>(
     });
     let read = read_stream(input, config, &records).await;
     drop(records);
-    let filled = filled.await.map_err(|error| Error::internal("the restore's writer ended").with_source(error))?;
+    let filled =
+        filled.await.map_err(|error| Error::internal("the restore's writer ended").with_source(error))?;
     // A sink that failed made the reader fail too; its error is the one that says why.
     let mut sink = filled?;
     let summary = read?;
@@ -263,9 +267,14 @@ impl<R: AsyncRead + Unpin + Send> Reader<'_, R> {
         let mut bytes = BytesMut::new();
         let mut rest = (&mut *self.input).take(length as u64);
         while bytes.len() < length {
-            let read = rest.read_buf(&mut bytes).await.map_err(|error| io_error("the backup could not be read", error))?;
+            let read = rest
+                .read_buf(&mut bytes)
+                .await
+                .map_err(|error| io_error("the backup could not be read", error))?;
             if read == 0 {
-                return Err(corrupt("the backup is cut off").with_context("offset", self.bytes + bytes.len() as u64));
+                return Err(
+                    corrupt("the backup is cut off").with_context("offset", self.bytes + bytes.len() as u64)
+                );
             }
         }
         self.bytes += bytes.len() as u64;
@@ -282,7 +291,9 @@ impl<R: AsyncRead + Unpin + Send> Reader<'_, R> {
         let expected = check(&self.hash);
         let at = self.bytes;
         if *self.hashed(8).await? != expected {
-            return Err(corrupt("the backup is damaged: a checksum does not match").with_context("offset", at));
+            return Err(
+                corrupt("the backup is damaged: a checksum does not match").with_context("offset", at)
+            );
         }
         Ok(())
     }
@@ -335,7 +346,11 @@ async fn read_stream(
         return Err(corrupt(format!("the backup says {count} records and holds {}", read.count)));
     }
     let mut beyond = [0];
-    let beyond = reader.input.read(&mut beyond).await.map_err(|error| io_error("the backup could not be read", error))?;
+    let beyond = reader
+        .input
+        .read(&mut beyond)
+        .await
+        .map_err(|error| io_error("the backup could not be read", error))?;
     if beyond != 0 {
         return Err(corrupt("the backup goes on after its end"));
     }
@@ -359,7 +374,9 @@ impl ReadRecords {
                 return Err(corrupt("the backup's keys do not ascend").with_context("key", record.key));
             }
             if record.modified.0 > self.revision || record.created > record.modified || record.version == 0 {
-                return Err(corrupt("a record of the backup contradicts itself").with_context("key", record.key));
+                return Err(
+                    corrupt("a record of the backup contradicts itself").with_context("key", record.key)
+                );
             }
             if record.value.len() > self.value_bytes {
                 let message = format!(

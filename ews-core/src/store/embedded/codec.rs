@@ -188,9 +188,9 @@ pub(crate) mod meta {
 }
 
 pub(crate) fn read_number(name: &'static str, row: &[u8]) -> Result<u64> {
-    row.try_into()
-        .map(u64::from_le_bytes)
-        .map_err(|_| corrupt("a number in the store's meta table is not 8 bytes long").with_context("name", name))
+    row.try_into().map(u64::from_le_bytes).map_err(|_| {
+        corrupt("a number in the store's meta table is not 8 bytes long").with_context("name", name)
+    })
 }
 
 pub(crate) fn corrupt(message: impl Into<std::borrow::Cow<'static, str>>) -> Error {

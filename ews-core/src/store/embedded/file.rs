@@ -25,7 +25,8 @@ impl NewFile {
         };
         let parent = parent(path);
         if !parent.is_dir() {
-            let error = Error::new(ErrorKind::NotFound, "the folder for the file does not exist; create it first");
+            let error =
+                Error::new(ErrorKind::NotFound, "the folder for the file does not exist; create it first");
             return Err(at(error, path));
         }
         if path.exists() {

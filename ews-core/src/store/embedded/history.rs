@@ -27,7 +27,10 @@ pub(crate) struct History {
 
 fn bytes_of(before: &Before) -> usize {
     // 128 bytes stand for the entry's own structures.
-    before.iter().map(|(key, record)| 128 + key.as_str().len() + record.as_ref().map_or(0, |r| r.value.len())).sum()
+    before
+        .iter()
+        .map(|(key, record)| 128 + key.as_str().len() + record.as_ref().map_or(0, |r| r.value.len()))
+        .sum()
 }
 
 impl History {
@@ -58,7 +61,12 @@ impl History {
 
     /// What differs under `prefix` between the state at `now` and the earlier state at `at`: each changed key with its record
     /// at `at`. `None` where history does not reach back that far.
-    pub(crate) fn between(&self, at: u64, now: u64, prefix: &Prefix) -> Option<BTreeMap<Key, Option<Record>>> {
+    pub(crate) fn between(
+        &self,
+        at: u64,
+        now: u64,
+        prefix: &Prefix,
+    ) -> Option<BTreeMap<Key, Option<Record>>> {
         let mut difference = BTreeMap::new();
         let mut expected = now;
         for entry in self.entries.iter().rev().skip_while(|entry| entry.revision > now) {

@@ -25,7 +25,9 @@ impl<B: Backend> Inner<B> {
             lock(&self.history).between(at, now, &request.prefix).ok_or_else(|| {
                 Error::new(
                     ErrorKind::Compacted,
-                    format!("the state at revision {at} is not known any more, the store is at {now}; list again"),
+                    format!(
+                        "the state at revision {at} is not known any more, the store is at {now}; list again"
+                    ),
                 )
             })?
         };

@@ -235,7 +235,8 @@ impl<B: Backend> Inner<B> {
         }
         let inner = this.clone();
         spawn_blocking(move || inner.read_now(work)).await.map_err(|error| {
-            Error::new(ErrorKind::Cancelled, "the runtime that read the store is shutting down").with_source(error)
+            Error::new(ErrorKind::Cancelled, "the runtime that read the store is shutting down")
+                .with_source(error)
         })?
     }
 

@@ -293,7 +293,8 @@ impl Group {
             Work::Grant(ttl) => {
                 let max = applier.config.leases;
                 if live + self.granted.len() >= max + self.ended.len() {
-                    let error = Error::new(ErrorKind::OutOfResources, format!("at most {max} leases at a time"));
+                    let error =
+                        Error::new(ErrorKind::OutOfResources, format!("at most {max} leases at a time"));
                     return Ok(Err(error));
                 }
                 let id = applier.grant(*ttl)?;

@@ -25,7 +25,8 @@ pub(super) const CURRENT: Formats = Formats { version: 1, migrations: &[] };
 pub(super) fn migrate(rows: &RedbRows, formats: &Formats) -> Result<()> {
     let mut found = None;
     rows.read(&mut |rows| {
-        found = rows.get(Table::Meta, meta::FORMAT)?.map(|row| codec::read_number("format", &row)).transpose()?;
+        found =
+            rows.get(Table::Meta, meta::FORMAT)?.map(|row| codec::read_number("format", &row)).transpose()?;
         Ok(())
     })?;
     let Some(found) = found else {
@@ -44,7 +45,9 @@ pub(super) fn migrate(rows: &RedbRows, formats: &Formats) -> Result<()> {
     rows.write(&mut |rows| {
         for version in found..current {
             let step = formats.migrations.iter().find(|step| step.from == version).ok_or_else(|| {
-                corrupt(format!("the store has the format {found}; there is no way from {version} to {current}"))
+                corrupt(format!(
+                    "the store has the format {found}; there is no way from {version} to {current}"
+                ))
             })?;
             (step.run)(rows).map_err(|error: Error| error.with_context("migration_from", version))?;
         }

@@ -117,7 +117,8 @@ impl RedbStore {
     pub async fn open(path: impl AsRef<Path>, config: RedbConfig) -> Result<Self> {
         let path = path.as_ref().to_owned();
         let opened = spawn_blocking(move || open_file(&path, config, &format::CURRENT)).await;
-        let store = opened.map_err(|error| Error::internal("opening the store panicked").with_source(error))?;
+        let store =
+            opened.map_err(|error| Error::internal("opening the store panicked").with_source(error))?;
         let store = store.map_err(|error| error.with_operation("store.open"))?;
         store.embedded.start_sweeper();
         Ok(store)
@@ -245,6 +246,7 @@ impl Sink for RestoredFile {
 
     fn finish(&mut self, base: u64) -> Result<()> {
         self.write()?;
-        self.rows.write(&mut |rows| backup::begin(rows, format::CURRENT.version, base).map(|()| Ending::Commit))
+        self.rows
+            .write(&mut |rows| backup::begin(rows, format::CURRENT.version, base).map(|()| Ending::Commit))
     }
 }

@@ -252,10 +252,7 @@ impl RowsMut for Edit<'_> {
     }
 }
 
-fn get(
-    table: &impl ReadableTable<&'static [u8], &'static [u8]>,
-    key: &[u8],
-) -> Result<Option<Bytes>> {
+fn get(table: &impl ReadableTable<&'static [u8], &'static [u8]>, key: &[u8]) -> Result<Option<Bytes>> {
     let found = table.get(key).map_err(failed)?;
     Ok(found.map(|value| Bytes::copy_from_slice(value.value())))
 }

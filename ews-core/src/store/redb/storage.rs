@@ -28,12 +28,16 @@ pub(super) struct Storage {
 impl Storage {
     /// Opens and locks an existing file.
     pub(super) fn open(path: &Path) -> Result<Self> {
-        let metadata = std::fs::metadata(path).map_err(|error| io_error("the store's file can't be read", error))?;
+        let metadata =
+            std::fs::metadata(path).map_err(|error| io_error("the store's file can't be read", error))?;
         if !metadata.is_file() {
             return Err(Error::invalid("the path is not a regular file; name the store's file"));
         }
         if metadata.permissions().readonly() {
-            return Err(Error::new(ErrorKind::Unauthorized, "the store's file is read-only; make it writable"));
+            return Err(Error::new(
+                ErrorKind::Unauthorized,
+                "the store's file is read-only; make it writable",
+            ));
         }
         let file = OpenOptions::new().read(true).write(true).open(path);
         let file = file.map_err(|error| io_error("the store's file can't be opened for writing", error))?;
@@ -62,9 +66,12 @@ impl Storage {
                      it open",
                 ));
             }
-            Err(TryLockError::Error(error)) => return Err(io_error("the store's file can't be locked", error)),
+            Err(TryLockError::Error(error)) => {
+                return Err(io_error("the store's file can't be locked", error));
+            }
         }
-        let medium = file.try_clone().map_err(|error| io_error("the store's file can't be opened twice", error))?;
+        let medium =
+            file.try_clone().map_err(|error| io_error("the store's file can't be opened twice", error))?;
         let medium = FileBackend::new(medium).map_err(|error| {
             Error::new(ErrorKind::Unavailable, "the store's file can't be used").with_source(error)
         })?;
