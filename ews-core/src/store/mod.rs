@@ -24,9 +24,23 @@
 //! }
 //! ```
 
+mod embedded;
+mod memory;
+#[cfg(feature = "redb")]
+mod redb;
+mod typed;
+
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+
+pub use self::embedded::EmbeddedConfig;
+pub use self::embedded::backup::BackupSummary;
+pub use self::memory::MemoryStore;
+#[cfg(feature = "redb")]
+pub use self::redb::{RedbConfig, RedbStore};
+pub use self::typed::{Schema, Typed, TypedExt, decode_typed, encode_typed};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -631,6 +645,88 @@ pub trait StoreExt: Store {
 }
 
 impl<T: Store + ?Sized> StoreExt for T {}
+
+/// The contract, and what goes beyond it, for a store over [`embedded::Embedded`].
+macro_rules! embedded_store {
+    ($store:ident) => {
+        #[async_trait]
+        impl Store for $store {
+            fn limits(&self) -> StoreLimits {
+                self.embedded.limits()
+            }
+
+            async fn get(&self, key: &Key) -> Result<Option<Record>> {
+                self.embedded.get(key).await
+            }
+
+            async fn list(&self, request: &ListRequest) -> Result<ListPage> {
+                self.embedded.list(request).await
+            }
+
+            async fn commit(&self, transaction: &Transaction) -> Result<StoreRevision> {
+                self.embedded.commit(transaction).await
+            }
+
+            async fn watch(&self, prefix: &Prefix, after: StoreRevision) -> Result<WatchStream> {
+                self.embedded.watch(prefix, after)
+            }
+
+            async fn grant(&self, ttl: Duration) -> Result<Lease> {
+                self.embedded.grant(ttl).await
+            }
+
+            async fn renew(&self, lease: LeaseId) -> Result<()> {
+                self.embedded.renew(lease)
+            }
+
+            async fn revoke(&self, lease: LeaseId) -> Result<()> {
+                self.embedded.revoke(lease).await
+            }
+        }
+
+        impl $store {
+            /// The latest transaction that watches show.
+            pub fn revision(&self) -> StoreRevision {
+                self.embedded.revision()
+            }
+
+            /// Writes the records of this moment as a portable, checksummed stream, while the store goes on. Records that
+            /// live by a lease are left out. It holds about 1 MiB at a time. Whoever reads the stream reads every value:
+            /// protect it as the store itself.
+            ///
+            /// # Errors
+            /// The writer's, as [`ErrorKind::Unavailable`] or [`ErrorKind::OutOfResources`]; those of [`Store::get`].
+            pub async fn backup(
+                &self,
+                out: &mut (impl tokio::io::AsyncWrite + Unpin + Send),
+            ) -> Result<BackupSummary> {
+                self.embedded.backup(out).await.map_err(|error| error.with_operation("store.backup"))
+            }
+
+            /// Writes a [`backup`](Self::backup) into a new file, readable by its owner only. The file appears under its
+            /// name once it is whole and durable.
+            ///
+            /// # Errors
+            /// [`ErrorKind::AlreadyExists`] where there is a file of that name; [`ErrorKind::NotFound`] where its folder is
+            /// missing; those of [`backup`](Self::backup).
+            pub async fn backup_to_file(&self, path: impl AsRef<Path>) -> Result<BackupSummary> {
+                let summary = self.embedded.backup_to_file(path.as_ref()).await;
+                summary.map_err(|error| error.with_operation("store.backup"))
+            }
+        }
+
+        impl fmt::Debug for $store {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.debug_struct(stringify!($store))
+                    .field("revision", &self.revision().0)
+                    .finish_non_exhaustive()
+            }
+        }
+    };
+}
+embedded_store!(MemoryStore);
+#[cfg(feature = "redb")]
+embedded_store!(RedbStore);
 
 #[cfg(test)]
 mod tests {
