@@ -1,4 +1,5 @@
 //! x
+pub mod document;
 pub mod error;
 pub mod id;
 pub mod label;
