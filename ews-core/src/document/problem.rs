@@ -192,6 +192,7 @@ impl fmt::Display for Problem {
         }
         f.write_str(&self.message)?;
         match &self.accepted {
+            Some(accepted) if self.message.ends_with('?') => write!(f, " accepted: {accepted}"),
             Some(accepted) => write!(f, "; accepted: {accepted}"),
             None => Ok(()),
         }
@@ -221,6 +222,11 @@ impl Problems {
 
     pub(crate) fn syntax(format: Format, problem: Problem) -> Self {
         Self { headline: Headline::Syntax(format), problems: vec![problem], more: 0 }
+    }
+
+    /// One problem with what was read well.
+    pub(crate) fn content(what: &'static str, problem: Problem) -> Self {
+        Self { headline: Headline::Content(what), problems: vec![problem], more: 0 }
     }
 
     /// `None` if there is nothing to report. Sorts by place, then keeps the first [`Self::MAX`].

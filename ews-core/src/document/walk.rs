@@ -380,7 +380,7 @@ impl<'a> At<'a> {
         match (foreign(text), nearest(text, names())) {
             (Some(advice), _) => self.fail(format!("found {found}: {advice}; accepted: {accepted}")),
             (None, Some(name)) => {
-                self.fail(format!("found {found}; did you mean \"{name}\"?; accepted: {accepted}"));
+                self.fail(format!("found {found}, did you mean \"{name}\"?; accepted: {accepted}"));
             }
             (None, None) => self.expected(accepted),
         }
@@ -456,7 +456,7 @@ impl<'a> Fields<'a> {
             let message = match (foreign(key), nearest(key, self.known.iter().copied())) {
                 (Some(advice), _) => format!("unknown field `{}`: {advice}; accepted: {accepted}", ShownKey(key)),
                 (None, Some(name)) => {
-                    format!("unknown field `{}`; did you mean `{name}`?; accepted: {accepted}", ShownKey(key))
+                    format!("unknown field `{}`, did you mean `{name}`?; accepted: {accepted}", ShownKey(key))
                 }
                 (None, None) => format!("unknown field `{}`; accepted: {accepted}", ShownKey(key)),
             };
