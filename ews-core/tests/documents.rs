@@ -73,3 +73,47 @@ fn wrong_documents_get_their_messages() {
 fn extension(path: &Path) -> String {
     path.extension().unwrap().to_string_lossy().into_owned()
 }
+
+#[test]
+fn good_documents_say_the_same_in_each_format() {
+    let mut fields = std::collections::BTreeSet::new();
+    for name in ["full", "windows", "job"] {
+        let file = |format: &str| folder("tests/documents/good").join(format!("{name}.{format}"));
+        let [toml, json, yaml] =
+            ["toml", "json", "yaml"].map(|format| read(&file(format)).unwrap_or_else(|e| panic!("{name}.{format}: {e}")));
+        assert_eq!(toml, json, "{name}: TOML and JSON differ");
+        assert_eq!(toml, yaml, "{name}: TOML and YAML differ");
+        toml.check().unwrap();
+        let text = serde_json::to_string(&toml).unwrap();
+        assert_eq!(serde_json::from_str::<ServiceSpec>(&text).unwrap(), toml, "{text}");
+        let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+        paths(&value, "", &mut fields);
+    }
+    // Each field that a walk knows stands in one of the documents: what is accepted is taken from the messages.
+    for table in ["", "image", "resources", "stop", "log", "security", "restart", "placement", "job", "platform", "artifact"] {
+        for field in accepted(table) {
+            let path = if table.is_empty() { field } else { format!("{table}.{field}") };
+            let bare = ["security.privileged", "image.pin"].contains(&path.as_str());
+            assert!(bare || fields.contains(&path), "no good document holds `{path}`");
+        }
+    }
+}
+
+fn paths(value: &serde_json::Value, path: &str, found: &mut std::collections::BTreeSet<String>) {
+    for (key, value) in value.as_object().into_iter().flatten() {
+        let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+        paths(value, &path, found);
+        found.insert(path);
+    }
+}
+
+/// The fields of a table, asked for by a field that it can't know.
+fn accepted(table: &str) -> Vec<String> {
+    let text = match table {
+        "" => r#"{"qqqqqqqq":1}"#.to_owned(),
+        table => format!(r#"{{"{table}":{{"qqqqqqqq":1}}}}"#),
+    };
+    let problems = ServiceSpec::from_json(&text).unwrap_err();
+    let unknown = problems.iter().find(|p| p.message.contains("unknown field")).unwrap();
+    unknown.accepted.as_ref().unwrap().split(", ").map(str::to_owned).collect()
+}

@@ -95,6 +95,9 @@ fn offset_of(text: &str, line: usize, column: usize) -> usize {
 fn reason(message: &str, text: &str, offset: usize) -> String {
     let advice = match message {
         "trailing comma" => "; remove the comma before the closing bracket",
+        "key must be a string" if text.get(offset..).is_some_and(|rest| rest.starts_with(['/', '#'])) => {
+            "; JSON has no comments, remove it"
+        }
         "key must be a string" => "; write every key in double quotes",
         "expected value" | "expected ident" if text.trim().is_empty() => "; the document is empty",
         "expected value" | "expected ident" => match text.get(offset..).and_then(|rest| rest.chars().next()) {

@@ -58,7 +58,7 @@ fn reason(error: &toml::de::Error, text: &str) -> String {
         "; keep one of the two"
     } else if message.contains("string values must be quoted") {
         "; write the text in double quotes"
-    } else if found.starts_with(':') {
+    } else if found.starts_with(':') || message.contains("expected `=`") {
         "; TOML writes `key = value`, not `key: value`"
     } else {
         ""

@@ -10,13 +10,13 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::problem::ShownKey;
-use super::{Path, Position, Problem, Problems, Step, Table, Tree, Value};
+use super::{Format, Path, Position, Problem, Problems, Step, Table, Tree, Value};
 use crate::error::Error;
 use crate::time::{Shown, parse_duration};
 
 /// Where the problems of one walk are collected.
 pub(crate) struct Sink<'t> {
-    text: Option<&'t str>,
+    source: Option<(&'t str, Format)>,
     found: RefCell<Found>,
 }
 
@@ -32,22 +32,53 @@ struct Found {
 const KEPT: usize = 10 * Problems::MAX;
 
 impl<'t> Sink<'t> {
-    /// Problems get places if the text is given from which the tree was read.
-    pub(crate) fn new(text: Option<&'t str>) -> Self {
-        Self { text, found: RefCell::default() }
+    /// Problems get places, and examples the right form, if the text is given from which the tree was read.
+    pub(crate) fn new(source: Option<(&'t str, Format)>) -> Self {
+        Self { source, found: RefCell::default() }
+    }
+
+    /// Examples in messages are written as TOML; whoever writes another format gets them in that.
+    fn example(&self, text: &str) -> String {
+        let quote = match self.source {
+            Some((_, Format::Json)) => "\"",
+            Some((_, Format::Yaml)) => "",
+            _ => return text.to_owned(),
+        };
+        let mut parts = text.split(" = ");
+        let mut out = parts.next().unwrap_or_default().to_owned();
+        for part in parts {
+            let key = |c: char| c.is_ascii_alphanumeric() || c == '_';
+            let start = out.trim_end_matches(key).len();
+            out.insert_str(start, quote);
+            out.push_str(quote);
+            out.push_str(": ");
+            out.push_str(part);
+        }
+        out
     }
 
     fn push(&self, problem: Problem, offset: Option<usize>) {
+        self.stand_in(problem.path.clone());
+        self.keep(problem, offset);
+    }
+
+    fn keep(&self, mut problem: Problem, offset: Option<usize>) {
+        problem.accepted = problem.accepted.map(|accepted| self.example(&accepted));
         let mut found = self.found.borrow_mut();
-        if found.failed.len() < KEPT {
-            found.failed.push(problem.path.clone());
-        }
         if found.problems.len() >= KEPT {
             found.more += 1;
             return;
         }
-        let position = self.text.and_then(|text| offset.map(|offset| Position::of(text, offset)));
+        let position = self.source.and_then(|(text, _)| offset.map(|offset| Position::of(text, offset)));
         found.problems.push(problem.with_position(position));
+    }
+
+    /// Remembers that a stand-in was used here.
+    fn stand_in(&self, path: Path) {
+        let mut found = self.found.borrow_mut();
+        if found.failed.len() < KEPT {
+            found.failed.push(path);
+        }
     }
 
     /// Notes what the rules found, except where it may follow from something that could not be read.
@@ -63,15 +94,9 @@ impl<'t> Sink<'t> {
                 })
             };
             if !unread {
-                self.push_finding(Problem { path, ..finding.into_problem() }, offset);
+                self.keep(Problem { path, ..finding.into_problem() }, offset);
             }
         }
-    }
-
-    /// A finding does not hide other findings.
-    fn push_finding(&self, problem: Problem, offset: Option<usize>) {
-        self.push(problem, offset);
-        self.found.borrow_mut().failed.pop();
     }
 
     pub(crate) fn finish(self, what: &'static str) -> Result<(), Problems> {
@@ -205,7 +230,9 @@ impl<'a> At<'a> {
     /// A table, to be asked for its fields.
     pub(crate) fn table(&self, accepted: &str) -> Option<Fields<'a>> {
         match &self.tree.value {
-            Value::Table(table) => Some(Fields { at: self.clone(), table, known: Vec::new() }),
+            Value::Table(table) => {
+                Some(Fields { at: self.clone(), table, known: Vec::new(), missing: Vec::new() })
+            },
             _ => {
                 self.expected(accepted);
                 None
@@ -291,9 +318,9 @@ impl<'a> At<'a> {
         let found = self.found();
         match value {
             Value::Float(_) | Value::Integer(_) | Value::Bool(_) => self.fail(format!(
-                "found {found}; as {} it would not keep its form (1.10 is 1.1, 0644 is 644); accepted: {accepted}, so put \
-                 it in quotes",
-                if matches!(value, Value::Bool(_)) { "true or false" } else { "a number" }
+                "found {found}, which is no text and would not keep its form, as {}; accepted: {accepted}; to keep the form \
+                 put it in quotes",
+                if matches!(value, Value::Bool(_)) { "True becomes true" } else { "1.10 becomes 1.1 and 0644 becomes 644" }
             )),
             Value::Time(_) => self.expected(format_args!("{accepted}, so put it in quotes")),
             Value::Null => self.expected(format_args!("{accepted}; an empty text is written \"\"")),
@@ -393,6 +420,8 @@ pub(crate) struct Fields<'a> {
     pub(crate) at: At<'a>,
     table: &'a Table,
     known: Vec<&'static str>,
+    /// Held back until it is clear that no other key was meant for it.
+    missing: Vec<(String, Problem)>,
 }
 
 impl<'a> Fields<'a> {
@@ -421,6 +450,13 @@ impl<'a> Fields<'a> {
         self.table.entry(key).is_some()
     }
 
+    /// Reports this field as unknown, and nothing else.
+    pub(crate) fn only(&self, key: &str, foreign: Foreign) {
+        let message = format!("unknown field `{key}`: {}", foreign(key).unwrap_or_default());
+        let offset = self.table.entry(key).and_then(|entry| entry.offset);
+        self.at.sink.push(Problem::new(self.at.path.key(key), message), offset);
+    }
+
     /// The value of a field that must be there.
     pub(crate) fn required(&mut self, key: &'static str, accepted: &str) -> Option<At<'a>> {
         match self.take_even_null(key) {
@@ -436,24 +472,38 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Notes that a field is missing. Where a key stands that looks like it, that one is reported as unknown instead.
-    pub(crate) fn missing(&self, key: &str, accepted: &str) {
+    /// Notes that a field is missing. Where an unknown key was meant for it, that is the only problem.
+    pub(crate) fn missing(&mut self, key: &str, accepted: &str) {
         let problem = Problem::new(
             self.at.path.key(key),
             format!("the field `{key}` is missing; accepted: {accepted}"),
         );
-        self.at.sink.push(problem, self.at.tree.offset);
+        self.missing.push((key.to_owned(), problem));
     }
 
     /// Reports every field that was not asked for.
-    pub(crate) fn finish(self, foreign: Foreign) {
+    pub(crate) fn finish(mut self, foreign: Foreign) {
         for entry in self.table.entries() {
             let key = entry.key.as_str();
             if self.known.contains(&key) {
                 continue;
             }
             let accepted = self.known.join(", ");
-            let message = match (foreign(key), nearest(key, self.known.iter().copied())) {
+            let near = nearest(key, self.known.iter().copied());
+            let advice = foreign(key).map(|advice| self.at.sink.example(advice));
+            self.missing.retain(|(name, problem)| {
+                let meant = match &advice {
+                    Some(advice) => advice.contains(name.as_str()),
+                    None => near == Some(name),
+                };
+                if meant {
+                    self.at.sink.stand_in(problem.path.clone());
+                }
+                !meant
+            });
+            let message = match (advice, near) {
+                // Among many names the list would hide the advice.
+                (Some(advice), _) if self.known.len() > 10 => format!("unknown field `{}`: {advice}", ShownKey(key)),
                 (Some(advice), _) => format!("unknown field `{}`: {advice}; accepted: {accepted}", ShownKey(key)),
                 (None, Some(name)) => {
                     format!("unknown field `{}`, did you mean `{name}`?; accepted: {accepted}", ShownKey(key))
@@ -462,6 +512,9 @@ impl<'a> Fields<'a> {
             };
             let problem = Problem::new(self.at.path.key(key), message);
             self.at.sink.push(problem, entry.offset);
+        }
+        for (_, problem) in self.missing {
+            self.at.sink.push(problem, self.at.tree.offset);
         }
     }
 }

@@ -41,8 +41,10 @@ pub(super) fn env(at: &At<'_>) -> BTreeMap<String, EnvValue> {
     for (name, at) in at.entries("a table of names and values") {
         let value = match at.tree.value {
             Value::Table(_) => secret_value(&at),
+            // `{ NAME=value }` and `{ NAME:value }` are a name without a value to YAML: the rules say what is wrong with it.
+            Value::Null if name.contains(['=', ':']) => None,
             _ => at
-                .word("a text, a whole number, true or false, or a table with `secret`")
+                .word("a text, or { secret = \"name\" }")
                 .map(EnvValue::Plain),
         };
         env.insert(name.to_owned(), value.unwrap_or_else(|| EnvValue::Plain(String::new())));
@@ -112,11 +114,12 @@ fn file_mode(at: &At<'_>) -> Option<FileMode> {
 
 pub(super) fn mounts(at: &At<'_>) -> Option<Vec<Mount>> {
     let items = at.list("a list of tables, each with `target` and one of `bind`, `volume`, `tmpfs`, `named_pipe`");
-    Some(items.iter().map(|item| mount(item).unwrap_or_else(unread_mount)).collect())
+    items.iter().map(|item| mount(item).or_else(unread_mount)).collect()
 }
 
-fn unread_mount() -> Mount {
-    Mount::new("", MountKind::Bind(String::new()))
+/// A stand-in that no rule objects to, but for its target.
+fn unread_mount() -> Option<Mount> {
+    Some(Mount::new("", MountKind::Volume(VolumeName::new("unread").ok()?)))
 }
 
 fn mount(at: &At<'_>) -> Option<Mount> {
@@ -156,7 +159,7 @@ fn mount(at: &At<'_>) -> Option<Mount> {
     };
     let read_only = fields.take("read_only").and_then(|at| at.boolean());
     fields.finish(foreign::mount);
-    let mut mount = kind.map_or_else(unread_mount, |kind| Mount::new("", kind));
+    let mut mount = kind.map(|kind| Mount::new("", kind)).or_else(unread_mount)?;
     target.unwrap_or_default().clone_into(&mut mount.target);
     mount.read_only = read_only.unwrap_or_default();
     Some(mount)

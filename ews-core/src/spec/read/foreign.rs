@@ -93,7 +93,7 @@ pub(super) fn service(key: &str) -> Option<&'static str> {
 pub(super) fn image(key: &str) -> Option<&'static str> {
     Some(match key {
         "name" | "repository" | "image" | "ref" | "registry" => {
-            "the whole name is one text: reference = \"registry.example/shop/web:1.2\""
+            "the whole name with its tag is one text: reference = \"registry.example/shop/web:1.2\""
         }
         "tag" | "digest" => "it is a part of `reference`: \"registry.example/shop/web:1.2\" or \"…@sha256:…\"",
         "pullPolicy" | "pull_policy" | "imagePullPolicy" => "this is `pull` here: \"if-missing\", \"always\" or \"never\"",
@@ -121,9 +121,9 @@ pub(super) fn artifact(key: &str) -> Option<&'static str> {
 
 pub(super) fn env_value(key: &str) -> Option<&'static str> {
     match key {
-        "value" => Some("write the value itself: NAME = \"value\""),
+        "value" => Some("write the value itself, NAME = \"value\", or the name of a secret in `secret`"),
         "valueFrom" | "secretKeyRef" | "from_secret" | "secretName" => {
-            Some("a reference is one text: { secret = \"provider:name\" }")
+            Some("a reference is one text here: { secret = \"provider:name\" }")
         }
         _ => None,
     }

@@ -14,7 +14,7 @@ mod source;
 use serde::{Deserialize, Deserializer};
 
 use super::rules;
-use super::source::{ArtifactSource, Source};
+use super::source::{ArtifactSource, ImageSource, Source};
 use super::{InstanceSpec, ServiceSpec};
 pub(super) use self::platform::did_you_mean;
 pub(super) use crate::document::walk::Quoted;
@@ -51,7 +51,7 @@ impl ServiceSpec {
     /// ```
     pub fn from_document(text: &str, format: Format) -> Result<Self, Problems> {
         let tree = read(text, format, Limits::default())?;
-        Self::from_tree(&tree, Some(text))
+        Self::from_tree(&tree, Some((text, format)))
     }
 
     /// Reads TOML.
@@ -78,12 +78,13 @@ impl ServiceSpec {
         Self::from_document(text, Format::Yaml)
     }
 
-    /// Reads a tree; `text` is what the tree was read from, so that problems get their line and column.
+    /// Reads a tree; `source` is the text that the tree was read from and its format, so that problems get their line and
+    /// column, and examples the right form.
     ///
     /// # Errors
     /// Every problem that could be found.
-    pub fn from_tree(tree: &Tree, text: Option<&str>) -> Result<Self, Problems> {
-        let sink = Sink::new(text);
+    pub fn from_tree(tree: &Tree, source: Option<(&str, Format)>) -> Result<Self, Problems> {
+        let sink = Sink::new(source);
         let spec = service(&At::root(tree, &sink));
         if let Some(spec) = &spec {
             sink.add_findings(tree, rules::service(spec));
@@ -164,6 +165,11 @@ fn service(at: &At<'_>) -> Option<ServiceSpec> {
         return None;
     }
     let mut fields = at.table("a table of a service's fields, such as `name` and `image`")?;
+    // Another tool's whole file is one mistake, not one for each of its fields.
+    if let Some(key) = ["apiVersion", "services"].into_iter().find(|key| fields.has(key) && !fields.has("image")) {
+        fields.only(key, foreign::service);
+        return None;
+    }
     let name = fields
         .required("name", "a name such as \"web\"")
         .and_then(|at| at.parsed::<ServiceName>("a name such as \"web\""));
@@ -190,8 +196,12 @@ fn service(at: &At<'_>) -> Option<ServiceSpec> {
 
 fn instance(fields: &mut Fields<'_>) -> Option<InstanceSpec> {
     // What could not be read is a stand-in; its problem is noted.
-    let source =
-        source::source(fields).unwrap_or_else(|| Source::Artifact(ArtifactSource::new("/unread")));
+    let stand_in = if fields.has("artifact") {
+        Source::Artifact(ArtifactSource::new("/unread"))
+    } else {
+        Source::Image(ImageSource::new("unread".parse().ok()?))
+    };
+    let source = source::source(fields).unwrap_or(stand_in);
     let mut spec = InstanceSpec::new(source);
     let words = |at: Option<At<'_>>, field| at.map(|at| content::words(&at, field)).unwrap_or_default();
     spec.command = words(fields.take("command"), "command");

@@ -278,7 +278,7 @@ impl Rules {
             Some(Os::Linux) => "platform.os is linux",
             Some(_) => "platform.os is darwin",
         };
-        let message = format!("{what} for Windows only, and {found}; accepted: with platform = \"windows\"");
+        let message = format!("{what} for Windows only, and {found}; accepted: leave it out, or platform = \"windows\"");
         self.find_with(at, &[field("platform")], message);
     }
 }

@@ -96,7 +96,7 @@ impl Rules {
                 }
                 count => {
                     let message = format!(
-                        "the service has {count} TCP ports, so the probe must say which; accepted: port = one of {names}"
+                        "the service has {count} TCP ports, so the probe must say which; accepted: the field `port` with one of {names}"
                     );
                     self.find_with(at.key("port"), &needs, message);
                 }

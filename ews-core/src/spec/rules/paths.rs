@@ -35,9 +35,9 @@ impl Rules {
     /// Checks an absolute path in an instance; where no system is said, either form will do.
     pub(super) fn path(&mut self, at: Path, text: &str) -> bool {
         let accepted = match self.os {
-            Some(Os::Windows) => "an absolute path of Windows without `..`, such as \"D:\\\\data\"",
+            Some(Os::Windows) => "an absolute path of Windows without `..`, such as D:\\data",
             Some(_) => "an absolute path without `..`, such as \"/srv/data\"",
-            None => "an absolute path without `..`, such as \"/srv/data\", or \"D:\\\\data\" for Windows",
+            None => "an absolute path without `..`, such as \"/srv/data\", or D:\\data for Windows",
         };
         let fault = self.path_fault(text);
         if let Some(fault) = &fault {

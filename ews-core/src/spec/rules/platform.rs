@@ -77,7 +77,7 @@ impl Rules {
         if let Some(pids) = resources.pids {
             self.whole(at.key("pids"), pids.into(), PIDS);
             if self.windows() {
-                self.not_on_windows(at.key("pids"), "a limit of processes");
+                self.not_on_windows(at.key("pids"), "limit of processes");
             }
         }
     }
@@ -85,7 +85,7 @@ impl Rules {
     fn ulimits(&mut self, spec: &InstanceSpec) {
         let at = field("ulimits");
         if self.windows() && !spec.ulimits.is_empty() {
-            self.not_on_windows(at, "limits of the operating system for each process");
+            self.not_on_windows(at, "limits of this kind");
             return;
         }
         if !self.at_most(at.clone(), spec.ulimits.len(), Ulimit::NAMES.len() * 2) {
@@ -130,7 +130,7 @@ impl Rules {
             self.path(field("workdir"), workdir);
         }
         if spec.init && self.windows() {
-            self.not_on_windows(field("init"), "an init");
+            self.not_on_windows(field("init"), "init");
         }
     }
 
@@ -138,8 +138,8 @@ impl Rules {
         let at = field("security");
         if self.windows() {
             let flags = [
-                ("privileged", security.privileged, "a privileged container"),
-                ("read_only_root", security.read_only_root, "a read-only root"),
+                ("privileged", security.privileged, "privileged mode"),
+                ("read_only_root", security.read_only_root, "read-only root"),
                 ("no_new_privileges", security.no_new_privileges, "`no_new_privileges`"),
                 ("add_capabilities", !security.add_capabilities.is_empty(), "Linux capabilities"),
                 ("drop_capabilities", !security.drop_capabilities.is_empty(), "Linux capabilities"),
@@ -160,8 +160,8 @@ impl Rules {
                     let bare = capability.strip_prefix("CAP_").unwrap_or(capability);
                     let near = did_you_mean(bare, &Security::CAPABILITIES);
                     let message = format!(
-                        "\"{}\" is no capability that Linux has{near}; accepted: \"ALL\", or a name of capabilities(7) in upper \
-                         case without CAP_, such as \"NET_ADMIN\"",
+                        "\"{}\" is no capability that Linux has{near}; accepted: \"ALL\", or one of Linux's names in upper case without \
+                         CAP_, such as \"NET_ADMIN\"",
                         Shown(capability)
                     );
                     self.find(at.index(index), message);
@@ -271,7 +271,7 @@ impl Rules {
             && (1..=104).contains(&account.len())
             && account.chars().all(|c| !c.is_control() && !"\"/[]:;|=,+*?<>@".contains(c));
         let (good, accepted) = match self.os {
-            Some(Os::Windows) => (windows, "an account such as \"ContainerUser\" or \"DOMAIN\\\\name\""),
+            Some(Os::Windows) => (windows, "an account such as \"ContainerUser\" or \"DOMAIN\\name\""),
             Some(_) => (posix, "a name or number, or both user and group as \"app:app\" or \"1000:1000\""),
             None => (
                 posix || (windows && !user.contains(' ')),
@@ -285,7 +285,7 @@ impl Rules {
     }
 
     fn not_on_windows(&mut self, at: Path, what: &str) {
-        let message = format!("Windows containers do not have {what}; accepted: nothing here while platform.os is windows");
+        let message = format!("Windows containers have no {what}; accepted: leave it out, or another platform");
         self.find_with(at, &[field("platform")], message);
     }
 }
