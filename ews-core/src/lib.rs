@@ -31,6 +31,7 @@ pub mod balancer;
 pub mod capability;
 pub mod clock;
 pub mod detach;
+pub mod document;
 pub mod endpoint;
 pub mod error;
 pub mod event;
