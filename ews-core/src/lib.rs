@@ -27,7 +27,9 @@
 //!
 //! No crate of EWS installs a signal handler, a global subscriber, a global allocator or an async runtime.
 
+pub mod backoff;
 pub mod balancer;
+pub mod bus;
 pub mod capability;
 pub mod clock;
 pub mod detach;
