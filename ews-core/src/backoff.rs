@@ -149,8 +149,8 @@ impl Random for SplitMix64 {
     }
 }
 
-/// Anything from `low` to `high`, both included, in whole nanoseconds. The bias of the multiplication is below 2⁻⁶⁴ of the
-/// span, far below a nanosecond.
+/// Anything from `low` to `high`, both included, in whole nanoseconds, by Lemire's multiplication without the rejection: its
+/// bias does not matter for delays.
 pub(crate) fn between(random: &mut impl Random, low: Duration, high: Duration) -> Duration {
     let span = high.saturating_sub(low).as_nanos();
     let drawn = (u128::from(random.next_u64()).saturating_mul(span.saturating_add(1))) >> 64;
@@ -183,7 +183,17 @@ impl<R: Random> Backoff<R> {
     /// Those of [`BackoffConfig::check`].
     pub fn new(config: BackoffConfig, random: R) -> Result<Self> {
         config.check()?;
-        Ok(Self { config, random, attempt: 0, previous: config.base })
+        Ok(Self::of_checked(config, random))
+    }
+
+    /// The same delays' beginning with another sequence of random numbers; the configuration was checked before.
+    pub(crate) fn reseeded<S: Random>(&self, random: S) -> Backoff<S> {
+        Backoff::of_checked(self.config, random)
+    }
+
+    /// For a configuration that is known to pass [`BackoffConfig::check`].
+    pub(crate) fn of_checked(config: BackoffConfig, random: R) -> Self {
+        Self { config, random, attempt: 0, previous: config.base }
     }
 
     /// The delay before the next try.

@@ -92,7 +92,10 @@ pub struct Bus<E> {
 
 impl<E> std::fmt::Debug for Ring<E> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Ring").field("bus", &self.bus).field("capacity", &self.capacity).finish_non_exhaustive()
+        f.debug_struct("Ring")
+            .field("bus", &self.bus)
+            .field("capacity", &self.capacity)
+            .finish_non_exhaustive()
     }
 }
 

@@ -41,6 +41,7 @@ pub mod id;
 pub mod image;
 pub mod instance;
 pub mod label;
+pub mod layer;
 pub mod metrics;
 pub mod node;
 pub mod policy;
