@@ -436,9 +436,12 @@ impl Member {
     /// The largest weight (Alibaba's and HAProxy's are 100 and 256; this leaves room for fine canaries).
     pub const MAX_WEIGHT: u32 = 10_000;
 
+    /// The weight of an endpoint for which none is said.
+    pub const DEFAULT_WEIGHT: u32 = 100;
+
     /// An active endpoint of weight 100.
     pub fn new(pool: PoolId, endpoint: Endpoint) -> Self {
-        Self { pool, endpoint, weight: 100, state: MemberState::Active }
+        Self { pool, endpoint, weight: Self::DEFAULT_WEIGHT, state: MemberState::Active }
     }
 
     /// With this weight.

@@ -27,7 +27,9 @@
 //!
 //! No crate of EWS installs a signal handler, a global subscriber, a global allocator or an async runtime.
 
+pub mod backoff;
 pub mod balancer;
+pub mod bus;
 pub mod capability;
 pub mod clock;
 pub mod detach;
@@ -40,6 +42,7 @@ pub mod id;
 pub mod image;
 pub mod instance;
 pub mod label;
+pub mod layer;
 pub mod metrics;
 pub mod node;
 pub mod policy;
