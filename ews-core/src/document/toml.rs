@@ -66,11 +66,7 @@ fn reason(error: &toml::de::Error, text: &str) -> String {
     format!("{message}{advice}")
 }
 
-fn convert(
-    value: &Spanned<DeValue<'_>>,
-    budget: &mut Budget,
-    depth: usize,
-) -> Result<Tree, Refusal> {
+fn convert(value: &Spanned<DeValue<'_>>, budget: &mut Budget, depth: usize) -> Result<Tree, Refusal> {
     let offset = Some(value.span().start);
     let mut take = |bytes: usize, nested: usize| {
         budget.take(1, bytes, depth + nested).map_err(|message| Refusal::new(offset, message))
@@ -87,7 +83,10 @@ fn convert(
         DeValue::Integer(integer) => {
             take(0, 0)?;
             let number = i64::from_str_radix(integer.as_str(), integer.radix()).map_err(|_| {
-                Refusal::new(offset, "this whole number does not fit; accepted: -9223372036854775808 to 9223372036854775807")
+                Refusal::new(
+                    offset,
+                    "this whole number does not fit; accepted: -9223372036854775808 to 9223372036854775807",
+                )
             })?;
             let written = integer.to_string();
             Tree::number(Value::Integer(number.into()), offset, &written)
