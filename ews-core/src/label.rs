@@ -40,21 +40,60 @@ pub struct Labels {
     text: Arc<str>,
 }
 
-/// Walks the entries of a [`Labels`] buffer.
-struct Entries<'a>(&'a str);
+/// Walks the entries of a [`Labels`] buffer. It steps over bytes and cuts text only where it is asked for, since a selector
+/// looks at many entries and takes few.
+struct Entries<'a> {
+    text: &'a str,
+    at: usize,
+}
+
+/// One entry: where its key and its value start, and where it ends.
+struct Entry<'a> {
+    text: &'a str,
+    key: usize,
+    value: usize,
+    end: usize,
+}
+
+impl<'a> Entry<'a> {
+    fn has_key(&self, key: &str) -> bool {
+        self.text.as_bytes().get(self.key..self.value) == Some(key.as_bytes())
+    }
+
+    fn key(&self) -> Option<&'a str> {
+        self.text.get(self.key..self.value)
+    }
+
+    fn value(&self) -> Option<&'a str> {
+        self.text.get(self.value..self.end)
+    }
+}
+
+impl<'a> Entries<'a> {
+    /// The number that the character at this place stands for: one byte below 128, two bytes below 2,048.
+    #[inline]
+    fn length(&mut self) -> Option<usize> {
+        let bytes = self.text.as_bytes();
+        let first = usize::from(*bytes.get(self.at)?);
+        self.at += 1;
+        if first < 0x80 {
+            return Some(first);
+        }
+        let second = usize::from(*bytes.get(self.at)?);
+        self.at += 1;
+        Some((first & 0x1f) << 6 | second & 0x3f)
+    }
+}
 
 impl<'a> Iterator for Entries<'a> {
-    type Item = (&'a str, &'a str);
+    type Item = Entry<'a>;
 
     #[inline]
     fn next(&mut self) -> Option<Self::Item> {
-        let mut characters = self.0.chars();
-        let key = characters.next()? as usize;
-        let value = characters.next()? as usize;
-        let (key, rest) = characters.as_str().split_at_checked(key)?;
-        let (value, rest) = rest.split_at_checked(value)?;
-        self.0 = rest;
-        Some((key, value))
+        let (key, value) = (self.length()?, self.length()?);
+        let entry = Entry { text: self.text, key: self.at, value: self.at + key, end: self.at + key + value };
+        self.at = entry.end;
+        Some(entry)
     }
 }
 
@@ -107,12 +146,16 @@ impl Labels {
 
     /// The value of `key`.
     pub fn get(&self, key: &str) -> Option<&str> {
-        Entries(&self.text).find(|(found, _)| *found == key).map(|(_, value)| value)
+        self.entries().find(|entry| entry.has_key(key))?.value()
+    }
+
+    fn entries(&self) -> Entries<'_> {
+        Entries { text: &self.text, at: 0 }
     }
 
     /// All labels, sorted by key.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        Entries(&self.text)
+        self.entries().filter_map(|entry| Some((entry.key()?, entry.value()?)))
     }
 
     /// How many labels there are.
