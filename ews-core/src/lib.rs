@@ -3,6 +3,7 @@ pub mod document;
 pub mod error;
 pub mod id;
 pub mod label;
+pub mod overlay;
 pub mod selector;
 pub mod spec;
 pub mod store;
