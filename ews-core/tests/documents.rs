@@ -64,8 +64,13 @@ fn wrong_documents_get_their_messages() {
         hold(&path.with_extension(format!("{}.expected", extension(&path))), &format!("{message}\n"));
         let title = name.split_once('-').unwrap().1.rsplit_once('.').unwrap().0.replace('-', " ");
         let text = fs::read_to_string(&path).unwrap();
-        write!(page, "\n## {title}\n\n```{}\n{}\n```\n\n```text\n{message}\n```\n", extension(&path), text.trim_end())
-            .unwrap();
+        write!(
+            page,
+            "\n## {title}\n\n```{}\n{}\n```\n\n```text\n{message}\n```\n",
+            extension(&path),
+            text.trim_end()
+        )
+        .unwrap();
     }
     hold(&folder("docs/wrong-documents.md"), &page);
 }
@@ -79,8 +84,8 @@ fn good_documents_say_the_same_in_each_format() {
     let mut fields = std::collections::BTreeSet::new();
     for name in ["full", "windows", "job"] {
         let file = |format: &str| folder("tests/documents/good").join(format!("{name}.{format}"));
-        let [toml, json, yaml] =
-            ["toml", "json", "yaml"].map(|format| read(&file(format)).unwrap_or_else(|e| panic!("{name}.{format}: {e}")));
+        let [toml, json, yaml] = ["toml", "json", "yaml"]
+            .map(|format| read(&file(format)).unwrap_or_else(|e| panic!("{name}.{format}: {e}")));
         assert_eq!(toml, json, "{name}: TOML and JSON differ");
         assert_eq!(toml, yaml, "{name}: TOML and YAML differ");
         toml.check().unwrap();
@@ -90,7 +95,19 @@ fn good_documents_say_the_same_in_each_format() {
         paths(&value, "", &mut fields);
     }
     // Each field that a walk knows stands in one of the documents: what is accepted is taken from the messages.
-    for table in ["", "image", "resources", "stop", "log", "security", "restart", "placement", "job", "platform", "artifact"] {
+    for table in [
+        "",
+        "image",
+        "resources",
+        "stop",
+        "log",
+        "security",
+        "restart",
+        "placement",
+        "job",
+        "platform",
+        "artifact",
+    ] {
         for field in accepted(table) {
             let path = if table.is_empty() { field } else { format!("{table}.{field}") };
             let bare = ["security.privileged", "image.pin"].contains(&path.as_str());

@@ -70,12 +70,60 @@ fn good_documents() -> Vec<String> {
 /// Pieces that matter to one of the formats.
 fn piece() -> impl Strategy<Value = String> {
     let pieces = [
-        "{", "}", "[", "]", "[[", "]]", ":", ": ", "-", "- ", "=", " = ", ",", "\n", "\n  ", "\t", "\"", "'", "\"\"\"", "'''", "|",
-        ">", "&a ", "*a", "<<: ", "!!str ", "!x ", "---\n", "...\n", "%YAML 1.2\n", "#", "\\", "\\u", "\0", "\u{feff}", "null",
-        "true", "yes", "0644", "1.10", "-1", "1e999", "99999999999999999999", ".inf", "2026-11-23", "a.b.c", "name", "image",
-        "ports", "env", "probes", "店",
+        "{",
+        "}",
+        "[",
+        "]",
+        "[[",
+        "]]",
+        ":",
+        ": ",
+        "-",
+        "- ",
+        "=",
+        " = ",
+        ",",
+        "\n",
+        "\n  ",
+        "\t",
+        "\"",
+        "'",
+        "\"\"\"",
+        "'''",
+        "|",
+        ">",
+        "&a ",
+        "*a",
+        "<<: ",
+        "!!str ",
+        "!x ",
+        "---\n",
+        "...\n",
+        "%YAML 1.2\n",
+        "#",
+        "\\",
+        "\\u",
+        "\0",
+        "\u{feff}",
+        "null",
+        "true",
+        "yes",
+        "0644",
+        "1.10",
+        "-1",
+        "1e999",
+        "99999999999999999999",
+        ".inf",
+        "2026-11-23",
+        "a.b.c",
+        "name",
+        "image",
+        "ports",
+        "env",
+        "probes",
+        "店",
     ];
-    prop_oneof![prop::sample::select(&pieces[..]).prop_map(str::to_owned), any::<String>()]
+    prop_oneof![prop::sample::select(pieces.to_vec()).prop_map(str::to_owned), any::<String>()]
 }
 
 proptest! {
@@ -123,7 +171,8 @@ proptest! {
         let json = serde_json::to_string(&spec).unwrap();
         prop_assert_eq!(&ServiceSpec::from_json(&json).unwrap(), &spec);
         prop_assert_eq!(&serde_json::from_str::<ServiceSpec>(&json).unwrap(), &spec);
-        // JSON is YAML too.
+        // JSON is YAML too, if what YAML's parser takes for unprintable is escaped.
+        let json = json.chars().map(|c| if unprintable(c) { escape(c) } else { c.to_string() }).collect::<String>();
         prop_assert_eq!(&ServiceSpec::from_yaml(&json).unwrap(), &spec);
         let value: serde_json::Value = serde_json::from_str(&json).unwrap();
         let mut toml = String::new();
@@ -201,14 +250,20 @@ fn text(value: &str) -> String {
         match c {
             '"' => out.push_str("\\\""),
             '\\' => out.push_str("\\\\"),
-            c if c.is_control() || matches!(c, '\u{feff}' | '\u{fffe}' | '\u{ffff}' | '\u{2028}' | '\u{2029}') => {
-                out.push_str(&format!("\\u{:04x}", u32::from(c)));
-            }
+            c if unprintable(c) => out.push_str(&escape(c)),
             c => out.push(c),
         }
     }
     out.push('"');
     out
+}
+
+fn unprintable(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{feff}' | '\u{fffe}' | '\u{ffff}' | '\u{2028}' | '\u{2029}')
+}
+
+fn escape(c: char) -> String {
+    format!("\\u{:04x}", u32::from(c))
 }
 
 fn words() -> impl Strategy<Value = Vec<String>> {
@@ -226,21 +281,23 @@ fn duration(most: u64) -> impl Strategy<Value = Duration> {
 
 fn source() -> impl Strategy<Value = Source> {
     let digest = any::<[u8; 32]>().prop_map(Digest::from_sha256);
-    let name = "([a-z]{1,8}\\.example(:[0-9]{1,4})?/)?[a-z0-9]{1,8}(/[a-z0-9]{1,8}){0,2}(:[A-Za-z0-9_.]{1,0})?";
+    let name = "([a-z]{1,8}\\.example(:[0-9]{1,4})?/)?[a-z0-9]{1,8}(/[a-z0-9]{1,8}){0,2}";
     let pull = prop::sample::select(&[PullPolicy::IfMissing, PullPolicy::Always, PullPolicy::Never][..]);
-    let image = (name, prop::option::of("[A-Za-z0-9_][A-Za-z0-9_.-]{0,10}"), pull, 0..3_u8, digest.clone()).prop_map(
-        |(name, tag, pull, pin, digest)| {
+    let image = (name, prop::option::of("[A-Za-z0-9_][A-Za-z0-9_.-]{0,10}"), pull, 0..3_u8, digest.clone())
+        .prop_map(|(name, tag, pull, pin, digest)| {
             let tag = tag.map(|tag| format!(":{tag}")).unwrap_or_default();
             let mut image = ImageSource::new(format!("{name}{tag}").parse().unwrap());
             image.pull = pull;
             image.pin = match pin {
                 0 => None,
                 1 => Some(ImagePin::Manifest(digest)),
-                _ => serde_json::from_value(serde_json::json!({ "local": { "engine": "e1", "image_id": digest } })).ok(),
+                _ => serde_json::from_value(
+                    serde_json::json!({ "local": { "engine": "e1", "image_id": digest } }),
+                )
+                .ok(),
             };
             Source::Image(image)
-        },
-    );
+        });
     let artifact = ("/[a-z /]{0,8}x", prop::option::of(digest)).prop_map(|(location, digest)| {
         let mut artifact = ArtifactSource::new(location);
         artifact.digest = digest;
@@ -250,47 +307,50 @@ fn source() -> impl Strategy<Value = Source> {
 }
 
 fn env() -> impl Strategy<Value = EnvValue> {
-    let plain = prop_oneof!["[^\\x00]{0,20}", "(yes|no|null|~|0644|1\\.10|true|<<|- a|\\*x|#)"].prop_map(EnvValue::Plain);
+    let plain = prop_oneof!["[^\\x00]{0,20}", "(yes|no|null|~|0644|1\\.10|true|<<|- a|\\*x|#)"]
+        .prop_map(EnvValue::Plain);
     let secret = "(file:)?[a-z]{1,6}(/[a-z]{1,6}){0,2}(@[0-9]{1,2})?".prop_map(|name| {
-        serde_json::from_value::<InstanceSpec>(serde_json::json!({ "image": "x", "env": { "A": { "secret": name } } }))
-            .unwrap()
-            .env
-            .remove("A")
-            .unwrap()
+        serde_json::from_value::<InstanceSpec>(
+            serde_json::json!({ "image": "x", "env": { "A": { "secret": name } } }),
+        )
+        .unwrap()
+        .env
+        .remove("A")
+        .unwrap()
     });
     prop_oneof![plain, secret]
 }
 
 fn probe() -> impl Strategy<Value = Probe> {
     let port = || Some(PortName::new("http").unwrap());
-    let http = ("/[a-z?=]{0,8}", prop::option::of("[a-z]{1,8}\\.example"), "[a-zA-Z0-9 é]{0,8}", 0..3_usize).prop_map(
-        move |(path, host, header, status)| {
+    let http = ("/[a-z?=]{0,8}", prop::option::of("[a-z]{1,8}\\.example"), "[a-zA-Z0-9 é]{0,8}", 0..3_usize)
+        .prop_map(move |(path, host, header, status)| {
             let mut check = HttpCheck::new(path);
             check.port = port();
             check.host = host;
             check.headers.insert("X-Probe".into(), header);
             check.status = ["200-299", "204", "100-599"][status].parse().unwrap();
             Check::Http(check)
-        },
-    );
+        });
     let tcp = Just(()).prop_map(move |()| {
         let mut check = TcpCheck::default();
         check.port = port();
         Check::Tcp(check)
     });
-    let exec = words().prop_filter("a program", |w| !w.is_empty()).prop_map(|w| Check::Exec(ExecCheck::new(w)));
+    let exec =
+        words().prop_filter("a program", |w| !w.is_empty()).prop_map(|w| Check::Exec(ExecCheck::new(w)));
     let engine = words().prop_map(|words| {
         let mut check = ews_core::spec::probe::EngineCheck::default();
         check.command = words;
         Check::Engine(check)
     });
-    (prop_oneof![http, tcp, exec, engine], duration(3600), duration(3600), duration(3600), 1..1000_u32).prop_map(
-        |(check, interval, timeout, delay, failure)| {
+    (prop_oneof![http, tcp, exec, engine], duration(3600), duration(3600), duration(3600), 1..1000_u32)
+        .prop_map(|(check, interval, timeout, delay, failure)| {
             let mut probe = Probe::new(check);
-            (probe.interval, probe.timeout, probe.initial_delay, probe.failure) = (interval, timeout, delay, failure);
+            (probe.interval, probe.timeout, probe.initial_delay, probe.failure) =
+                (interval, timeout, delay, failure);
             probe
-        },
-    )
+        })
 }
 
 fn instance() -> impl Strategy<Value = InstanceSpec> {
@@ -307,7 +367,12 @@ fn instance() -> impl Strategy<Value = InstanceSpec> {
         (10..9_000_u32, 6..99_999_u32, any::<bool>()),
         (0..4_u8, 1..64_i32, duration(86_400)),
     );
-    let fourth = (any::<[bool; 6]>(), 0..Ulimit::NAMES.len(), 0..=i64::MAX.cast_unsigned(), prop::option::of("[a-z]{1,9}"));
+    let fourth = (
+        any::<[bool; 6]>(),
+        0..Ulimit::NAMES.len(),
+        0..=i64::MAX.cast_unsigned(),
+        prop::option::of("[a-z]{1,9}"),
+    );
     (first, second, third, fourth).prop_map(|(first, second, third, fourth)| {
         let mut spec = InstanceSpec::new(first.0);
         (spec.command, spec.args, spec.env) = (first.1, first.2, first.3);
@@ -408,7 +473,8 @@ fn spec() -> impl Strategy<Value = ServiceSpec> {
             }
             if place {
                 let selector: Selector = "zone in (a,\"b c\"),!x,y!=\"\"".parse().unwrap();
-                spec.placement.prefer = vec![Preference::new(selector.clone(), if weight == 0 { 1 } else { weight })];
+                spec.placement.prefer =
+                    vec![Preference::new(selector.clone(), if weight == 0 { 1 } else { weight })];
                 spec.placement.require = Some(selector);
                 spec.placement.strategy = PlacementStrategy::Pack;
                 spec.placement.spread_by = vec!["zone".into()];
@@ -434,6 +500,7 @@ fn what_is_deep_or_large_or_repeated_is_refused_and_not_followed() {
         dotted.push_str(&"a.".repeat(70));
         dotted.push_str("a = {");
     }
+    let brackets = format!("{}1", "a = [{".repeat(60_000));
     for (format, text, words) in [
         (Format::Json, "[".repeat(many), "nested more than 64"),
         (Format::Json, "{\"a\":".repeat(many), "bytes long"),
@@ -449,10 +516,12 @@ fn what_is_deep_or_large_or_repeated_is_refused_and_not_followed() {
         (Format::Yaml, "a: *b".to_owned(), "anchor"),
         (Format::Toml, format!("a = {}", "[".repeat(many)), ""),
         (Format::Toml, format!("a = [{}1]", "1,".repeat(many)), "more than 100000 values"),
-        (Format::Toml, format!("{}a = 1", "a.".repeat(many)), "recursion limit"),
-        (Format::Toml, format!("[{}a]", "a.".repeat(many)), "recursion limit"),
+        (Format::Toml, format!("{}a = 1", "a.".repeat(many)), "nested too deep"),
+        (Format::Toml, format!("[{}a]", "a.".repeat(many)), "nested too deep"),
+        (Format::Toml, format!("[{}a]\n{}a = 1", "a.".repeat(70), "a.".repeat(70)), "nested more than 64"),
         (Format::Toml, format!("{}a = 1", "a.".repeat(70)), "nested more than 64"),
-        (Format::Toml, dotted, "many dots"),
+        (Format::Toml, dotted, "nested too deep"),
+        (Format::Toml, brackets, "nested"),
     ] {
         let problems = read(&text, format, limits).expect_err("it is refused");
         assert_eq!(problems.len(), 1);
@@ -468,11 +537,18 @@ fn within_the_limits_is_read() {
     }
     let table = format!("{}1{}", "[".repeat(63), "]".repeat(63));
     assert!(read(&format!("a = {table}"), Format::Toml, Limits::default()).is_ok());
+    // Dots and braces within texts, numbers and comments nest nothing.
+    let texts = "{ 10.0.0.1.2.3.4 ".repeat(900);
+    let braces = format!("a = '''\n{texts}\n'''\n# {texts}\nb = [{}]\n", "1.5, ".repeat(900));
+    read(&braces, Format::Toml, Limits::default()).unwrap();
     let problems = read("[1, 2]", Format::Json, Limits::default().with_nodes(2)).unwrap_err();
     assert!(problems.to_string().contains("more than 2 values"), "{problems}");
     // An alias gives the whole value again, with the place of its use.
     let tree = read("a: &x { b: 1 }\nc: *x\n", Format::Yaml, Limits::default()).unwrap();
     let table = tree.as_table().unwrap();
     assert_eq!(table.get("c").unwrap().as_table().unwrap().get("b").unwrap().as_integer(), Some(1));
-    assert_eq!(table.get("c").unwrap().position("a: &x { b: 1 }\nc: *x\n").unwrap().to_string(), "line 2, column 4");
+    assert_eq!(
+        table.get("c").unwrap().position("a: &x { b: 1 }\nc: *x\n").unwrap().to_string(),
+        "line 2, column 4"
+    );
 }

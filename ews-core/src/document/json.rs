@@ -100,11 +100,13 @@ fn reason(message: &str, text: &str, offset: usize) -> String {
         }
         "key must be a string" => "; write every key in double quotes",
         "expected value" | "expected ident" if text.trim().is_empty() => "; the document is empty",
-        "expected value" | "expected ident" => match text.get(offset..).and_then(|rest| rest.chars().next()) {
-            Some('\'') => "; write texts in double quotes",
-            Some('/' | '#') => "; JSON has no comments, remove it",
-            _ => "; write texts in double quotes, and numbers, `true`, `false` and `null` without",
-        },
+        "expected value" | "expected ident" => {
+            match text.get(offset..).and_then(|rest| rest.chars().next()) {
+                Some('\'') => "; write texts in double quotes",
+                Some('/' | '#') => "; JSON has no comments, remove it",
+                _ => "; write texts in double quotes, and numbers, `true`, `false` and `null` without",
+            }
+        }
         "EOF while parsing a value" if text.trim().is_empty() => "; the document is empty",
         "trailing characters" => "; one document is one value, remove what follows it",
         _ if message.starts_with("EOF while parsing") => {

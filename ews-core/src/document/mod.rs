@@ -58,9 +58,13 @@ impl Format {
             "yaml" | "yml" => Ok(Self::Yaml),
             other => {
                 let hint = match other {
-                    "json5" | "jsonc" => "; comments and trailing commas are no JSON, write YAML or TOML instead",
+                    "json5" | "jsonc" => {
+                        "; comments and trailing commas are no JSON, write YAML or TOML instead"
+                    }
                     "hcl" | "nomad" | "tf" => "; HCL is not read, write TOML instead",
-                    "j2" | "tmpl" | "tpl" | "erb" => "; templates are not expanded, give the finished document",
+                    "j2" | "tmpl" | "tpl" | "erb" => {
+                        "; templates are not expanded, give the finished document"
+                    }
                     _ => "",
                 };
                 Err(Error::invalid(format!(

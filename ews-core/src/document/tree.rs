@@ -214,8 +214,13 @@ impl fmt::Debug for Entry {
 /// Any self-describing format can be read into a tree; places are then unknown. [`Limits::default`] holds.
 impl<'de> Deserialize<'de> for Tree {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Seed { budget: &mut Budget::new(Limits::default()), places: &NoPlaces, place: Place::Unknown, depth: 0 }
-            .deserialize(deserializer)
+        Seed {
+            budget: &mut Budget::new(Limits::default()),
+            places: &NoPlaces,
+            place: Place::Unknown,
+            depth: 0,
+        }
+        .deserialize(deserializer)
     }
 }
 

@@ -232,7 +232,7 @@ impl<'a> At<'a> {
         match &self.tree.value {
             Value::Table(table) => {
                 Some(Fields { at: self.clone(), table, known: Vec::new(), missing: Vec::new() })
-            },
+            }
             _ => {
                 self.expected(accepted);
                 None
@@ -503,8 +503,12 @@ impl<'a> Fields<'a> {
             });
             let message = match (advice, near) {
                 // Among many names the list would hide the advice.
-                (Some(advice), _) if self.known.len() > 10 => format!("unknown field `{}`: {advice}", ShownKey(key)),
-                (Some(advice), _) => format!("unknown field `{}`: {advice}; accepted: {accepted}", ShownKey(key)),
+                (Some(advice), _) if self.known.len() > 10 => {
+                    format!("unknown field `{}`: {advice}", ShownKey(key))
+                }
+                (Some(advice), _) => {
+                    format!("unknown field `{}`: {advice}; accepted: {accepted}", ShownKey(key))
+                }
                 (None, Some(name)) => {
                     format!("unknown field `{}`, did you mean `{name}`?; accepted: {accepted}", ShownKey(key))
                 }
@@ -526,7 +530,10 @@ pub(crate) fn nearest<'n>(found: &str, names: impl IntoIterator<Item = &'n str>)
         return None;
     }
     let plain = |text: &str| {
-        text.chars().filter(|c| !matches!(c, '-' | '_' | ' ')).flat_map(char::to_lowercase).collect::<String>()
+        text.chars()
+            .filter(|c| !matches!(c, '-' | '_' | ' '))
+            .flat_map(char::to_lowercase)
+            .collect::<String>()
     };
     let found = plain(found);
     names

@@ -100,7 +100,10 @@ impl Builder {
                     return Err(Refusal::new(at, "an alias stands as a key; write the key itself"));
                 }
                 let Some(target) = self.anchors.get(&id).cloned() else {
-                    return Err(Refusal::new(at, "this alias stands within its own anchor; write the value itself"));
+                    return Err(Refusal::new(
+                        at,
+                        "this alias stands within its own anchor; write the value itself",
+                    ));
                 };
                 self.spend(target.nodes, target.bytes, target.height, at)?;
                 self.value(target, 0, at)
@@ -146,7 +149,10 @@ impl Builder {
             return Err(refused_tag(tag, at));
         }
         if self.expects_key() {
-            return Err(Refusal::new(at, "a list or table stands as a key; accepted: keys that are one word or text"));
+            return Err(Refusal::new(
+                at,
+                "a list or table stands as a key; accepted: keys that are one word or text",
+            ));
         }
         self.spend(1, 0, 1, at)?;
         self.open.push(Open { offset: at, anchor, content, height: 1, nodes: 1, bytes: 0 });
@@ -292,6 +298,8 @@ fn reason(error: &granit_parser::ScanError, text: &str, at: usize) -> String {
         "; close the quote"
     } else if message.contains("did not find expected key") || message.contains("simple key") {
         "; write `key: value`, indented like the lines beside it"
+    } else if rest.starts_with(char::is_control) {
+        "; write such a character as an escape within double quotes, like \"\\u007f\""
     } else if message.contains("unexpected character") {
         "; put a text that starts with this character in quotes"
     } else {

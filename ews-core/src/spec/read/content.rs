@@ -43,9 +43,7 @@ pub(super) fn env(at: &At<'_>) -> BTreeMap<String, EnvValue> {
             Value::Table(_) => secret_value(&at),
             // `{ NAME=value }` and `{ NAME:value }` are a name without a value to YAML: the rules say what is wrong with it.
             Value::Null if name.contains(['=', ':']) => None,
-            _ => at
-                .word("a text, or { secret = \"name\" }")
-                .map(EnvValue::Plain),
+            _ => at.word("a text, or { secret = \"name\" }").map(EnvValue::Plain),
         };
         env.insert(name.to_owned(), value.unwrap_or_else(|| EnvValue::Plain(String::new())));
     }
@@ -74,14 +72,19 @@ fn file(at: &At<'_>) -> Option<ConfigFile> {
     let content = fields.take("content");
     let secret = fields.take("secret");
     let content = match (content, secret) {
-        (Some(at), None) => at.quiet().text("the text of the file").map(|t| FileContent::Content(t.to_owned())),
+        (Some(at), None) => {
+            at.quiet().text("the text of the file").map(|t| FileContent::Content(t.to_owned()))
+        }
         (None, Some(at)) => at.quiet().parsed::<SecretRef>(SECRET).map(FileContent::Secret),
         (Some(_), Some(at)) => {
             at.quiet().fail("both `content` and `secret` are given; accepted: exactly one of the two");
             None
         }
         (None, None) => {
-            fields.missing("content", "the text of the file, or instead the field `secret` with the name of a secret");
+            fields.missing(
+                "content",
+                "the text of the file, or instead the field `secret` with the name of a secret",
+            );
             None
         }
     };
@@ -113,7 +116,8 @@ fn file_mode(at: &At<'_>) -> Option<FileMode> {
 }
 
 pub(super) fn mounts(at: &At<'_>) -> Option<Vec<Mount>> {
-    let items = at.list("a list of tables, each with `target` and one of `bind`, `volume`, `tmpfs`, `named_pipe`");
+    let items =
+        at.list("a list of tables, each with `target` and one of `bind`, `volume`, `tmpfs`, `named_pipe`");
     items.iter().map(|item| mount(item).or_else(unread_mount)).collect()
 }
 
@@ -183,7 +187,8 @@ pub(super) fn size(at: &At<'_>) -> Option<ByteSize> {
                 return None;
             };
             let short = text.trim_end_matches(['K', 'M', 'G', 'T', 'k', 'm', 'g', 't']);
-            if short.len() + 1 == text.len() && !short.is_empty() && short.bytes().all(|b| b.is_ascii_digit()) {
+            if short.len() + 1 == text.len() && !short.is_empty() && short.bytes().all(|b| b.is_ascii_digit())
+            {
                 let unit = text.get(short.len()..).unwrap_or_default().to_ascii_uppercase();
                 at.fail(format!(
                     "found {}, and tools disagree whether {unit} is a power of 1000 or 1024; accepted: {ACCEPTED}; Docker \

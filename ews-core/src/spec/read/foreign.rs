@@ -20,16 +20,24 @@ pub(super) fn service(key: &str) -> Option<&'static str> {
         "livenessProbe" | "liveness" | "liveness_probe" => "this is `probes.liveness` here",
         "readinessProbe" | "readiness" | "readiness_probe" => "this is `probes.readiness` here",
         "startupProbe" | "startup" | "startup_probe" => "this is `probes.startup` here",
-        "containerPort" | "container_port" | "port" | "expose" => "ports are `ports` here, such as { http = 8080 }",
+        "containerPort" | "container_port" | "port" | "expose" => {
+            "ports are `ports` here, such as { http = 8080 }"
+        }
         "publish" => "a port is published in `ports`: { http = { number = 8080, publish = 80 } }",
-        "replicaCount" | "replica_count" | "scale" | "instances" | "count" => "the number of instances is `replicas` here",
+        "replicaCount" | "replica_count" | "scale" | "instances" | "count" => {
+            "the number of instances is `replicas` here"
+        }
         "deploy" => "there is no `deploy` here: use `replicas`, `resources`, `placement` and `restart`",
         "depends_on" | "dependsOn" => {
             "services do not name each other here; order between services belongs to the release that deploys them"
         }
-        "entrypoint" | "entryPoint" | "ENTRYPOINT" => "the program and its first arguments are `command` here, a list",
+        "entrypoint" | "entryPoint" | "ENTRYPOINT" => {
+            "the program and its first arguments are `command` here, a list"
+        }
         "cmd" | "CMD" | "arguments" => "arguments after the program are `args` here, a list",
-        "container_name" | "service" | "id" => "the service's name is `name`; instances are named by the runtime",
+        "container_name" | "service" | "id" => {
+            "the service's name is `name`; instances are named by the runtime"
+        }
         "working_dir" | "workingDir" | "work_dir" | "cwd" => "the working directory is `workdir` here",
         "build" | "context" | "dockerfile" => {
             "a service names a finished image in `image`; building is a step of the deployment"
@@ -41,7 +49,9 @@ pub(super) fn service(key: &str) -> Option<&'static str> {
         "cap_add" | "capabilities" => "Linux capabilities are `security.add_capabilities` here",
         "cap_drop" => "Linux capabilities are dropped by `security.drop_capabilities` here",
         "privileged" => "this is `security.privileged` here",
-        "read_only" | "readonly_rootfs" | "readOnlyRootFilesystem" => "this is `security.read_only_root` here",
+        "read_only" | "readonly_rootfs" | "readOnlyRootFilesystem" => {
+            "this is `security.read_only_root` here"
+        }
         "security_opt" | "securityContext" => {
             "rights are `security` here: `no_new_privileges`, `read_only_root`, `add_capabilities`, `drop_capabilities`"
         }
@@ -58,24 +68,33 @@ pub(super) fn service(key: &str) -> Option<&'static str> {
         "stop_grace_period" | "terminationGracePeriodSeconds" | "kill_timeout" | "stop_timeout" => {
             "this is `stop.grace` here, such as \"30s\""
         }
-        "restart_policy" | "restartPolicy" => "this is `restart` here: \"always\", \"on-failure\" or \"never\"",
+        "restart_policy" | "restartPolicy" => {
+            "this is `restart` here: \"always\", \"on-failure\" or \"never\""
+        }
         "network" | "network_mode" => "networks are `networks` here, a list of names",
         "secrets" | "secret" => {
             "a secret is given where it is used: NAME = { secret = \"…\" } in `env`, or { path = \"…\", secret = \"…\" } in `files`"
         }
-        "configs" | "config" | "templates" => "a file is one of `files` here: { path = \"/etc/app.toml\", content = \"…\" }",
-        "annotations" | "tags" | "meta" => "facts about a service are `labels` here, a table of keys and values",
+        "configs" | "config" | "templates" => {
+            "a file is one of `files` here: { path = \"/etc/app.toml\", content = \"…\" }"
+        }
+        "annotations" | "tags" | "meta" => {
+            "facts about a service are `labels` here, a table of keys and values"
+        }
         "nodeSelector" | "node_selector" | "constraints" | "constraint" | "affinity" | "tolerations" => {
             "where instances may run is `placement.require` here, a selector such as \"zone=a\""
         }
-        "hosts" | "servers" => "nodes are not named here; choose them by `placement.require`, a selector on their labels",
-        "proxy" | "routes" | "domainname" => "routing is no part of a service; it is configured at the balancer",
+        "hosts" | "servers" => {
+            "nodes are not named here; choose them by `placement.require`, a selector on their labels"
+        }
+        "proxy" | "routes" | "domainname" => {
+            "routing is no part of a service; it is configured at the balancer"
+        }
         "schedule" | "periodic" | "cron" => "a service document has no schedule; `job` makes it run once",
         "completions" | "parallelism" => "a job runs one instance; start it several times for several runs",
-        "extra_hosts" | "dns" | "sysctls" | "pid" | "ipc" | "userns_mode" | "cgroup_parent" | "stdin_open" | "tty"
-        | "links" | "external_links" | "extends" | "profiles" | "runtime" | "group_add" | "oom_score_adj" => {
-            "there is nothing of this kind here; remove it"
-        }
+        "extra_hosts" | "dns" | "sysctls" | "pid" | "ipc" | "userns_mode" | "cgroup_parent"
+        | "stdin_open" | "tty" | "links" | "external_links" | "extends" | "profiles" | "runtime"
+        | "group_add" | "oom_score_adj" => "there is nothing of this kind here; remove it",
         "services" => {
             "this is Compose's file of several services; one document here is one service: put the fields of one of them at \
              the top, with its `name`"
@@ -83,7 +102,9 @@ pub(super) fn service(key: &str) -> Option<&'static str> {
         "apiVersion" | "kind" | "metadata" | "spec" | "template" | "containers" => {
             "this is a Kubernetes manifest; a document here is flat: `name`, `replicas`, `image`, `ports` and so on at the top"
         }
-        "task" | "group" => "this is a Nomad job; a document here is flat: `name`, `replicas`, `image` and so on at the top",
+        "task" | "group" => {
+            "this is a Nomad job; a document here is flat: `name`, `replicas`, `image` and so on at the top"
+        }
         "driver" => "a service does not choose its driver; `image` or `artifact` says what runs",
         "type" => "a service runs for long unless it has `job`, which makes it run once",
         _ => return None,
@@ -95,8 +116,12 @@ pub(super) fn image(key: &str) -> Option<&'static str> {
         "name" | "repository" | "image" | "ref" | "registry" => {
             "the whole name with its tag is one text: reference = \"registry.example/shop/web:1.2\""
         }
-        "tag" | "digest" => "it is a part of `reference`: \"registry.example/shop/web:1.2\" or \"…@sha256:…\"",
-        "pullPolicy" | "pull_policy" | "imagePullPolicy" => "this is `pull` here: \"if-missing\", \"always\" or \"never\"",
+        "tag" | "digest" => {
+            "it is a part of `reference`: \"registry.example/shop/web:1.2\" or \"…@sha256:…\""
+        }
+        "pullPolicy" | "pull_policy" | "imagePullPolicy" => {
+            "this is `pull` here: \"if-missing\", \"always\" or \"never\""
+        }
         "auth" | "username" | "password" | "credentials" | "pullSecrets" | "imagePullSecrets" => {
             "credentials belong to the registry's configuration, not to a service"
         }
@@ -113,7 +138,9 @@ pub(super) fn pull(word: &str) -> Option<&'static str> {
 
 pub(super) fn artifact(key: &str) -> Option<&'static str> {
     match key {
-        "path" | "url" | "source" | "uri" => Some("where it is, a path or an https:// address, is `location` here"),
+        "path" | "url" | "source" | "uri" => {
+            Some("where it is, a path or an https:// address, is `location` here")
+        }
         "checksum" | "sha256" | "hash" => Some("this is `digest` here, such as \"sha256:…\""),
         _ => None,
     }
@@ -133,7 +160,9 @@ pub(super) fn file(key: &str) -> Option<&'static str> {
     match key {
         "target" | "destination" | "mountPath" => Some("where the file is placed is `path` here"),
         "source" | "src" | "file" => Some("files are not read from disk; give their text in `content`"),
-        "data" | "text" | "template" => Some("the text of the file is `content` here; templates are not expanded"),
+        "data" | "text" | "template" => {
+            Some("the text of the file is `content` here; templates are not expanded")
+        }
         "uid" | "gid" | "owner" => Some("a file belongs to the user that the instance runs as"),
         "perms" | "permissions" | "defaultMode" => Some("this is `mode` here, such as \"0644\""),
         _ => None,
@@ -142,9 +171,9 @@ pub(super) fn file(key: &str) -> Option<&'static str> {
 
 pub(super) fn mount(key: &str) -> Option<&'static str> {
     match key {
-        "source" | "src" | "type" => {
-            Some("what is mounted stands under its kind: bind = \"/srv/data\", volume = \"data\" or tmpfs = \"64MiB\"")
-        }
+        "source" | "src" | "type" => Some(
+            "what is mounted stands under its kind: bind = \"/srv/data\", volume = \"data\" or tmpfs = \"64MiB\"",
+        ),
         "destination" | "dst" | "mountPath" | "path" => Some("where the program sees it is `target` here"),
         "name" => Some("the name of a volume is `volume` here"),
         "readonly" | "readOnly" | "ro" => Some("this is `read_only` here"),
@@ -213,8 +242,12 @@ pub(super) fn probe(key: &str) -> Option<&'static str> {
         "httpGet" | "http_get" => Some("this is `http` here, with `path` and `port`"),
         "tcpSocket" | "tcp_socket" => Some("this is `tcp` here"),
         "grpc" => Some("gRPC is not probed; use `tcp`, or `exec` with a program that asks"),
-        "test" | "cmd" | "command" | "script" => Some("a command is `exec` here: exec = { command = [\"…\"] }"),
-        "path" | "port" | "headers" | "status" => Some("it belongs into `http`: http = { path = \"/health\" }"),
+        "test" | "cmd" | "command" | "script" => {
+            Some("a command is `exec` here: exec = { command = [\"…\"] }")
+        }
+        "path" | "port" | "headers" | "status" => {
+            Some("it belongs into `http`: http = { path = \"/health\" }")
+        }
         "periodSeconds" | "period" => Some("this is `interval` here, with a unit, such as \"10s\""),
         "timeoutSeconds" => Some("this is `timeout` here, with a unit, such as \"5s\""),
         "initialDelaySeconds" | "start_period" | "startPeriod" | "start_interval" | "delay" => {
@@ -247,7 +280,9 @@ pub(super) fn exec_check(key: &str) -> Option<&'static str> {
 
 pub(super) fn stop(key: &str) -> Option<&'static str> {
     match key {
-        "timeout" | "grace_period" | "gracePeriod" | "period" => Some("this is `grace` here, such as \"30s\""),
+        "timeout" | "grace_period" | "gracePeriod" | "period" => {
+            Some("this is `grace` here, such as \"30s\"")
+        }
         _ => None,
     }
 }
@@ -256,9 +291,9 @@ pub(super) fn restart_word(word: &str) -> Option<&'static str> {
     match word {
         "no" | "none" | "Never" | "false" => Some("this is \"never\" here"),
         "OnFailure" | "on_failure" => Some("this is \"on-failure\" here"),
-        "unless-stopped" => {
-            Some("supervision knows what was stopped on purpose, so this is \"always\" here; for the engine's own restarts see `engine_restart`")
-        }
+        "unless-stopped" => Some(
+            "supervision knows what was stopped on purpose, so this is \"always\" here; for the engine's own restarts see `engine_restart`",
+        ),
         _ if word.starts_with("on-failure:") => {
             Some("the number of attempts is written restart = { condition = \"on-failure\", attempts = 5 }")
         }
@@ -286,7 +321,9 @@ pub(super) fn restart(key: &str) -> Option<&'static str> {
 
 pub(super) fn log(key: &str) -> Option<&'static str> {
     match key {
-        "driver" | "options" => Some("a service does not choose its log driver; write `max_size` and `max_files`"),
+        "driver" | "options" => {
+            Some("a service does not choose its log driver; write `max_size` and `max_files`")
+        }
         "max-size" | "max_file_size" => Some("this is `max_size` here"),
         "max-file" => Some("this is `max_files` here"),
         _ => None,
@@ -298,7 +335,9 @@ pub(super) fn job(key: &str) -> Option<&'static str> {
         "timeout" | "activeDeadlineSeconds" => Some("this is `deadline` here, such as \"1h\""),
         "backoffLimit" | "attempts" => Some("this is `retries` here"),
         "schedule" | "cron" | "periodic" => Some("a document has no schedule; `job` makes it run once"),
-        "parallelism" | "completions" => Some("a job runs one instance; start it several times for several runs"),
+        "parallelism" | "completions" => {
+            Some("a job runs one instance; start it several times for several runs")
+        }
         _ => None,
     }
 }
@@ -308,7 +347,9 @@ pub(super) fn placement(key: &str) -> Option<&'static str> {
         "constraints" | "nodeSelector" | "node_selector" | "nodes" => {
             Some("this is `require` here, a selector such as \"zone=a\"")
         }
-        "preferences" | "affinity" | "preferred" => Some("this is `prefer` here, a list of { selector = \"…\", weight = 50 }"),
+        "preferences" | "affinity" | "preferred" => {
+            Some("this is `prefer` here, a list of { selector = \"…\", weight = 50 }")
+        }
         "spread" | "topologySpreadConstraints" => Some("this is `spread_by` here, a list of label keys"),
         "max_replicas_per_node" | "max_per_host" => Some("this is `max_per_node` here"),
         _ => None,
@@ -333,7 +374,9 @@ pub(super) fn os(word: &str) -> Option<&'static str> {
     match word {
         "macos" | "osx" | "mac" => Some("this is \"darwin\" here"),
         "win" | "win32" | "win64" | "windows_nt" => Some("this is \"windows\" here"),
-        "ubuntu" | "debian" | "alpine" => Some("a distribution is a matter of the image; this is \"linux\" here"),
+        "ubuntu" | "debian" | "alpine" => {
+            Some("a distribution is a matter of the image; this is \"linux\" here")
+        }
         _ => None,
     }
 }
@@ -361,7 +404,9 @@ pub(super) fn platform(key: &str) -> Option<&'static str> {
     match key {
         "architecture" => Some("this is `arch` here"),
         "variant" => Some("variants of an architecture are chosen by the engine; remove it"),
-        "os_version" | "os.version" => Some("the build is the image's, and placement compares it with the nodes'"),
+        "os_version" | "os.version" => {
+            Some("the build is the image's, and placement compares it with the nodes'")
+        }
         _ => None,
     }
 }
@@ -369,7 +414,9 @@ pub(super) fn platform(key: &str) -> Option<&'static str> {
 pub(super) fn resources(key: &str) -> Option<&'static str> {
     match key {
         "limits" => Some("limits stand directly here: `cpu`, `memory`, `pids`"),
-        "requests" | "reservations" => Some("what placement sets aside is `cpu_reserve` and `memory_reserve` here"),
+        "requests" | "reservations" => {
+            Some("what placement sets aside is `cpu_reserve` and `memory_reserve` here")
+        }
         "cpus" | "nano_cpus" => Some("this is `cpu` here, such as 0.5"),
         "mem" | "mem_limit" | "ram" => Some("this is `memory` here, such as \"512MiB\""),
         "memory_swap" | "swap" | "memswap_limit" | "gpus" | "gpu" | "disk" | "ephemeral_storage" => {
@@ -398,7 +445,9 @@ pub(super) fn device(key: &str) -> Option<&'static str> {
     match key {
         "host_path" | "source" | "PathOnHost" => Some("the node's path is `path` here"),
         "container_path" | "PathInContainer" => Some("the path that the program sees is `target` here"),
-        "permissions" | "cgroup_permissions" | "CgroupPermissions" => Some("this is `access` here, such as \"rwm\""),
+        "permissions" | "cgroup_permissions" | "CgroupPermissions" => {
+            Some("this is `access` here, such as \"rwm\"")
+        }
         _ => None,
     }
 }

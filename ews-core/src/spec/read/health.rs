@@ -13,7 +13,8 @@ use crate::spec::rules::{FAILURES, SUCCESSES};
 
 pub(super) fn probes(at: &At<'_>, ports: &[Port]) -> Probes {
     let mut probes = Probes::default();
-    let Some(mut fields) = at.table("a table with `startup`, `readiness` and `liveness`, each of which may be left out")
+    let Some(mut fields) =
+        at.table("a table with `startup`, `readiness` and `liveness`, each of which may be left out")
     else {
         return probes;
     };
@@ -84,7 +85,9 @@ fn port_name(at: &At<'_>, ports: &[Port]) -> Option<PortName> {
             Some(port) => format!("; {number} is the port \"{}\" here", port.name),
             None => format!("; add it to `ports` as {{ name = {number} }} and write that name"),
         };
-        at.fail(format!("found the number {number}; accepted: the name of one of `ports`, in quotes{advice}"));
+        at.fail(format!(
+            "found the number {number}; accepted: the name of one of `ports`, in quotes{advice}"
+        ));
         return None;
     }
     at.parsed("the name of one of `ports`")

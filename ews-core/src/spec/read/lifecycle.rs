@@ -102,7 +102,9 @@ pub(super) fn log(at: &At<'_>) -> LogLimits {
 
 pub(super) fn job(at: &At<'_>) -> Job {
     let mut job = Job::default();
-    let Some(mut fields) = at.table("a table with `deadline` and `retries`, {} for the defaults") else { return job };
+    let Some(mut fields) = at.table("a table with `deadline` and `retries`, {} for the defaults") else {
+        return job;
+    };
     if let Some(deadline) = fields.take("deadline").and_then(|at| at.duration()) {
         job.deadline = deadline;
     }

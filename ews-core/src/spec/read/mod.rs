@@ -13,10 +13,10 @@ mod source;
 
 use serde::{Deserialize, Deserializer};
 
+pub(super) use self::platform::did_you_mean;
 use super::rules;
 use super::source::{ArtifactSource, ImageSource, Source};
 use super::{InstanceSpec, ServiceSpec};
-pub(super) use self::platform::did_you_mean;
 pub(super) use crate::document::walk::Quoted;
 use crate::document::walk::{At, Fields, Sink};
 use crate::document::{Format, Limits, Problems, Tree, read};
@@ -166,7 +166,9 @@ fn service(at: &At<'_>) -> Option<ServiceSpec> {
     }
     let mut fields = at.table("a table of a service's fields, such as `name` and `image`")?;
     // Another tool's whole file is one mistake, not one for each of its fields.
-    if let Some(key) = ["apiVersion", "services"].into_iter().find(|key| fields.has(key) && !fields.has("image")) {
+    if let Some(key) =
+        ["apiVersion", "services"].into_iter().find(|key| fields.has(key) && !fields.has("image"))
+    {
         fields.only(key, foreign::service);
         return None;
     }

@@ -42,7 +42,9 @@ pub(super) fn platform(at: &At<'_>) -> PlatformSpec {
         }
         return platform;
     }
-    let Some(mut fields) = at.table("a text such as \"linux/amd64\", or a table with `os`, `arch` and `isolation`") else {
+    let Some(mut fields) =
+        at.table("a text such as \"linux/amd64\", or a table with `os`, `arch` and `isolation`")
+    else {
         return platform;
     };
     platform.os = fields.take("os").and_then(|at| at.one_of(&SYSTEMS, foreign::os));
@@ -122,7 +124,9 @@ const LIMIT: &str = "a whole number from 0 to 9223372036854775807, or \"unlimite
 fn limit(at: &At<'_>) -> Option<u64> {
     match &at.tree.value {
         Value::Text(text) if text == "unlimited" => return Some(Ulimit::UNLIMITED),
-        Value::Integer(-1) => at.fail(format!("found -1, which other tools read as no limit; accepted: {LIMIT}")),
+        Value::Integer(-1) => {
+            at.fail(format!("found -1, which other tools read as no limit; accepted: {LIMIT}"))
+        }
         Value::Integer(number) => match u64::try_from(*number).ok().filter(|n| i64::try_from(*n).is_ok()) {
             Some(number) => return Some(number),
             None => at.expected(LIMIT),
@@ -140,8 +144,7 @@ pub(super) fn security(at: &At<'_>) -> Security {
     let flag = |at: Option<At<'_>>| at.and_then(|at| at.boolean()).unwrap_or_default();
     security.read_only_root = flag(fields.take("read_only_root"));
     security.no_new_privileges = flag(fields.take("no_new_privileges"));
-    let capabilities =
-        |at: Option<At<'_>>| at.map(|at| capabilities(&at)).unwrap_or_default();
+    let capabilities = |at: Option<At<'_>>| at.map(|at| capabilities(&at)).unwrap_or_default();
     security.add_capabilities = capabilities(fields.take("add_capabilities"));
     security.drop_capabilities = capabilities(fields.take("drop_capabilities"));
     security.privileged = flag(fields.take("privileged"));
@@ -163,7 +166,8 @@ fn capabilities(at: &At<'_>) -> Vec<String> {
 }
 
 pub(super) fn devices(at: &At<'_>) -> Vec<Device> {
-    let items = at.list("a list of paths such as [\"/dev/fuse\"], or of tables with `path`, `target` and `access`");
+    let items =
+        at.list("a list of paths such as [\"/dev/fuse\"], or of tables with `path`, `target` and `access`");
     items.iter().map(|at| device(at).unwrap_or_else(|| Device::new(""))).collect()
 }
 
@@ -194,5 +198,7 @@ fn device(at: &At<'_>) -> Option<Device> {
 
 /// The accepted name nearest to this, as a part of a message.
 pub(in crate::spec) fn did_you_mean(found: &str, names: &[&'static str]) -> String {
-    nearest(found, names.iter().copied()).map(|name| format!(", did you mean \"{name}\"?")).unwrap_or_default()
+    nearest(found, names.iter().copied())
+        .map(|name| format!(", did you mean \"{name}\"?"))
+        .unwrap_or_default()
 }

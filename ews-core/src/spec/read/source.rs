@@ -2,9 +2,7 @@
 
 use super::foreign;
 use crate::document::walk::{At, Fields};
-use crate::spec::source::{
-    ArtifactSource, Digest, ImagePin, ImageRef, ImageSource, PullPolicy, Source,
-};
+use crate::spec::source::{ArtifactSource, Digest, ImagePin, ImageRef, ImageSource, PullPolicy, Source};
 
 const IMAGE: &str = "an image name such as \"registry.example/shop/web:1.2\"";
 const ARTIFACT: &str = "a path or address such as \"/srv/app.tar.gz\"";
@@ -58,7 +56,8 @@ fn image_pin(at: &At<'_>) -> Option<ImagePin> {
     let pin = match (&manifest, &local) {
         (Some(at), None) => at.parsed::<Digest>(DIGEST).map(ImagePin::Manifest),
         (None, Some(at)) => at.table("a table with `engine` and `image_id`").and_then(|mut fields| {
-            let engine = fields.required("engine", "the engine's id").and_then(|at| at.text("the engine's id"));
+            let engine =
+                fields.required("engine", "the engine's id").and_then(|at| at.text("the engine's id"));
             let image_id = fields.required("image_id", DIGEST).and_then(|at| at.parsed::<Digest>(DIGEST));
             fields.finish(|_| None);
             Some(ImagePin::Local { engine: engine?.to_owned(), image_id: image_id? })

@@ -42,7 +42,11 @@ impl Rules {
                 {
                     let needs = [field("image").key("reference")];
                     let at = field("image").key("pin").key("manifest");
-                    self.find_with(at, &needs, "the pin differs from the digest in `reference`; accepted: the same digest");
+                    self.find_with(
+                        at,
+                        &needs,
+                        "the pin differs from the digest in `reference`; accepted: the same digest",
+                    );
                 }
             }
             Source::Artifact(artifact) => {
@@ -58,7 +62,10 @@ impl Rules {
                             self.find(at, "the address holds a user or password; accepted: an https:// address without them");
                         } else if host.is_empty() || location.chars().any(|c| c.is_control() || c == ' ') {
                             let shown = Shown(location);
-                            self.find(at, format!("\"{shown}\" is not an address; accepted: https://host/path"));
+                            self.find(
+                                at,
+                                format!("\"{shown}\" is not an address; accepted: https://host/path"),
+                            );
                         } else if location.len() > 4096 {
                             self.find(at, "the address is too long; accepted: at most 4096 bytes");
                         }
@@ -92,7 +99,8 @@ impl Rules {
             for (index, file) in spec.files.iter().enumerate() {
                 let at = field("files").index(index);
                 if self.path(at.key("path"), &file.path) && file.path.ends_with(['/', '\\']) {
-                    let message = format!("\"{}\" is a directory; accepted: the path of a file", Shown(&file.path));
+                    let message =
+                        format!("\"{}\" is a directory; accepted: the path of a file", Shown(&file.path));
                     self.find(at.key("path"), message);
                 }
                 if let FileContent::Content(text) = &file.content
@@ -132,7 +140,10 @@ impl Rules {
             }
         }
         if spec.command.first().is_some_and(String::is_empty) {
-            self.find(field("command").index(0), "the program's name is empty; accepted: a program such as \"/app/server\"");
+            self.find(
+                field("command").index(0),
+                "the program's name is empty; accepted: a program such as \"/app/server\"",
+            );
         }
         if self.windows() {
             // Each word may be quoted, and one space stands between two.
@@ -150,7 +161,10 @@ impl Rules {
     /// A text that becomes an argument. It may be a secret and is not shown.
     pub(super) fn word(&mut self, at: Path, word: &str) {
         if word.contains('\0') {
-            self.find(at, "the text contains the character NUL, at which programs end it; accepted: text without NUL");
+            self.find(
+                at,
+                "the text contains the character NUL, at which programs end it; accepted: text without NUL",
+            );
         } else if word.len() > MAX_WORD {
             self.find(at, format!("the text is {} bytes long; accepted: at most {MAX_WORD}", word.len()));
         }
@@ -165,7 +179,9 @@ impl Rules {
             let fault = if name.is_empty() {
                 Some("the name of a variable is empty")
             } else if name.contains('=') {
-                Some("the name of a variable contains `=`; perhaps `NAME=value` was written where a name and a value belong")
+                Some(
+                    "the name of a variable contains `=`; perhaps `NAME=value` was written where a name and a value belong",
+                )
             } else if name.chars().any(|c| c.is_control() || c.is_whitespace()) {
                 Some("the name of a variable contains a space or a control character")
             } else if name.contains(':') {
@@ -183,7 +199,9 @@ impl Rules {
                 self.word(at.clone(), value);
                 let units = name.len() + 1 + value.encode_utf16().count();
                 if self.windows() && units > MAX_WINDOWS {
-                    let message = format!("the value is too long; accepted: at most {MAX_WINDOWS} characters on Windows");
+                    let message = format!(
+                        "the value is too long; accepted: at most {MAX_WINDOWS} characters on Windows"
+                    );
                     self.find_with(at, &[field("platform")], message);
                 }
             }
@@ -240,10 +258,15 @@ impl Rules {
                 MountKind::Tmpfs(size) => {
                     if self.windows() {
                         let needs = [field("platform")];
-                        self.find_with(at.key("tmpfs"), &needs, "Windows has no tmpfs; accepted: `bind` or `volume`");
+                        self.find_with(
+                            at.key("tmpfs"),
+                            &needs,
+                            "Windows has no tmpfs; accepted: `bind` or `volume`",
+                        );
                     }
                     if *size < ByteSize::from_bytes(4096) {
-                        let message = format!("found {size} bytes; accepted: at least 4096, such as \"64MiB\"");
+                        let message =
+                            format!("found {size} bytes; accepted: at least 4096, such as \"64MiB\"");
                         self.find(at.key("tmpfs"), message);
                     }
                 }
@@ -278,7 +301,9 @@ impl Rules {
             Some(Os::Linux) => "platform.os is linux",
             Some(_) => "platform.os is darwin",
         };
-        let message = format!("{what} for Windows only, and {found}; accepted: leave it out, or platform = \"windows\"");
+        let message = format!(
+            "{what} for Windows only, and {found}; accepted: leave it out, or platform = \"windows\""
+        );
         self.find_with(at, &[field("platform")], message);
     }
 }

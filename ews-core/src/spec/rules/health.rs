@@ -18,7 +18,8 @@ const MAX_HEADER: usize = 8 * 1024;
 impl Rules {
     pub(super) fn probes(&mut self, spec: &InstanceSpec) {
         let probes = &spec.probes;
-        let all = [("startup", &probes.startup), ("readiness", &probes.readiness), ("liveness", &probes.liveness)];
+        let all =
+            [("startup", &probes.startup), ("readiness", &probes.readiness), ("liveness", &probes.liveness)];
         for (name, probe) in all {
             let Some(probe) = probe else { continue };
             let at = field("probes").key(name);
@@ -72,7 +73,8 @@ impl Rules {
         match name {
             Some(name) => match spec.ports.iter().find(|port| port.name == *name) {
                 Some(port) if port.protocol != Protocol::Tcp => {
-                    let message = format!("the port \"{name}\" is not a TCP port; accepted: the name of a TCP port");
+                    let message =
+                        format!("the port \"{name}\" is not a TCP port; accepted: the name of a TCP port");
                     self.find_with(at.key("port"), &needs, message);
                 }
                 Some(_) => {}
@@ -106,7 +108,11 @@ impl Rules {
 
     fn http(&mut self, at: &Path, check: &HttpCheck) {
         let path = check.path.as_str();
-        if !path.starts_with('/') || path.len() > 2048 || path.chars().any(|c| !c.is_ascii_graphic()) || path.contains('#') {
+        if !path.starts_with('/')
+            || path.len() > 2048
+            || path.chars().any(|c| !c.is_ascii_graphic())
+            || path.contains('#')
+        {
             let message = format!(
                 "\"{}\" is not a path; accepted: a path and query of at most 2048 characters without spaces, such as \
                  \"/health?full=1\"",
@@ -115,9 +121,9 @@ impl Rules {
             self.find(at.key("path"), message);
         }
         if let Some(host) = &check.host {
-            let bare = host.rsplit_once(':').map_or(host.as_str(), |(name, port)| {
-                if port.parse::<u16>().is_ok() { name } else { host }
-            });
+            let bare = host
+                .rsplit_once(':')
+                .map_or(host.as_str(), |(name, port)| if port.parse::<u16>().is_ok() { name } else { host });
             if bare.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_err() {
                 self.host_name(at.key("host"), bare);
             }
@@ -129,9 +135,15 @@ impl Rules {
         for (name, value) in &check.headers {
             let token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
             if name.is_empty() || name.len() > 256 || !name.chars().all(token) {
-                self.find(at.key(name), "this is not the name of a header; accepted: letters, digits and `-`, such as X-Probe");
+                self.find(
+                    at.key(name),
+                    "this is not the name of a header; accepted: letters, digits and `-`, such as X-Probe",
+                );
             } else if name.eq_ignore_ascii_case("host") {
-                self.find(at.key(name), "the Host header has a field of its own; accepted: `host` beside `headers`");
+                self.find(
+                    at.key(name),
+                    "the Host header has a field of its own; accepted: `host` beside `headers`",
+                );
             }
             // The value may authorize and is not shown.
             if value.len() > MAX_HEADER || value.chars().any(|c| c.is_control() && c != '\t') {

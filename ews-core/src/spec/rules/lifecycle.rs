@@ -67,7 +67,8 @@ impl Rules {
             self.find_with(field("replicas"), &needs, message);
         }
         if restart.condition != RestartCondition::Never {
-            let message = "a job is not restarted; accepted: \"never\"; failed attempts are repeated by job.retries";
+            let message =
+                "a job is not restarted; accepted: \"never\"; failed attempts are repeated by job.retries";
             self.find_with(at.key("condition"), &needs, message);
         }
         if spec.instance.engine_restart != EngineRestart::Never {
@@ -106,8 +107,8 @@ impl Rules {
                     self.find(at.key("spread_by").index(index), error.message());
                 }
             }
-            let items =
-                keys.map(|(n, key)| (at.key("spread_by").index(n), key.clone(), format!("\"{}\"", Shown(key))));
+            let items = keys
+                .map(|(n, key)| (at.key("spread_by").index(n), key.clone(), format!("\"{}\"", Shown(key))));
             self.distinct("label key", items);
         }
         if let Some(most) = placement.max_per_node

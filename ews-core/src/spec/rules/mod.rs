@@ -122,8 +122,9 @@ impl Rules {
         for (path, key, shown) in items {
             match seen.get(&key) {
                 Some(first) => {
-                    let message =
-                        format!("the {what} {shown} is given twice, first at {first}; accepted: each {what} once");
+                    let message = format!(
+                        "the {what} {shown} is given twice, first at {first}; accepted: each {what} once"
+                    );
                     self.find_with(path, &[first.clone()], message);
                 }
                 None => {

@@ -26,7 +26,8 @@ impl Rules {
                         self.host_name(at.index(alias), name);
                     }
                     let aliases = network.aliases.iter().enumerate();
-                    let items = aliases.map(|(n, a)| (at.index(n), a.to_ascii_lowercase(), format!("\"{}\"", Shown(a))));
+                    let items = aliases
+                        .map(|(n, a)| (at.index(n), a.to_ascii_lowercase(), format!("\"{}\"", Shown(a))));
                     self.distinct("alias", items);
                 }
             }
@@ -70,7 +71,8 @@ impl Rules {
                 self.find_with(here.key("address"), &[field("platform")], message);
             }
             let earlier = spec.ports.iter().take(index).position(|other| {
-                other.protocol == port.protocol && other.publish.as_ref().is_some_and(|other| collide(other, publish))
+                other.protocol == port.protocol
+                    && other.publish.as_ref().is_some_and(|other| collide(other, publish))
             });
             if let (Some(first), Some(number)) = (earlier, publish.port) {
                 let message = format!(

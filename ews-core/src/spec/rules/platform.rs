@@ -47,7 +47,8 @@ impl Rules {
                 && cpu < MIN_CPU
                 && !(name == "cpu_reserve" && cpu.millis() == 0)
             {
-                let message = format!("found {cpu}; accepted: at least 0.01 CPU, leave the field out for no limit");
+                let message =
+                    format!("found {cpu}; accepted: at least 0.01 CPU, leave the field out for no limit");
                 self.find(at.key(name), message);
             }
         }
@@ -59,7 +60,10 @@ impl Rules {
                 bytes @ 6..=1_048_576 => format!("; for {bytes} mebibytes write \"{bytes}MiB\""),
                 _ => String::new(),
             };
-            let message = format!("found {} bytes; accepted: at least 6MiB, which is Docker's least{hint}", memory.bytes());
+            let message = format!(
+                "found {} bytes; accepted: at least 6MiB, which is Docker's least{hint}",
+                memory.bytes()
+            );
             self.find(at.key("memory"), message);
         }
         if let (Some(reserve), Some(limit)) = (resources.memory_reserve, resources.memory)
@@ -116,7 +120,8 @@ impl Rules {
             }
         }
         let names = spec.ulimits.iter().enumerate();
-        let items = names.map(|(n, u)| (at.index(n).key("name"), u.name.clone(), format!("\"{}\"", Shown(&u.name))));
+        let items =
+            names.map(|(n, u)| (at.index(n).key("name"), u.name.clone(), format!("\"{}\"", Shown(&u.name))));
         self.distinct("limit", items);
     }
 
@@ -148,7 +153,10 @@ impl Rules {
                 self.not_on_windows(at.key(name), what);
             }
         }
-        let lists = [("add_capabilities", &security.add_capabilities), ("drop_capabilities", &security.drop_capabilities)];
+        let lists = [
+            ("add_capabilities", &security.add_capabilities),
+            ("drop_capabilities", &security.drop_capabilities),
+        ];
         for (name, capabilities) in lists {
             let at = at.key(name);
             if !self.at_most(at.clone(), capabilities.len(), Security::CAPABILITIES.len() + 1) {
@@ -168,14 +176,15 @@ impl Rules {
                 }
             }
             let items = capabilities.iter().enumerate();
-            self.distinct("capability", items.map(|(n, c)| (at.index(n), c.clone(), format!("\"{}\"", Shown(c)))));
+            self.distinct(
+                "capability",
+                items.map(|(n, c)| (at.index(n), c.clone(), format!("\"{}\"", Shown(c)))),
+            );
         }
         for (index, capability) in security.drop_capabilities.iter().enumerate() {
             if security.add_capabilities.contains(capability) {
-                let message = format!(
-                    "\"{}\" is added and dropped; accepted: one of the two",
-                    Shown(capability)
-                );
+                let message =
+                    format!("\"{}\" is added and dropped; accepted: one of the two", Shown(capability));
                 let needs = [at.key("add_capabilities")];
                 self.find_with(at.key("drop_capabilities").index(index), &needs, message);
             }
@@ -228,13 +237,15 @@ impl Rules {
                 for (name, path) in [("path", Some(&device.path)), ("target", device.target.as_ref())] {
                     let Some(path) = path else { continue };
                     if self.path(at.key(name), path) && !paths::canonical(path).starts_with("/dev/") {
-                        let message = format!("\"{}\" is no device; accepted: a path under /dev", Shown(path));
+                        let message =
+                            format!("\"{}\" is no device; accepted: a path under /dev", Shown(path));
                         self.find(at.key(name), message);
                     }
                 }
             }
             let letters = device.access.as_str();
-            let repeated = letters.char_indices().any(|(at, c)| letters.get(..at).is_some_and(|b| b.contains(c)));
+            let repeated =
+                letters.char_indices().any(|(at, c)| letters.get(..at).is_some_and(|b| b.contains(c)));
             if letters.is_empty() || repeated || letters.chars().any(|c| !matches!(c, 'r' | 'w' | 'm')) {
                 let message = format!(
                     "\"{}\" is no access to a device; accepted: one or more of the letters r (read), w (write), m (make), each \
@@ -246,7 +257,8 @@ impl Rules {
         }
         let targets = spec.devices.iter().enumerate().map(|(index, device)| {
             let path = device.target.as_ref().unwrap_or(&device.path);
-            let at = field("devices").index(index).key(if device.target.is_some() { "target" } else { "path" });
+            let at =
+                field("devices").index(index).key(if device.target.is_some() { "target" } else { "path" });
             (at, paths::canonical(path), format!("\"{}\"", Shown(path)))
         });
         self.distinct("device", targets);
@@ -285,7 +297,8 @@ impl Rules {
     }
 
     fn not_on_windows(&mut self, at: Path, what: &str) {
-        let message = format!("Windows containers have no {what}; accepted: leave it out, or another platform");
+        let message =
+            format!("Windows containers have no {what}; accepted: leave it out, or another platform");
         self.find_with(at, &[field("platform")], message);
     }
 }

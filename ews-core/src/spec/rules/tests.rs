@@ -96,7 +96,8 @@ fn fine(mut spec: ServiceSpec, change: impl FnOnce(&mut ServiceSpec)) {
 fn sources() {
     let (a, b) = (Digest::of(b"a"), Digest::of(b"b"));
     broken(good(), "image.pin.manifest", "differs", |s| {
-        let mut image = ImageSource::new("web".parse::<crate::spec::source::ImageRef>().unwrap().with_digest(a));
+        let mut image =
+            ImageSource::new("web".parse::<crate::spec::source::ImageRef>().unwrap().with_digest(a));
         image.pin = Some(ImagePin::Manifest(b));
         s.instance.source = Source::Image(image);
     });
@@ -135,9 +136,13 @@ fn words_and_environment() {
     broken(good(), "args", "at most 4096", |s| s.instance.args = vec!["x".into(); 4097]);
     broken(windows(), "args", "command line", |s| s.instance.args = vec!["x".repeat(33_000)]);
     fine(good(), |s| s.instance.args = vec!["x".repeat(33_000)]);
-    for (name, words) in
-        [("", "is empty"), ("A=b", "contains `=`"), ("A b", "a space"), ("A:b", "contains `:`"), (&"A".repeat(257), "longer")]
-    {
+    for (name, words) in [
+        ("", "is empty"),
+        ("A=b", "contains `=`"),
+        ("A b", "a space"),
+        ("A:b", "contains `:`"),
+        (&"A".repeat(257), "longer"),
+    ] {
         let path = crate::document::Path::root().key("env").key(name).to_string();
         broken(good(), &path, words, |s| drop(s.instance.env.insert(name.to_owned(), plain("x"))));
     }
@@ -148,7 +153,9 @@ fn words_and_environment() {
     let both = [("Path".to_owned(), plain("a")), ("PATH".to_owned(), plain("b"))];
     broken(windows(), "env.Path", "differs in case", |s| s.instance.env.extend(both.clone()));
     fine(good(), |s| s.instance.env.extend(both.clone()));
-    broken(windows(), "env.A", "too long", |s| drop(s.instance.env.insert("A".into(), plain(&"x".repeat(32_766)))));
+    broken(windows(), "env.A", "too long", |s| {
+        drop(s.instance.env.insert("A".into(), plain(&"x".repeat(32_766))))
+    });
     broken(good(), "env.PORT_WEB_UI", "the runtime sets", |s| {
         s.instance.ports.push(Port::new(PortName::new("web-ui").unwrap(), None));
         s.instance.env.insert("PORT_WEB_UI".into(), plain("1"));
@@ -165,7 +172,9 @@ fn files_and_mounts() {
     broken(good(), "files[1].path", "twice, first at files[0].path", |s| {
         s.instance.files = vec![file("/etc/x"), file("//etc/x")];
     });
-    broken(good(), "files", "at most 128", |s| s.instance.files = (0..129).map(|n| file(&format!("/f{n}"))).collect());
+    broken(good(), "files", "at most 128", |s| {
+        s.instance.files = (0..129).map(|n| file(&format!("/f{n}"))).collect()
+    });
     broken(good(), "files[0].content", "524289 bytes", |s| {
         s.instance.files = vec![ConfigFile::new("/x", FileContent::Content("x".repeat(524_289)))];
     });
@@ -186,15 +195,25 @@ fn files_and_mounts() {
         s.instance.mounts = vec![Mount::new("/a", MountKind::Tmpfs(ByteSize::from_bytes(64)))];
     });
     let pipe = |name: &str| Mount::new(r"D:\p", MountKind::NamedPipe(name.into()));
-    broken(good(), "mounts[0].named_pipe", "platform.os is not given", |s| s.instance.mounts = vec![pipe(r"\\.\pipe\x")]);
-    broken(windows(), "mounts[0].named_pipe", "not a named pipe", |s| s.instance.mounts = vec![pipe(r"\\.\pipe\a\b")]);
+    broken(good(), "mounts[0].named_pipe", "platform.os is not given", |s| {
+        s.instance.mounts = vec![pipe(r"\\.\pipe\x")]
+    });
+    broken(windows(), "mounts[0].named_pipe", "not a named pipe", |s| {
+        s.instance.mounts = vec![pipe(r"\\.\pipe\a\b")]
+    });
     fine(windows(), |s| s.instance.mounts = vec![pipe(r"\\.\pipe\x")]);
-    for (target, words) in
-        [(r"C:\", "the root"), ("c:/", "the root"), ("/a", "not absolute on Windows"), (r"D:\a\NUL.txt", "reserves"), (r"D:\a|b", "forbids")]
-    {
+    for (target, words) in [
+        (r"C:\", "the root"),
+        ("c:/", "the root"),
+        ("/a", "not absolute on Windows"),
+        (r"D:\a\NUL.txt", "reserves"),
+        (r"D:\a|b", "forbids"),
+    ] {
         broken(windows(), "mounts[0].target", words, |s| s.instance.mounts = vec![volume(target)]);
     }
-    broken(windows(), "mounts[1].target", "twice", |s| s.instance.mounts = vec![volume(r"D:\A"), volume("d:/a")]);
+    broken(windows(), "mounts[1].target", "twice", |s| {
+        s.instance.mounts = vec![volume(r"D:\A"), volume("d:/a")]
+    });
     broken(windows(), "mounts[0].tmpfs", "no tmpfs", |s| {
         s.instance.mounts = vec![Mount::new(r"D:\a", MountKind::Tmpfs(ByteSize::from_mib(1)))];
     });
@@ -210,7 +229,9 @@ fn files_and_mounts() {
 
 #[test]
 fn ports_networks_and_names() {
-    broken(good(), "ports[1].name", "twice, first at ports[0].name", |s| s.instance.ports.push(port("http", 9090)));
+    broken(good(), "ports[1].name", "twice, first at ports[0].name", |s| {
+        s.instance.ports.push(port("http", 9090))
+    });
     broken(good(), "ports[1].number", "8080/tcp is given twice", |s| s.instance.ports.push(port("b", 8080)));
     fine(good(), |s| {
         let mut udp = port("dns", 8080);
@@ -218,7 +239,9 @@ fn ports_networks_and_names() {
         s.instance.ports.push(udp);
     });
     broken(good(), "ports[0].number", "number 0", |s| s.instance.ports[0].number = Some(0));
-    broken(good(), "ports[0].publish.port", "number 0", |s| s.instance.ports = vec![published("a", 1, None, Some(0))]);
+    broken(good(), "ports[0].publish.port", "number 0", |s| {
+        s.instance.ports = vec![published("a", 1, None, Some(0))]
+    });
     broken(good(), "ports", "at most 128", |s| {
         s.instance.ports = (1..130).map(|n| port(&format!("p{n}"), n)).collect();
     });
@@ -231,7 +254,9 @@ fn ports_networks_and_names() {
     ] {
         let ports = vec![published("a", 1, a, Some(80)), published("b", 2, b, Some(80))];
         if clash {
-            broken(good(), "ports[1].publish.port", "published already for the port \"a\"", |s| s.instance.ports = ports);
+            broken(good(), "ports[1].publish.port", "published already for the port \"a\"", |s| {
+                s.instance.ports = ports
+            });
         } else {
             fine(good(), |s| s.instance.ports = ports);
         }
@@ -246,10 +271,18 @@ fn ports_networks_and_names() {
         network.aliases = aliases.iter().map(|&a| a.to_owned()).collect();
         network
     };
-    broken(good(), "networks[1].name", "twice", |s| s.instance.networks = vec![network("a", &[]), network("a", &[])]);
-    broken(good(), "networks[0].aliases[0]", "not a host name", |s| s.instance.networks = vec![network("a", &["b_c"])]);
-    broken(good(), "networks[0].aliases[1]", "twice", |s| s.instance.networks = vec![network("a", &["b", "B"])]);
-    broken(good(), "networks[0].aliases", "at most 32", |s| s.instance.networks = vec![network("a", &["b"; 33])]);
+    broken(good(), "networks[1].name", "twice", |s| {
+        s.instance.networks = vec![network("a", &[]), network("a", &[])]
+    });
+    broken(good(), "networks[0].aliases[0]", "not a host name", |s| {
+        s.instance.networks = vec![network("a", &["b_c"])]
+    });
+    broken(good(), "networks[0].aliases[1]", "twice", |s| {
+        s.instance.networks = vec![network("a", &["b", "B"])]
+    });
+    broken(good(), "networks[0].aliases", "at most 32", |s| {
+        s.instance.networks = vec![network("a", &["b"; 33])]
+    });
     broken(good(), "networks", "at most 32", |s| {
         s.instance.networks = (0..33).map(|n| network(&format!("n{n}"), &[])).collect();
     });
@@ -268,16 +301,30 @@ fn probes() {
     };
     fine(good(), set(tcp()));
     broken(good(), "probes.readiness.interval", "found 0s", with(|p| p.interval = Duration::ZERO));
-    broken(good(), "probes.readiness.interval", "to 1day", with(|p| p.interval = Duration::from_secs(90_000)));
+    broken(
+        good(),
+        "probes.readiness.interval",
+        "to 1day",
+        with(|p| p.interval = Duration::from_secs(90_000)),
+    );
     broken(good(), "probes.readiness.timeout", "found 0s", with(|p| p.timeout = Duration::ZERO));
     broken(good(), "probes.readiness.timeout", "to 1h", with(|p| p.timeout = Duration::from_secs(3601)));
-    broken(good(), "probes.readiness.initial_delay", "to 1day", with(|p| p.initial_delay = Duration::from_secs(90_000)));
+    broken(
+        good(),
+        "probes.readiness.initial_delay",
+        "to 1day",
+        with(|p| p.initial_delay = Duration::from_secs(90_000)),
+    );
     broken(good(), "probes.readiness.success", "from 1 to 100", with(|p| p.success = 0));
     broken(good(), "probes.readiness.failure", "from 1 to 1000", with(|p| p.failure = 0));
     fine(good(), with(|p| p.success = 3));
     let twice = || Some(Probe { success: 2, ..tcp() });
-    broken(good(), "probes.liveness.success", "only a readiness probe", |s| s.instance.probes.liveness = twice());
-    broken(good(), "probes.startup.success", "only a readiness probe", |s| s.instance.probes.startup = twice());
+    broken(good(), "probes.liveness.success", "only a readiness probe", |s| {
+        s.instance.probes.liveness = twice()
+    });
+    broken(good(), "probes.startup.success", "only a readiness probe", |s| {
+        s.instance.probes.startup = twice()
+    });
     broken(good(), "probes.readiness.tcp.port", "no TCP port to probe", |s| {
         s.instance.ports.clear();
         s.instance.probes.readiness = Some(tcp());
@@ -312,10 +359,21 @@ fn probes() {
     broken(good(), "probes.readiness.http.headers.Host", "field of its own", header("Host", "x"));
     broken(good(), "probes.readiness.http.headers.X", "line break", header("X", "hunter2\r\nY: z"));
     broken(good(), "probes.readiness.http.headers", "at most 64", |s| {
-        s.instance.probes.readiness = http(|c| c.headers = (0..65).map(|n| (format!("X{n}"), String::new())).collect());
+        s.instance.probes.readiness =
+            http(|c| c.headers = (0..65).map(|n| (format!("X{n}"), String::new())).collect());
     });
-    broken(good(), "probes.readiness.exec.command", "empty", set(Probe::new(Check::Exec(ExecCheck::new([""; 0])))));
-    broken(good(), "probes.readiness.exec.command[0]", "NUL", set(Probe::new(Check::Exec(ExecCheck::new(["\0"])))));
+    broken(
+        good(),
+        "probes.readiness.exec.command",
+        "empty",
+        set(Probe::new(Check::Exec(ExecCheck::new([""; 0])))),
+    );
+    broken(
+        good(),
+        "probes.readiness.exec.command[0]",
+        "NUL",
+        set(Probe::new(Check::Exec(ExecCheck::new(["\0"])))),
+    );
     broken(good(), "probes.readiness.engine.command[0]", "NUL", {
         set(Probe::new(Check::Engine(EngineCheck { command: vec!["\0".into()] })))
     });
@@ -340,7 +398,9 @@ fn pauses_and_jobs() {
     broken(job(), "replicas", "runs one instance", |s| s.replicas = 2);
     broken(job(), "restart.condition", "not restarted", |s| s.restart.condition = RestartCondition::Always);
     broken(job(), "restart.condition", "job.retries", |s| s.restart.condition = RestartCondition::OnFailure);
-    broken(job(), "engine_restart", "would restart", |s| s.instance.engine_restart = EngineRestart::OnFailure);
+    broken(job(), "engine_restart", "would restart", |s| {
+        s.instance.engine_restart = EngineRestart::OnFailure
+    });
     broken(job(), "probes", "no probes", |s| {
         s.instance.probes.startup = Some(Probe::new(Check::Exec(ExecCheck::new(["/bin/true"]))));
     });
@@ -353,26 +413,40 @@ fn pauses_and_jobs() {
 fn placement() {
     let zone = || Selector::equal("zone", "a").unwrap();
     for weight in [-101, 0, 101] {
-        broken(good(), "placement.prefer[0].weight", "from -100", |s| s.placement.prefer = vec![Preference::new(zone(), weight)]);
+        broken(good(), "placement.prefer[0].weight", "from -100", |s| {
+            s.placement.prefer = vec![Preference::new(zone(), weight)]
+        });
     }
     let empty = Selector::new([Requirement::In("zone".into(), Box::default())]).unwrap();
     broken(good(), "placement.require", "read back", |s| s.placement.require = Some(empty.clone()));
     broken(good(), "placement.prefer[0].selector", "read back", |s| {
         s.placement.prefer = vec![Preference::new(empty.clone(), 1)];
     });
-    broken(good(), "placement.prefer", "at most 64", |s| s.placement.prefer = vec![Preference::new(zone(), 1); 65]);
+    broken(good(), "placement.prefer", "at most 64", |s| {
+        s.placement.prefer = vec![Preference::new(zone(), 1); 65]
+    });
     broken(good(), "placement.spread_by[0]", "label key", |s| s.placement.spread_by = vec!["a b".into()]);
-    broken(good(), "placement.spread_by[1]", "twice", |s| s.placement.spread_by = vec!["a".into(), "a".into()]);
-    broken(good(), "placement.spread_by", "at most 8", |s| s.placement.spread_by = (0..9).map(|n| format!("k{n}")).collect());
+    broken(good(), "placement.spread_by[1]", "twice", |s| {
+        s.placement.spread_by = vec!["a".into(), "a".into()]
+    });
+    broken(good(), "placement.spread_by", "at most 8", |s| {
+        s.placement.spread_by = (0..9).map(|n| format!("k{n}")).collect()
+    });
     broken(good(), "placement.max_per_node", "from 1", |s| s.placement.max_per_node = Some(0));
 }
 
 #[test]
 fn resources_and_limits() {
-    broken(good(), "resources.memory", "write \"512MiB\"", |s| s.instance.resources.memory = Some(ByteSize::from_bytes(512)));
-    broken(good(), "resources.memory", "at least 6MiB", |s| s.instance.resources.memory = Some(ByteSize::from_mib(5)));
+    broken(good(), "resources.memory", "write \"512MiB\"", |s| {
+        s.instance.resources.memory = Some(ByteSize::from_bytes(512))
+    });
+    broken(good(), "resources.memory", "at least 6MiB", |s| {
+        s.instance.resources.memory = Some(ByteSize::from_mib(5))
+    });
     broken(good(), "resources.cpu", "0.01 CPU", |s| s.instance.resources.cpu = Some(Cpu::from_millis(0)));
-    broken(good(), "resources.cpu_reserve", "0.01 CPU", |s| s.instance.resources.cpu_reserve = Some(Cpu::from_millis(9)));
+    broken(good(), "resources.cpu_reserve", "0.01 CPU", |s| {
+        s.instance.resources.cpu_reserve = Some(Cpu::from_millis(9))
+    });
     fine(good(), |s| s.instance.resources.cpu_reserve = Some(Cpu::from_millis(0)));
     broken(good(), "resources.memory_reserve", "at most 64MiB", |s| {
         s.instance.resources.memory = Some(ByteSize::from_mib(64));
@@ -409,12 +483,20 @@ fn rights_devices_and_users() {
         s.instance.platform.isolation = Some(Isolation::None);
     });
     broken(windows(), "security.privileged", "no privileged", |s| s.instance.security.privileged = true);
-    broken(windows(), "security.read_only_root", "no read-only", |s| s.instance.security.read_only_root = true);
-    broken(windows(), "security.no_new_privileges", "no_new", |s| s.instance.security.no_new_privileges = true);
+    broken(windows(), "security.read_only_root", "no read-only", |s| {
+        s.instance.security.read_only_root = true
+    });
+    broken(windows(), "security.no_new_privileges", "no_new", |s| {
+        s.instance.security.no_new_privileges = true
+    });
     broken(windows(), "init", "no init", |s| s.instance.init = true);
     let all = || vec!["ALL".to_owned()];
-    broken(windows(), "security.add_capabilities", "capabilities", |s| s.instance.security.add_capabilities = all());
-    broken(windows(), "security.drop_capabilities", "capabilities", |s| s.instance.security.drop_capabilities = all());
+    broken(windows(), "security.add_capabilities", "capabilities", |s| {
+        s.instance.security.add_capabilities = all()
+    });
+    broken(windows(), "security.drop_capabilities", "capabilities", |s| {
+        s.instance.security.drop_capabilities = all()
+    });
     broken(good(), "security.drop_capabilities[0]", "did you mean \"NET_ADMIN\"", |s| {
         s.instance.security.drop_capabilities = vec!["CAP_NET_ADMIN".into()];
     });
@@ -441,19 +523,27 @@ fn rights_devices_and_users() {
         });
     }
     let device = |path: &str, access: &str| Device { access: access.into(), ..Device::new(path) };
-    broken(good(), "devices[0].path", "under /dev", |s| s.instance.devices = vec![Device::new("/etc/passwd")]);
+    broken(good(), "devices[0].path", "under /dev", |s| {
+        s.instance.devices = vec![Device::new("/etc/passwd")]
+    });
     broken(good(), "devices[0].path", "`..`", |s| s.instance.devices = vec![Device::new("/dev/../etc")]);
     broken(good(), "devices[0].target", "under /dev", |s| {
         s.instance.devices = vec![Device { target: Some("/x".into()), ..Device::new("/dev/x") }];
     });
     for access in ["", "x", "rr", "rwx"] {
-        broken(good(), "devices[0].access", "letters", |s| s.instance.devices = vec![device("/dev/x", access)]);
+        broken(good(), "devices[0].access", "letters", |s| {
+            s.instance.devices = vec![device("/dev/x", access)]
+        });
     }
-    broken(good(), "devices[1].path", "twice", |s| s.instance.devices = vec![Device::new("/dev/x"), Device::new("/dev//x")]);
+    broken(good(), "devices[1].path", "twice", |s| {
+        s.instance.devices = vec![Device::new("/dev/x"), Device::new("/dev//x")]
+    });
     broken(good(), "devices", "at most 64", |s| {
         s.instance.devices = (0..65).map(|n| Device::new(format!("/dev/x{n}"))).collect();
     });
-    broken(windows(), "devices[0].path", "device class", |s| s.instance.devices = vec![Device::new("/dev/x")]);
+    broken(windows(), "devices[0].path", "device class", |s| {
+        s.instance.devices = vec![Device::new("/dev/x")]
+    });
     broken(windows(), "devices[0].path", "process-isolated", |s| {
         s.instance.platform.isolation = Some(Isolation::Hyperv);
         s.instance.devices = vec![Device::new("class/5B45201D")];
