@@ -1,6 +1,6 @@
 //! No text makes reading panic, hang or grow without bound, and no spec changes on its way through a document.
 
-#![allow(clippy::unwrap_used, reason = "a test")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test")]
 
 use std::time::Duration;
 
@@ -551,4 +551,38 @@ fn within_the_limits_is_read() {
         table.get("c").unwrap().position("a: &x { b: 1 }\nc: *x\n").unwrap().to_string(),
         "line 2, column 4"
     );
+}
+
+#[test]
+#[ignore = "a measurement, run by hand: cargo test --release --test documents_fuzz -- --ignored --nocapture"]
+fn how_long_a_whole_mebibyte_takes() {
+    let fill = |piece: &str| piece.repeat((1 << 20) / piece.len());
+    for (name, format, text) in [
+        ("flow list", Format::Yaml, fill("[a,")),
+        ("wide list", Format::Yaml, fill("- 1\n")),
+        ("many keys", Format::Yaml, (0..70_000).map(|n| format!("k{n}: 1\n")).collect()),
+        ("one text", Format::Yaml, fill("word ")),
+        ("quotes", Format::Yaml, fill("\"")),
+        ("question marks", Format::Yaml, fill("? a\n")),
+        ("flow keys", Format::Yaml, format!("{{{}", fill("a: b, "))),
+        ("anchors", Format::Yaml, (0..60_000).map(|n| format!("- &a{n} 1\n")).collect()),
+        ("comments", Format::Yaml, fill("# x\n")),
+        ("wide list", Format::Json, format!("[{}1]", "1,".repeat(500_000))),
+        (
+            "many keys",
+            Format::Json,
+            format!("{{{}\"z\":1}}", (0..70_000).map(|n| format!("\"k{n}\":1,")).collect::<String>()),
+        ),
+        ("tables", Format::Toml, (0..60_000).map(|n| format!("[t{n}]\n")).collect()),
+        ("list of tables", Format::Toml, fill("[[a]]\nb.c.d=1\n")),
+        ("many keys", Format::Toml, (0..70_000).map(|n| format!("k{n} = 1\n")).collect()),
+        ("dotted keys", Format::Toml, (0..60_000).map(|n| format!("a.b.k{n} = 1\n")).collect()),
+        ("errors", Format::Toml, fill("= = =\n")),
+    ] {
+        let start = std::time::Instant::now();
+        let outcome = ServiceSpec::from_document(&text, format);
+        let took = start.elapsed();
+        let first = outcome.map_or_else(|problems| problems.to_string(), |_| "accepted".into());
+        println!("{format} {name}: {took:?}, {} bytes: {:.90}", text.len(), first.replace('\n', " "));
+    }
 }
