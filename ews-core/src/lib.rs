@@ -45,6 +45,7 @@ pub mod label;
 pub mod layer;
 pub mod metrics;
 pub mod node;
+pub mod overlay;
 pub mod policy;
 pub mod registry;
 pub mod revision;
@@ -76,6 +77,7 @@ pub use instance::{ExitStatus, Failure, Health, Incarnation, Instance, InstanceK
 pub use label::{Labels, Lookup};
 pub use metrics::{Metrics, MetricsExt, Unavailable};
 pub use node::{Capacity, Node, NodeState};
+pub use overlay::LabelOverlay;
 pub use policy::{Explained, Policy, PolicyState};
 pub use registry::Registry;
 pub use revision::Revision;

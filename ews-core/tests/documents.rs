@@ -134,3 +134,32 @@ fn accepted(table: &str) -> Vec<String> {
     let unknown = problems.iter().find(|p| p.message.contains("unknown field")).unwrap();
     unknown.accepted.as_ref().unwrap().split(", ").map(str::to_owned).collect()
 }
+
+#[test]
+fn no_secret_is_shown_by_debug_or_by_a_message() {
+    let good = "name: web\nimage: x\nports: { http: 80 }\nenv: { A: hunter2 }\nfiles: [{ path: /x, content: hunter2 }]\n\
+                probes: { readiness: { http: { headers: { Authorization: hunter2 } } } }\n";
+    let spec = ServiceSpec::from_yaml(good).unwrap();
+    assert!(!format!("{spec:?}").contains("hunter2"), "{spec:?}");
+    for wrong in [
+        "env: [A=hunter2]",
+        "env: A=hunter2",
+        "env: { A: [hunter2] }",
+        "env: { A: { secret: [hunter2] } }",
+        "env: { A: { secret: 'hunter2 !' } }",
+        "env: { 'A=hunter2': x }",
+        "env: { A: { value: hunter2 } }",
+        "env: { A: 2026.10, A=hunter2 }",
+        "files: [{ path: /x, secret: 'hunter2 !' }]",
+        "files: [{ path: /x, content: [hunter2], data: hunter2 }]",
+        "command: run --password hunter2",
+        "args: [[hunter2], \"hunter2\\0\"]",
+        "probes: { readiness: { http: { headers: { A: \"hunter2\\n\" } } } }",
+        "environment: { A: hunter2 }",
+        "security: { credential_spec: 'raw://hunter2' }",
+    ] {
+        let text = format!("name: web\nimage: x\nports: {{ http: 80 }}\n{wrong}\n");
+        let problems = ServiceSpec::from_yaml(&text).expect_err(wrong);
+        assert!(!format!("{problems} {problems:?}").contains("hunter2"), "{wrong}: {problems:?}");
+    }
+}

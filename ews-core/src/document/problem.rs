@@ -38,13 +38,22 @@ impl fmt::Display for Position {
     }
 }
 
-/// One step of a [`Path`].
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// One step of a [`Path`]. `Debug` cuts a key as messages do.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Step {
     /// A field of a table.
     Key(String),
     /// An item of a list, counted from 0.
     Index(usize),
+}
+
+impl fmt::Debug for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Key(key) => write!(f, "Key({})", ShownKey(key)),
+            Self::Index(index) => write!(f, "Index({index})"),
+        }
+    }
 }
 
 /// Where something stands in a document: `ports[0].number`, `labels."example.com/team"`.

@@ -2,12 +2,13 @@
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
+use toml_parser::lexer::TokenKind;
 
 use super::tree::{Entry, Table};
-use super::{Budget, Refusal, Tree, Value};
+use super::{Budget, Limits, Refusal, Tree, Value};
 
 pub(super) fn read(text: &str, mut budget: Budget) -> Result<Tree, Refusal> {
-    check_dots(text)?;
+    check_depth(text)?;
     let table = DeTable::parse(text)
         .map_err(|error| Refusal::new(error.span().map(|span| span.start), reason(&error, text)))?;
     let mut root = convert_table(table.get_ref(), None, &mut budget, 1)?;
@@ -16,37 +17,50 @@ pub(super) fn read(text: &str, mut budget: Budget) -> Result<Tree, Refusal> {
 }
 
 /// Dotted keys nest as deep as they have dots, in each inline table anew, and the parser bounds them only singly: a few
-/// kilobytes could nest so deep that dropping the tree overflows the stack. No line that is meant needs that many dots
-/// and braces together.
-fn check_dots(text: &str) -> Result<(), Refusal> {
-    const MOST: usize = 1_000;
-    let mut braces = 0_usize;
-    let mut most_dots = 0_usize;
-    let mut dots = 0_usize;
-    for byte in text.bytes() {
-        match byte {
-            b'{' => {
-                braces += 1;
-                most_dots = most_dots.max(dots);
+/// kilobytes nest so deep that dropping its tree overflows the stack. So the depth is counted before it parses.
+fn check_depth(text: &str) -> Result<(), Refusal> {
+    // What each open bracket adds, and the header above.
+    let mut open: Vec<usize> = Vec::new();
+    let (mut header, mut depth, mut dots, mut key) = (0_usize, 0_usize, 0_usize, 0_usize);
+    for token in toml_parser::Source::new(text).lex() {
+        match token.kind() {
+            TokenKind::Dot => dots += 1,
+            TokenKind::Equals => {
+                key = dots + 1;
                 dots = 0;
             }
-            b'.' => dots += 1,
-            b'=' | b'\n' | b']' | b',' => {
-                most_dots = most_dots.max(dots);
-                dots = 0;
+            TokenKind::LeftCurlyBracket | TokenKind::LeftSquareBracket => {
+                let added = key + 1;
+                depth += added;
+                open.push(added);
+                (dots, key) = (0, 0);
             }
+            TokenKind::RightCurlyBracket | TokenKind::RightSquareBracket => {
+                depth = depth.saturating_sub(open.pop().unwrap_or_default());
+                if open.is_empty() {
+                    header = header.max(dots);
+                }
+                (dots, key) = (0, 0);
+            }
+            TokenKind::Comma => (dots, key) = (0, 0),
+            TokenKind::Newline if open.is_empty() => (dots, key) = (0, 0),
             _ => {}
         }
-    }
-    let deepest = braces.min(80).saturating_mul(most_dots.max(dots).min(80) + 1);
-    if deepest > MOST {
-        return Err(Refusal::new(
-            None,
-            "keys with many dots stand in many inline tables; write the tables as `[header]` lines instead",
-        ));
+        if header + depth + key.max(dots) > MOST {
+            return Err(Refusal::new(
+                token.span().start(),
+                format!(
+                    "keys, lists and tables are nested too deep; accepted: at most {} deep",
+                    Limits::MAX_DEPTH
+                ),
+            ));
+        }
     }
     Ok(())
 }
+
+/// Far under what overflows a stack of 2 MiB, far over what [`Limits`] then refuses exactly.
+const MOST: usize = 300;
 
 /// The parser's reason, and what to do about the usual mistakes.
 fn reason(error: &toml::de::Error, text: &str) -> String {

@@ -73,6 +73,10 @@ impl<'t> Sink<'t> {
         found.problems.push(problem.with_position(position));
     }
 
+    fn is_full(&self) -> bool {
+        self.found.borrow().problems.len() >= KEPT
+    }
+
     /// Remembers that a stand-in was used here.
     fn stand_in(&self, path: Path) {
         let mut found = self.found.borrow_mut();
@@ -486,6 +490,11 @@ impl<'a> Fields<'a> {
         for entry in self.table.entries() {
             let key = entry.key.as_str();
             if self.known.contains(&key) {
+                continue;
+            }
+            // Looking for the nearest of many names is work, and nobody reads the thousandth problem.
+            if self.at.sink.is_full() {
+                self.at.sink.push(Problem::new(self.at.path.clone(), "unknown field"), entry.offset);
                 continue;
             }
             let accepted = self.known.join(", ");

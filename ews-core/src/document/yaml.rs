@@ -298,6 +298,8 @@ fn reason(error: &granit_parser::ScanError, text: &str, at: usize) -> String {
         "; close the quote"
     } else if message.contains("did not find expected key") || message.contains("simple key") {
         "; write `key: value`, indented like the lines beside it"
+    } else if rest.starts_with(char::is_control) {
+        "; write such a character as an escape within double quotes, like \"\\u007f\""
     } else if message.contains("unexpected character") {
         "; put a text that starts with this character in quotes"
     } else {

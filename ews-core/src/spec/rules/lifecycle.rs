@@ -46,7 +46,6 @@ impl Rules {
         let at = field("restart");
         self.whole(at.key("attempts"), restart.attempts.into(), ATTEMPTS);
         self.duration(at.key("window"), restart.window, SECOND, MONTH);
-        self.duration(at.key("delay"), restart.delay, Duration::ZERO, DAY);
         self.duration(at.key("max_delay"), restart.max_delay, Duration::ZERO, DAY);
         if restart.max_delay < restart.delay {
             let message = format!(

@@ -125,7 +125,7 @@ impl Rules {
                     let message = format!(
                         "the {what} {shown} is given twice, first at {first}; accepted: each {what} once"
                     );
-                    self.find_with(path, &[first.clone()], message);
+                    self.find_with(path, std::slice::from_ref(first), message);
                 }
                 None => {
                     seen.insert(key, path);

@@ -286,7 +286,7 @@ impl Rules {
             Some(Os::Windows) => (windows, "an account such as \"ContainerUser\" or \"DOMAIN\\name\""),
             Some(_) => (posix, "a name or number, or both user and group as \"app:app\" or \"1000:1000\""),
             None => (
-                posix || (windows && !user.contains(' ')),
+                posix || (windows && user.contains('\\')),
                 "a name or number, or both user and group as \"app:app\" or \"1000:1000\"",
             ),
         };
