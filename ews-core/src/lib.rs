@@ -44,6 +44,7 @@ pub mod label;
 pub mod layer;
 pub mod metrics;
 pub mod node;
+pub mod place;
 pub mod policy;
 pub mod registry;
 pub mod revision;
