@@ -46,6 +46,7 @@ pub mod layer;
 pub mod metrics;
 pub mod node;
 pub mod overlay;
+pub mod place;
 pub mod policy;
 pub mod registry;
 pub mod revision;

@@ -434,7 +434,7 @@ async fn what_is_not_declared_never_reaches_the_driver() {
     assert_eq!(stub.calls(), 0);
 
     runtime.create(&spec(), &key(), &CreateOptions::default()).await.unwrap();
-    runtime.logs(&id, &LogOptions::default()).await.unwrap();
+    drop(runtime.logs(&id, &LogOptions::default()).await.unwrap());
     let session = runtime.exec(&id, &ExecSpec::new(["true"])).await.unwrap();
     assert_eq!(stub.calls(), 3);
     let error = session.control.resize(TtySize { columns: 80, rows: 24 }).await.unwrap_err();

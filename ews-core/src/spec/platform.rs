@@ -157,6 +157,11 @@ impl OsVersion {
     pub const fn build(self) -> u32 {
         self.parts[2]
     }
+
+    /// The revision: the patches of the build. 0 where it was not said.
+    pub const fn revision(self) -> u32 {
+        self.parts[3]
+    }
 }
 
 impl fmt::Display for OsVersion {
