@@ -1,4 +1,10 @@
 //! Backups: the same stream from both embedded stores, whole or refused.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test: what panics has failed, and the lints spare only what is inside test functions"
+)]
 
 use std::time::Duration;
 

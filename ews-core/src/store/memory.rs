@@ -88,7 +88,7 @@ impl Backend for MemoryRows {
 
     fn read(&self, work: &mut dyn FnMut(&mut dyn Rows) -> Result<()>) -> Result<()> {
         let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
-        work(&mut View(&**tables))
+        work(&mut View(&tables))
     }
 
     fn snapshot(&self) -> Result<Snapshot> {
