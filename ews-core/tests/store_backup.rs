@@ -134,6 +134,21 @@ impl tokio::io::AsyncRead for Slow<'_> {
 }
 
 #[tokio::test]
+async fn damage_is_found_where_it_is_and_not_at_the_end() {
+    let store = MemoryStore::new();
+    for n in 0..8 {
+        store.put(&key(&format!("k/{n}")), vec![n; 200_000].into(), Expect::Any).await.unwrap();
+    }
+    let mut bytes = backup_of(&store).await;
+    bytes[1000] ^= 1;
+    // The reader breaks after half of the stream, which is never asked for.
+    let error = MemoryStore::restore(&mut Slow(&bytes, bytes.len() / 2), EmbeddedConfig::default())
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error:?}");
+}
+
+#[tokio::test]
 async fn a_slow_reader_is_read_whole_and_a_broken_one_is_said() {
     let store = MemoryStore::new();
     store.put(&key("a"), vec![1; 2000].into(), Expect::Any).await.unwrap();

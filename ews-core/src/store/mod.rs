@@ -668,7 +668,7 @@ macro_rules! embedded_store {
             }
 
             async fn watch(&self, prefix: &Prefix, after: StoreRevision) -> Result<WatchStream> {
-                self.embedded.watch(prefix, after)
+                self.embedded.watch(prefix, after).await
             }
 
             async fn grant(&self, ttl: Duration) -> Result<Lease> {

@@ -143,7 +143,12 @@ impl<B: Backend> Embedded<B> {
         }
     }
 
-    pub(crate) fn watch(&self, prefix: &Prefix, after: StoreRevision) -> Result<WatchStream> {
+    pub(crate) async fn watch(&self, prefix: &Prefix, after: StoreRevision) -> Result<WatchStream> {
+        if after > self.revision() {
+            // A read may have shown its caller what is durable and not published yet.
+            let durable = Inner::read(&self.inner, |_, rows| apply::revision(rows)).await;
+            self.inner.hub.durable(durable.map_err(|error| error.with_operation("store.watch"))?);
+        }
         let watcher = Watcher::new(self.inner.clone(), prefix.clone(), after.0)
             .map_err(|error| error.with_operation("store.watch"))?;
         Ok(watcher.boxed())

@@ -48,6 +48,8 @@ struct State {
     tail_bytes: usize,
     /// The latest transaction; the tail ends with it.
     revision: u64,
+    /// The latest transaction known to be durable; a moment long it may not be in the tail yet.
+    durable: u64,
     /// History up to here is gone.
     compacted: u64,
     topics: Topics,
@@ -145,6 +147,7 @@ impl Hub {
                 tail: VecDeque::new(),
                 tail_bytes: 0,
                 revision,
+                durable: revision,
                 compacted,
                 topics: Topics::default(),
                 watchers: 0,
@@ -164,6 +167,12 @@ impl Hub {
     /// The latest transaction that watchers may see.
     pub(crate) fn revision(&self) -> u64 {
         self.lock().revision
+    }
+
+    /// Notes that a transaction is durable, so that a watch may begin after it before it is published.
+    pub(crate) fn durable(&self, revision: u64) {
+        let mut state = self.lock();
+        state.durable = state.durable.max(revision);
     }
 
     /// Shows transactions that became durable, in order, and wakes whom they concern.
@@ -211,7 +220,7 @@ impl Hub {
     /// Admits a watcher and returns the place of its topic.
     fn enter(&self, prefix: &Prefix, after: u64) -> Result<usize> {
         let mut state = self.lock();
-        if after > state.revision {
+        if after > state.revision.max(state.durable) {
             let revision = state.revision;
             return Err(compacted(format!("revision {after} is in the future; the store is at {revision}")));
         }
@@ -321,7 +330,7 @@ impl<S: LogReader> Watcher<S> {
                 0 => return Look::Wait,
                 CLOSED => return Look::Closed,
                 revision => {
-                    self.next = revision;
+                    self.next = self.next.max(revision);
                     self.waiting = false;
                 }
             }
@@ -348,7 +357,8 @@ impl<S: LogReader> Watcher<S> {
             }
         }
         // It waits at once, also where it has something to give first: that saves the hub's lock at the next look.
-        self.next = state.revision + 1;
+        // The log may have shown it what is durable and not published yet, so that its place never moves back.
+        self.next = self.next.max(state.revision + 1);
         self.waiting = true;
         self.slot.waker.register(cx.waker());
         state.topics.wait(self.topic, &self.slot);
