@@ -75,6 +75,7 @@ impl Queue {
         Self { state: Mutex::default(), room: Arc::new(Semaphore::new(size as usize)), size }
     }
 
+    #[cfg(feature = "redb")]
     /// Waits until all requests were answered: each holds some of the room until then.
     pub(super) async fn drained(&self) {
         let _ = self.room.acquire_many(self.size).await;
@@ -276,8 +277,10 @@ impl<B: Backend> Inner<B> {
         if !happened {
             lock(&self.history).truncate(before.revision);
         }
-        // Which leases live is what the rows say; the deadlines begin anew, as after a restart.
-        self.settle(found, if happened { written } else { Vec::new() }, |clocks| *clocks = leases);
+        // Which leases there are is what the rows say.
+        self.settle(found, if happened { written } else { Vec::new() }, |clocks| {
+            clocks.reconcile(leases, now)
+        });
         lock(&self.queue.state).doubtful = None;
         self.lease_began.notify_one();
         Ok(())
