@@ -1,4 +1,10 @@
 //! Backups: the same stream from both embedded stores, whole or refused.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test: what panics has failed, and the lints spare only what is inside test functions"
+)]
 
 use std::time::Duration;
 
@@ -125,6 +131,21 @@ impl tokio::io::AsyncRead for Slow<'_> {
         self.0 = later;
         std::task::Poll::Ready(Ok(()))
     }
+}
+
+#[tokio::test]
+async fn damage_is_found_where_it_is_and_not_at_the_end() {
+    let store = MemoryStore::new();
+    for n in 0..8 {
+        store.put(&key(&format!("k/{n}")), vec![n; 200_000].into(), Expect::Any).await.unwrap();
+    }
+    let mut bytes = backup_of(&store).await;
+    bytes[1000] ^= 1;
+    // The reader breaks after half of the stream, which is never asked for.
+    let error = MemoryStore::restore(&mut Slow(&bytes, bytes.len() / 2), EmbeddedConfig::default())
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error:?}");
 }
 
 #[tokio::test]

@@ -1,4 +1,10 @@
 //! The Store suite on both embedded stores.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test: what panics has failed, and the lints spare only what is inside test functions"
+)]
 
 use ews_core::Result;
 use ews_core::store::{EmbeddedConfig, MemoryStore};

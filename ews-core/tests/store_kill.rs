@@ -3,6 +3,12 @@
 //! The test starts itself as the writing process. Each of its transactions writes the same number to two keys and appends a
 //! third, and it prints the number once the store acknowledged it.
 #![cfg(all(unix, feature = "redb"))]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test: what panics has failed, and the lints spare only what is inside test functions"
+)]
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;

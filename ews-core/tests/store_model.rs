@@ -1,4 +1,10 @@
 //! Random operations on both embedded stores, compared with a naive model at every step.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test: what panics has failed, and the lints spare only what is inside test functions"
+)]
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -18,7 +24,7 @@ const HISTORY: usize = 20;
 #[derive(Debug, Clone)]
 enum Step {
     /// Conditions and writes by number of key.
-    Commit(Vec<(usize, Wanted)>, Vec<(usize, Option<(u8, Option<usize>)>)>, Option<usize>),
+    Commit(Vec<(usize, Wanted)>, Vec<Writing>, Option<usize>),
     List {
         prefix: usize,
         limit: usize,
@@ -36,6 +42,9 @@ enum Step {
     },
     Reopen,
 }
+
+/// A key with the value and lease to put, or nothing to delete it.
+type Writing = (usize, Option<(u8, Option<usize>)>);
 
 #[derive(Debug, Clone, Copy)]
 enum Wanted {
@@ -236,7 +245,7 @@ async fn commit(
     store: &impl Store,
     model: &mut Model,
     conditions: &[(usize, Wanted)],
-    writes: &[(usize, Option<(u8, Option<usize>)>)],
+    writes: &[Writing],
     fence: Option<usize>,
     at: usize,
 ) {

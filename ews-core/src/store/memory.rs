@@ -88,7 +88,7 @@ impl Backend for MemoryRows {
 
     fn read(&self, work: &mut dyn FnMut(&mut dyn Rows) -> Result<()>) -> Result<()> {
         let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
-        work(&mut View(&**tables))
+        work(&mut View(&tables))
     }
 
     fn snapshot(&self) -> Result<Snapshot> {
@@ -159,5 +159,102 @@ impl RowsMut for Edit<'_> {
 
     fn remove(&mut self, table: Table, key: &[u8]) -> Result<Option<usize>> {
         Ok(map_mut(self.0, table).remove(key).map(|value| value.len()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::super::{Expect, Key, ListRequest, Prefix, StoreRevision, Transaction};
+    use super::*;
+    use crate::error::{Error, ErrorKind};
+
+    /// What a disk may do to a commit that it reports as failed.
+    #[derive(Debug, Clone, Copy, PartialEq)]
+    enum Fault {
+        None,
+        AppliedAndSilent,
+        LostAndSilent,
+        Refused,
+    }
+
+    /// Rows that fail; silent ones can't be read either until they are healed.
+    struct Faulty {
+        rows: MemoryRows,
+        fault: Mutex<Fault>,
+        silent: Mutex<bool>,
+    }
+
+    impl Backend for Arc<Faulty> {
+        type Snapshot = Snapshot;
+        const BLOCKS: bool = false;
+
+        fn read(&self, work: &mut dyn FnMut(&mut dyn Rows) -> Result<()>) -> Result<()> {
+            if *self.silent.lock().unwrap() {
+                return Err(Error::new(ErrorKind::Unavailable, "no answer"));
+            }
+            self.rows.read(work)
+        }
+
+        fn snapshot(&self) -> Result<Snapshot> {
+            self.rows.snapshot()
+        }
+
+        fn write(&self, work: &mut dyn FnMut(&mut dyn RowsMut) -> Result<Ending>) -> Result<()> {
+            let before = self.rows.tables.read().unwrap().clone();
+            self.rows.write(work)?;
+            let fault = *self.fault.lock().unwrap();
+            if matches!(fault, Fault::LostAndSilent | Fault::Refused) {
+                *self.rows.tables.write().unwrap() = before;
+            }
+            let error = Error::new(ErrorKind::Unavailable, "the disk failed");
+            match fault {
+                Fault::None => Ok(()),
+                Fault::Refused => Err(error),
+                Fault::AppliedAndSilent | Fault::LostAndSilent => {
+                    *self.silent.lock().unwrap() = true;
+                    Err(error.with_maybe_applied())
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_commit_in_doubt_is_settled_by_what_the_rows_say() {
+        for fault in [Fault::AppliedAndSilent, Fault::LostAndSilent, Fault::Refused] {
+            let faulty = Arc::new(Faulty {
+                rows: MemoryRows::default(),
+                fault: Mutex::new(Fault::None),
+                silent: Mutex::new(false),
+            });
+            let store = Embedded::new(faulty.clone(), EmbeddedConfig::default()).unwrap();
+            let key = Key::new("a").unwrap();
+            let put = |value: &'static str| Transaction::new().expect(&key, Expect::Any).put(&key, value);
+            let first = store.commit(&put("first")).await.unwrap();
+            let mut watch = store.watch(&Prefix::all(), first).await.unwrap();
+
+            *faulty.fault.lock().unwrap() = fault;
+            let error = store.commit(&put("doubtful")).await.unwrap_err();
+            assert_eq!(error.maybe_applied(), fault != Fault::Refused, "{fault:?}");
+            *faulty.fault.lock().unwrap() = Fault::None;
+            if fault != Fault::Refused {
+                assert!(
+                    store.commit(&put("early")).await.is_err(),
+                    "nothing is written before the doubt is settled"
+                );
+            }
+            *faulty.silent.lock().unwrap() = false;
+
+            let next = store.commit(&put("next")).await.unwrap();
+            let happened = u64::from(fault == Fault::AppliedAndSilent);
+            assert_eq!(next.0, first.0 + 1 + happened, "{fault:?}");
+            for revision in first.0 + 1..=next.0 {
+                let batch = futures_util::StreamExt::next(&mut watch).await.unwrap().unwrap();
+                assert_eq!(batch.revision.0, revision, "{fault:?}: a watch sees what happened, once");
+            }
+            let at = store.list(&ListRequest::new(Prefix::all()).at(StoreRevision(first.0))).await.unwrap();
+            assert_eq!(at.records[0].value, "first", "{fault:?}: history leads back past it");
+        }
     }
 }

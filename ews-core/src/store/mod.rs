@@ -407,7 +407,8 @@ pub struct ListRequest {
     pub prefix: Prefix,
     /// Only keys after this one: the last key of the page before.
     pub after: Option<Key>,
-    /// The most records on the page; the store's [`StoreLimits::page`] bounds it.
+    /// The most records on the page, at least 1; the store's [`StoreLimits::page`] bounds it, and a store may end a page
+    /// earlier so that large values don't add up. [`ListPage::more`] says whether to go on.
     pub limit: usize,
     /// The state as of this revision, so that several pages are one picture. A store that no longer has it says
     /// [`ErrorKind::Compacted`]: start over.
@@ -505,7 +506,8 @@ pub trait Store: Send + Sync + 'static {
     /// One page of the records under a prefix, ordered by key; an empty page where there is none.
     ///
     /// # Errors
-    /// [`ErrorKind::Compacted`] where [`ListRequest::at`] is no longer known; those of [`get`](Self::get).
+    /// [`ErrorKind::Compacted`] where [`ListRequest::at`] is no longer known or in the future; [`ErrorKind::Invalid`] for a
+    /// limit of 0; those of [`get`](Self::get).
     async fn list(&self, request: &ListRequest) -> Result<ListPage>;
 
     /// Commits a transaction durably and returns its revision. Acknowledged means: it survives a crash.
@@ -668,7 +670,7 @@ macro_rules! embedded_store {
             }
 
             async fn watch(&self, prefix: &Prefix, after: StoreRevision) -> Result<WatchStream> {
-                self.embedded.watch(prefix, after)
+                self.embedded.watch(prefix, after).await
             }
 
             async fn grant(&self, ttl: Duration) -> Result<Lease> {

@@ -143,7 +143,7 @@ fn length(bytes: usize) -> Result<u32> {
 }
 
 fn check(hash: &Hash) -> [u8; 8] {
-    let digest = hash.clone().finalize();
+    let digest = (*hash).finalize();
     let mut check = [0; 8];
     check.copy_from_slice(digest.first_chunk::<8>().unwrap_or(&[0; 8]));
     check
@@ -179,7 +179,7 @@ fn write_stream(rows: &mut dyn Rows, out: &mut dyn FnMut(Bytes) -> Result<()>) -
     let mut end = vec![END];
     end.put_u64_le(records);
     writer.write(end)?;
-    let digest = writer.hash.clone().finalize();
+    let digest = writer.hash.finalize();
     writer.write(digest.to_vec())?;
     Ok(BackupSummary { revision: StoreRevision(revision), records, bytes: writer.bytes })
 }
@@ -338,7 +338,7 @@ async fn read_stream(
         }
     }
     let count = reader.hashed(8).await?.get_u64_le();
-    let expected = reader.hash.clone().finalize();
+    let expected = reader.hash.finalize();
     if *reader.take(32).await? != expected {
         return Err(corrupt("the backup is damaged: its checksum does not match"));
     }

@@ -29,8 +29,8 @@ pub struct EmbeddedConfig {
     /// The most bytes of replaced records kept in memory for a list [`at`](crate::store::ListRequest::at) an earlier
     /// revision; of transactions no more than [`log_entries`](Self::log_entries). Default 16 MiB.
     pub history_bytes: usize,
-    /// The most watches at a time. Default 10,000; one takes less than 1 KiB while it keeps up, and at most 64 KiB and one
-    /// transaction while it reads the log.
+    /// The most watches at a time. Default 10,000; one takes less than 1 KiB, and besides holds what it took and its owner has
+    /// not asked for yet: at most 64 KiB and one transaction.
     pub watchers: usize,
     /// The most leases at a time. Default 10,000.
     pub leases: usize,

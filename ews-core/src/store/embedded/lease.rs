@@ -82,6 +82,17 @@ impl LeaseClocks {
         }
     }
 
+    /// Takes over which leases there are from the rows, after it was in doubt. Those that are known keep their deadlines, so
+    /// that one that ran out meanwhile stays so.
+    pub(crate) fn reconcile(&mut self, found: Self, now: Instant) {
+        self.clocks.retain(|lease, _| found.clocks.contains_key(lease));
+        for (lease, clock) in found.clocks {
+            self.clocks.entry(lease).or_insert(clock);
+        }
+        // Early, so that whatever is due is found.
+        self.earliest = (!self.clocks.is_empty()).then_some(now);
+    }
+
     /// When [`take_due`](Self::take_due) should be asked next; it may find nothing yet.
     pub(crate) fn next(&self) -> Option<Instant> {
         self.earliest
@@ -108,7 +119,15 @@ mod tests {
         assert!(!clocks.renew(LeaseId(1), start), "ending");
         clocks.not_ended(start + 3 * SECOND);
         assert_eq!(clocks.take_due(start + 3 * SECOND), [LeaseId(1), LeaseId(2)]);
-        clocks.ended(&[LeaseId(1), LeaseId(2)]);
+        let mut found = LeaseClocks::default();
+        found.start(LeaseId(2), 3 * SECOND, start + 4 * SECOND);
+        found.start(LeaseId(3), 3 * SECOND, start + 4 * SECOND);
+        clocks.reconcile(found, start + 4 * SECOND);
+        assert!(!clocks.renew(LeaseId(2), start + 4 * SECOND), "it ran out before, and stays so");
+        assert_eq!(clocks.take_due(start + 4 * SECOND), [LeaseId(2)]);
+        assert!(clocks.renew(LeaseId(3), start + 5 * SECOND), "nobody knew it, so that it begins now");
+        clocks.ended(&[LeaseId(2), LeaseId(3)]);
+        assert_eq!(clocks.take_due(start + 100 * SECOND), []);
         assert_eq!((clocks.len(), clocks.next()), (0, None));
     }
 }

@@ -24,11 +24,13 @@ mod watch;
 mod writer;
 
 use std::ops::{Bound, ControlFlow};
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use futures_core::future::BoxFuture;
 use futures_util::StreamExt as _;
+use futures_util::future::select;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::Instant;
@@ -107,6 +109,7 @@ impl<B: Backend> Embedded<B> {
         &self.inner
     }
 
+    #[cfg(feature = "redb")]
     /// Starts the task that ends leases, if there are any; on a tokio runtime only.
     pub(crate) fn start_sweeper(&self) {
         Inner::sweep_later(&self.inner);
@@ -143,7 +146,12 @@ impl<B: Backend> Embedded<B> {
         }
     }
 
-    pub(crate) fn watch(&self, prefix: &Prefix, after: StoreRevision) -> Result<WatchStream> {
+    pub(crate) async fn watch(&self, prefix: &Prefix, after: StoreRevision) -> Result<WatchStream> {
+        if after > self.revision() {
+            // A read may have shown its caller what is durable and not published yet.
+            let durable = Inner::read(&self.inner, |_, rows| apply::revision(rows)).await;
+            self.inner.hub.durable(durable.map_err(|error| error.with_operation("store.watch"))?);
+        }
         let watcher = Watcher::new(self.inner.clone(), prefix.clone(), after.0)
             .map_err(|error| error.with_operation("store.watch"))?;
         Ok(watcher.boxed())
@@ -216,10 +224,12 @@ fn load_leases(rows: &mut dyn Rows, now: Instant) -> Result<LeaseClocks> {
 }
 
 impl<B: Backend> Inner<B> {
+    #[cfg(feature = "redb")]
     pub(crate) fn backend(&self) -> &B {
         &self.backend
     }
 
+    #[cfg(feature = "redb")]
     /// Waits until nothing is queued or being written.
     pub(crate) async fn drained(&self) {
         self.queue.drained().await;
@@ -272,10 +282,8 @@ async fn sweep<B: Backend>(store: Weak<Inner<B>>, lease_began: Arc<Notify>) {
         match next {
             None => lease_began.notified().await,
             Some(deadline) if deadline > Instant::now() => {
-                tokio::select! {
-                    () = tokio::time::sleep_until(deadline) => {}
-                    () = lease_began.notified() => {}
-                }
+                let (time, began) = (pin!(tokio::time::sleep_until(deadline)), pin!(lease_began.notified()));
+                select(time, began).await;
             }
             Some(_) => {
                 let Some(inner) = store.upgrade() else { return };

@@ -1,8 +1,8 @@
 //! Watches: the tail of the change log in memory, shared by all, and who waits for what.
 //!
-//! Each watcher has a place, the next revision that it has not seen. Near the end of the log it reads the tail, whose
-//! changes are shared and never copied for it; further behind it reads the log in steps of at most 64 KiB; behind the log it
-//! gets [`ErrorKind::Compacted`] and ends. So a slow watcher holds nothing but its place, and a writer never waits for one.
+//! Each watcher has a place, the next revision that it has not seen. Near the end of the log it takes from the tail, whose
+//! changes are shared; further behind it reads the log; behind the log it gets [`ErrorKind::Compacted`] and ends. Either way
+//! it takes at most 64 KiB and one transaction ahead. So a slow watcher holds little, and a writer never waits for one.
 //!
 //! A watcher that has seen everything waits under its prefix. Prefixes are whole segments, so a changed key names exactly the
 //! prefixes that cover it (`a/b/c`: ``, `a/`, `a/b/`), and a commit wakes the watchers it concerns without looking at the
@@ -12,7 +12,7 @@ use std::collections::{HashMap, VecDeque};
 use std::ops::{Bound, ControlFlow};
 use std::pin::Pin;
 use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::Ordering::{Acquire, Release};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
@@ -27,10 +27,13 @@ use super::rows::{Rows, Table};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::{Change, Prefix, StoreRevision, WatchBatch};
 
-/// What a watcher that reads the log takes at once: at most so many bytes, besides one transaction.
+/// What a watcher takes at once: at most so many bytes, besides one transaction.
 const STEP_BYTES: usize = 64 * 1024;
-/// And it looks at no more than so many transactions.
+/// A watcher that reads the log looks at no more than so many transactions at once.
 const STEP_ENTRIES: u64 = 512;
+
+/// What a watcher takes from the tail at once: so many transactions, and at most [`STEP_BYTES`] besides one.
+const TAKE: usize = 16;
 
 /// The tail of the log, and the watchers.
 pub(crate) struct Hub {
@@ -45,19 +48,96 @@ struct State {
     tail_bytes: usize,
     /// The latest transaction; the tail ends with it.
     revision: u64,
+    /// The latest transaction known to be durable; a moment long it may not be in the tail yet.
+    durable: u64,
     /// History up to here is gone.
     compacted: u64,
-    waiting: HashMap<Arc<str>, Vec<Arc<Slot>>>,
+    topics: Topics,
     watchers: usize,
     closed: bool,
+}
+
+/// The watched prefixes.
+#[derive(Default)]
+struct Topics {
+    by_prefix: HashMap<Arc<str>, usize>,
+    /// A watcher knows its topic's place here, so that it looks its prefix up once in its life.
+    places: Vec<Topic>,
+    free: Vec<usize>,
+}
+
+#[derive(Default)]
+struct Topic {
+    waiting: Vec<Arc<Slot>>,
+    watchers: usize,
 }
 
 /// A watcher that waits.
 #[derive(Default)]
 struct Slot {
     waker: AtomicWaker,
-    /// The commit that woke it; 0 while it waits. Written and read under the hub's lock.
+    /// The commit that woke it, [`CLOSED`], or 0 while it waits.
     resume: AtomicU64,
+}
+
+const CLOSED: u64 = u64::MAX;
+
+impl Slot {
+    /// Notes why the watcher goes on. It is woken later, outside of the hub's lock.
+    fn set(&self, resume: u64) {
+        self.resume.store(resume, Release);
+    }
+}
+
+impl Topics {
+    fn enter(&mut self, prefix: &str) -> usize {
+        let place = match self.by_prefix.get(prefix) {
+            Some(place) => *place,
+            None => {
+                let place = self.free.pop().unwrap_or_else(|| {
+                    self.places.push(Topic::default());
+                    self.places.len() - 1
+                });
+                self.by_prefix.insert(Arc::from(prefix), place);
+                place
+            }
+        };
+        if let Some(topic) = self.places.get_mut(place) {
+            topic.watchers += 1;
+        }
+        place
+    }
+
+    fn leave(&mut self, prefix: &str, place: usize, slot: Option<&Arc<Slot>>) {
+        let Some(topic) = self.places.get_mut(place) else { return };
+        if let Some(slot) = slot {
+            topic.waiting.retain(|other| !Arc::ptr_eq(other, slot));
+        }
+        topic.watchers -= 1;
+        if topic.watchers == 0 {
+            *topic = Topic::default();
+            self.by_prefix.remove(prefix);
+            self.free.push(place);
+        }
+    }
+
+    fn wait(&mut self, place: usize, slot: &Arc<Slot>) {
+        if let Some(topic) = self.places.get_mut(place) {
+            topic.waiting.push(slot.clone());
+        }
+    }
+
+    /// Lets the watchers of every prefix that covers `key` go on at `revision`.
+    fn resume(&mut self, key: &str, revision: u64, woken: &mut Vec<Arc<Slot>>) {
+        let ends = std::iter::once(0).chain(key.match_indices('/').map(|(at, _)| at + 1));
+        for end in ends {
+            let place = key.get(..end).and_then(|prefix| self.by_prefix.get(prefix));
+            if let Some(topic) = place.and_then(|place| self.places.get_mut(*place)) {
+                topic.waiting.iter().for_each(|slot| slot.set(revision));
+                woken.append(&mut topic.waiting);
+            }
+        }
+    }
 }
 
 impl Hub {
@@ -67,8 +147,9 @@ impl Hub {
                 tail: VecDeque::new(),
                 tail_bytes: 0,
                 revision,
+                durable: revision,
                 compacted,
-                waiting: HashMap::new(),
+                topics: Topics::default(),
                 watchers: 0,
                 closed: false,
             }),
@@ -88,14 +169,20 @@ impl Hub {
         self.lock().revision
     }
 
+    /// Notes that a transaction is durable, so that a watch may begin after it before it is published.
+    pub(crate) fn durable(&self, revision: u64) {
+        let mut state = self.lock();
+        state.durable = state.durable.max(revision);
+    }
+
     /// Shows transactions that became durable, in order, and wakes whom they concern.
     pub(crate) fn publish(&self, written: Vec<Written>, compacted: u64) {
         let mut woken = Vec::new();
         let mut state = self.lock();
         for batch in written {
-            if !state.waiting.is_empty() {
+            if state.watchers > 0 {
                 for change in batch.changes.iter() {
-                    wake_covering(&mut state.waiting, change.key().as_str(), batch.revision, &mut woken);
+                    state.topics.resume(change.key().as_str(), batch.revision, &mut woken);
                 }
             }
             state.revision = batch.revision;
@@ -119,17 +206,21 @@ impl Hub {
     pub(crate) fn close(&self) {
         let mut state = self.lock();
         state.closed = true;
-        let waiting = std::mem::take(&mut state.waiting);
+        let mut woken = Vec::new();
+        for topic in &mut state.topics.places {
+            topic.waiting.iter().for_each(|slot| slot.set(CLOSED));
+            woken.append(&mut topic.waiting);
+        }
         drop(state);
-        for slot in waiting.into_values().flatten() {
+        for slot in woken {
             slot.waker.wake();
         }
     }
 
-    /// Admits a watcher.
-    fn enter(&self, after: u64) -> Result<()> {
+    /// Admits a watcher and returns the place of its topic.
+    fn enter(&self, prefix: &Prefix, after: u64) -> Result<usize> {
         let mut state = self.lock();
-        if after > state.revision {
+        if after > state.revision.max(state.durable) {
             let revision = state.revision;
             return Err(compacted(format!("revision {after} is in the future; the store is at {revision}")));
         }
@@ -141,25 +232,7 @@ impl Hub {
             return Err(Error::new(ErrorKind::OutOfResources, format!("at most {max} watches at a time")));
         }
         state.watchers += 1;
-        Ok(())
-    }
-}
-
-/// Wakes the watchers of every prefix that covers `key`.
-fn wake_covering(
-    waiting: &mut HashMap<Arc<str>, Vec<Arc<Slot>>>,
-    key: &str,
-    revision: u64,
-    woken: &mut Vec<Arc<Slot>>,
-) {
-    let ends = std::iter::once(0).chain(key.match_indices('/').map(|(at, _)| at + 1));
-    for end in ends {
-        if let Some(slots) = key.get(..end).and_then(|prefix| waiting.remove(prefix)) {
-            for slot in &slots {
-                slot.resume.store(revision, Relaxed);
-            }
-            if woken.is_empty() { *woken = slots } else { woken.extend(slots) }
-        }
+        Ok(state.topics.enter(prefix.as_str()))
     }
 }
 
@@ -222,8 +295,10 @@ pub(crate) trait LogReader: Send + Sync + 'static {
 pub(crate) struct Watcher<S: LogReader> {
     store: Arc<S>,
     prefix: Prefix,
+    topic: usize,
     next: u64,
     slot: Arc<Slot>,
+    /// It is among those who wait, or was and may have been woken since.
     waiting: bool,
     read: VecDeque<WatchBatch>,
     reading: Option<BoxFuture<'static, Result<Step>>>,
@@ -232,10 +307,11 @@ pub(crate) struct Watcher<S: LogReader> {
 
 impl<S: LogReader> Watcher<S> {
     pub(crate) fn new(store: Arc<S>, prefix: Prefix, after: u64) -> Result<Self> {
-        store.hub().enter(after)?;
+        let topic = store.hub().enter(&prefix, after)?;
         Ok(Self {
             store,
             prefix,
+            topic,
             next: after + 1,
             slot: Arc::new(Slot::default()),
             waiting: false,
@@ -245,51 +321,54 @@ impl<S: LogReader> Watcher<S> {
         })
     }
 
-    /// The next batch from the tail, or what to do for it.
+    /// Takes what is next in the tail, or says what to do for it.
     fn look(&mut self, cx: &mut Context<'_>) -> Look {
-        let mut state = self.store.hub().lock();
-        if state.closed {
-            return Look::Closed;
-        }
         if self.waiting {
-            match self.slot.resume.swap(0, Relaxed) {
-                0 => {
-                    self.slot.waker.register(cx.waker());
-                    return Look::Wait;
-                }
+            // Registered before it looks, so that no wake falls in between.
+            self.slot.waker.register(cx.waker());
+            match self.slot.resume.swap(0, Acquire) {
+                0 => return Look::Wait,
+                CLOSED => return Look::Closed,
                 revision => {
-                    self.next = revision;
+                    self.next = self.next.max(revision);
                     self.waiting = false;
                 }
             }
         }
+        let mut state = self.store.hub().lock();
+        if state.closed {
+            return Look::Closed;
+        }
         let first = state.revision + 1 - state.tail.len() as u64;
-        if self.next < first {
+        if self.next < first && self.next <= state.revision {
             let behind = self.next <= state.compacted;
             return if behind { Look::Gone(state.compacted) } else { Look::Read };
         }
         let skip = usize::try_from(self.next - first).unwrap_or(usize::MAX);
-        for batch in state.tail.iter().skip(skip) {
+        let mut bytes = 0;
+        for batch in state.tail.range(skip.min(state.tail.len())..) {
+            if self.read.len() >= TAKE || bytes >= STEP_BYTES {
+                return Look::Again;
+            }
+            self.next = batch.revision + 1;
             if let Some(changes) = under(&self.prefix, &batch.changes) {
-                self.next = batch.revision + 1;
-                return Look::Batch(WatchBatch { revision: StoreRevision(batch.revision), changes });
+                bytes += batch.bytes;
+                self.read.push_back(WatchBatch { revision: StoreRevision(batch.revision), changes });
             }
         }
-        self.next = state.revision + 1;
+        // It waits at once, also where it has something to give first: that saves the hub's lock at the next look.
+        // The log may have shown it what is durable and not published yet, so that its place never moves back.
+        self.next = self.next.max(state.revision + 1);
         self.waiting = true;
         self.slot.waker.register(cx.waker());
-        match state.waiting.get_mut(self.prefix.as_str()) {
-            Some(slots) => slots.push(self.slot.clone()),
-            None => {
-                state.waiting.insert(Arc::from(self.prefix.as_str()), vec![self.slot.clone()]);
-            }
-        }
-        Look::Wait
+        state.topics.wait(self.topic, &self.slot);
+        if self.read.is_empty() { Look::Wait } else { Look::Again }
     }
 }
 
 enum Look {
-    Batch(WatchBatch),
+    /// There is something to give.
+    Again,
     Wait,
     Read,
     Gone(u64),
@@ -324,7 +403,7 @@ impl<S: LogReader> Stream for Watcher<S> {
                 continue;
             }
             match this.look(cx) {
-                Look::Batch(batch) => return Poll::Ready(Some(Ok(batch))),
+                Look::Again => {}
                 Look::Wait => return Poll::Pending,
                 Look::Read => this.reading = Some(this.store.clone().step(this.prefix.clone(), this.next)),
                 Look::Gone(compacted_up_to) => {
@@ -346,13 +425,7 @@ impl<S: LogReader> Drop for Watcher<S> {
     fn drop(&mut self) {
         let mut state = self.store.hub().lock();
         state.watchers -= 1;
-        if self.waiting
-            && let Some(slots) = state.waiting.get_mut(self.prefix.as_str())
-        {
-            slots.retain(|slot| !Arc::ptr_eq(slot, &self.slot));
-            if slots.is_empty() {
-                state.waiting.remove(self.prefix.as_str());
-            }
-        }
+        let waiting = self.waiting.then_some(&self.slot);
+        state.topics.leave(self.prefix.as_str(), self.topic, waiting);
     }
 }

@@ -75,6 +75,7 @@ impl Queue {
         Self { state: Mutex::default(), room: Arc::new(Semaphore::new(size as usize)), size }
     }
 
+    #[cfg(feature = "redb")]
     /// Waits until all requests were answered: each holds some of the room until then.
     pub(super) async fn drained(&self) {
         let _ = self.room.acquire_many(self.size).await;
@@ -100,11 +101,13 @@ impl Queue {
     }
 }
 
-/// The writer's turn. However it ends, a runtime that shuts down or a panic included, somebody else can have the next.
+/// The writer's turn. A runtime that shuts down does not end it, and after a panic somebody else can have the next.
 struct Turn<B: Backend> {
     inner: Arc<Inner<B>>,
     /// The queue was found empty and the turn given back under the queue's lock; it may be somebody else's by now.
     over: bool,
+    /// It runs on a thread of its own; there is no further place to go on.
+    last: bool,
 }
 
 impl<B: Backend> Turn<B> {
@@ -122,7 +125,13 @@ impl<B: Backend> Turn<B> {
 
 impl<B: Backend> Drop for Turn<B> {
     fn drop(&mut self) {
-        if !self.over {
+        if self.over {
+            return;
+        }
+        // The runtime went away before the turn began, or it panicked. Others wait, perhaps on another runtime.
+        let turn = Self { inner: self.inner.clone(), over: self.last, last: true };
+        let thread = std::thread::Builder::new().name("ews-store-writer".to_owned());
+        if self.last || thread.spawn(move || turn.run()).is_err() {
             let mut state = lock(&self.inner.queue.state);
             // Their callers learn that nobody will answer.
             state.requests.clear();
@@ -144,7 +153,7 @@ impl<B: Backend> Inner<B> {
             !std::mem::replace(&mut state.writing, true)
         };
         if write_now {
-            let turn = Turn { inner: this.clone(), over: false };
+            let turn = Turn { inner: this.clone(), over: false, last: false };
             if B::BLOCKS {
                 drop(spawn_blocking(move || turn.run()));
             } else {
@@ -268,8 +277,10 @@ impl<B: Backend> Inner<B> {
         if !happened {
             lock(&self.history).truncate(before.revision);
         }
-        // Which leases live is what the rows say; the deadlines begin anew, as after a restart.
-        self.settle(found, if happened { written } else { Vec::new() }, |clocks| *clocks = leases);
+        // Which leases there are is what the rows say.
+        self.settle(found, if happened { written } else { Vec::new() }, |clocks| {
+            clocks.reconcile(leases, now)
+        });
         lock(&self.queue.state).doubtful = None;
         self.lease_began.notify_one();
         Ok(())

@@ -29,6 +29,8 @@ struct Disk {
     failed: bool,
     /// The disk has room for so many bytes.
     room: Option<usize>,
+    /// No write is accepted, for want of space.
+    full: bool,
     /// The next syncs fail, though the disk goes on.
     sync_error: bool,
 }
@@ -144,6 +146,9 @@ impl SharedDisk {
         let mut disk = self.0.lock().unwrap();
         if disk.failed {
             return Err(no_power());
+        }
+        if disk.full {
+            return Err(io::ErrorKind::StorageFull.into());
         }
         let end = match &operation {
             Operation::Write(at, bytes) => at + bytes.len(),
@@ -394,14 +399,17 @@ async fn a_lease_whose_end_could_not_be_written_stays_ended_and_is_written_later
     let lease = store.grant(std::time::Duration::from_secs(5)).await.unwrap();
     let put = Transaction::new().put_leased(&key, "me", &lease);
     let held = store.commit(&put).await.unwrap();
-    let room = disk.0.lock().unwrap().now.len();
-    disk.set(|disk| disk.room = Some(room.min(4096)));
+    disk.set(|disk| disk.full = true);
     tokio::time::sleep(std::time::Duration::from_secs(6)).await;
     let late =
         Transaction::new().fence(crate::store::Fence { lock: key.clone(), token: held }).put(&key, "late");
     assert!(store.commit(&late).await.is_err(), "neither the disk nor the lease lets it");
     assert_eq!(store.renew(LeaseId(lease.id.0)).unwrap_err().kind(), ErrorKind::NotFound);
-    disk.set(|disk| disk.room = None);
+    assert!(
+        store.get(&key).await.is_err() || store.get(&key).await.unwrap().is_some(),
+        "its end was not written"
+    );
+    disk.set(|disk| disk.full = false);
     assert_eq!(store.commit(&late).await.unwrap_err().kind(), ErrorKind::Stale);
     assert_eq!(store.get(&key).await.unwrap(), None);
     assert_eq!(store.revision(), StoreRevision(held.0 + 1));

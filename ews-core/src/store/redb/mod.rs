@@ -80,8 +80,10 @@ impl RedbConfig {
 /// A [`Store`](super::Store) in a file, for one process at a time.
 ///
 /// An acknowledged transaction was synced to the disk. Transactions that wait at the same time share a sync. Calls are made
-/// on a tokio runtime, whose blocking threads wait for the disk. Dropping the store finishes what was queued; [`close`]
-/// also waits for it.
+/// on a tokio runtime, whose blocking threads wait for the disk. [`close`] finishes what was queued and lets the file go.
+/// Dropping the store does so too, though at a time of its own, and the thread that drops the last of it waits for the disk.
+///
+/// The file keeps the space that it once took; a backup restored into a new file is as small as its records.
 ///
 /// ```
 /// use ews_core::store::{Expect, Key, RedbConfig, RedbStore, StoreExt};

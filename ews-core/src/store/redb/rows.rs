@@ -16,6 +16,7 @@ use super::super::embedded::rows::{Backend, Ending, Rows, RowsMut, Table, Visit}
 use super::storage::{Medium, Storage};
 use crate::error::{Error, ErrorKind, Result, Retry};
 
+type ReadTable = ReadOnlyTable<&'static [u8], &'static [u8]>;
 type Definition = TableDefinition<'static, &'static [u8], &'static [u8]>;
 
 const fn definition(table: Table) -> Definition {
@@ -193,13 +194,13 @@ impl Backend for RedbRows {
 pub(crate) struct Snapshot {
     transaction: ReadTransaction,
     /// Opened when first needed; the inner `None` is a table that nothing was written to yet.
-    tables: [Option<Option<ReadOnlyTable<&'static [u8], &'static [u8]>>>; Table::ALL.len()],
+    tables: [Option<Option<ReadTable>>; Table::ALL.len()],
     faults: Faults,
 }
 
 impl Snapshot {
     #[allow(clippy::indexing_slicing, reason = "there is one place for each table")]
-    fn table(&mut self, table: Table) -> Result<Option<&ReadOnlyTable<&'static [u8], &'static [u8]>>> {
+    fn table(&mut self, table: Table) -> Result<Option<&ReadTable>> {
         let place = &mut self.tables[table as usize];
         if place.is_none() {
             *place = Some(match self.transaction.open_table(definition(table)) {
