@@ -28,8 +28,11 @@ pub enum Link {
 #[derive(Debug, Clone)]
 pub(super) struct Delta {
     pub(super) generation: u64,
-    pub(super) endpoints: Vec<(PoolId, EndpointKey, Option<(MemberState, u32)>)>,
+    endpoints: Vec<(Name, Option<(MemberState, u32)>)>,
 }
+
+/// An endpoint of a pool.
+type Name = (PoolId, EndpointKey);
 
 impl Delta {
     pub(super) fn of<'a>(
@@ -42,7 +45,7 @@ impl Delta {
                 Some(Object::Endpoint(Member { state, weight, .. })) => Some((*state, *weight)),
                 _ => None,
             };
-            Some((pool.clone(), key.clone(), member))
+            Some(((pool.clone(), key.clone()), member))
         };
         Self { generation, endpoints: touched.filter_map(endpoint).collect() }
     }
@@ -68,7 +71,7 @@ pub(super) struct FakeGateway {
     pub(super) generation: u64,
     /// What it has not heard of yet, the oldest first.
     waiting: VecDeque<Delta>,
-    endpoints: BTreeMap<(PoolId, EndpointKey), Seen>,
+    endpoints: BTreeMap<Name, Seen>,
 }
 
 impl FakeGateway {
@@ -85,8 +88,8 @@ impl FakeGateway {
         let mut events = Vec::new();
         while self.waiting.front().is_some_and(|delta| delta.generation <= to) {
             let Some(Delta { generation, endpoints }) = self.waiting.pop_front() else { break };
-            for (pool, key, member) in endpoints {
-                events.extend(self.learn(pool, key, member));
+            for (name, member) in endpoints {
+                events.extend(self.learn(name, member));
             }
             self.generation = generation;
             events.push(BalancerEvent::Serving { gateway: self.id.clone(), generation });
@@ -94,13 +97,7 @@ impl FakeGateway {
         events
     }
 
-    fn learn(
-        &mut self,
-        pool: PoolId,
-        key: EndpointKey,
-        member: Option<(MemberState, u32)>,
-    ) -> Option<BalancerEvent> {
-        let name = (pool, key);
+    fn learn(&mut self, name: Name, member: Option<(MemberState, u32)>) -> Option<BalancerEvent> {
         let Some((state, weight)) = member else {
             let seen = self.endpoints.get_mut(&name)?;
             (seen.removed, seen.state) = (true, MemberState::Draining);
@@ -128,7 +125,7 @@ impl FakeGateway {
         (state != MemberState::Active && seen.tickets.is_empty()).then(|| self.idle(name))
     }
 
-    fn idle(&self, (pool, endpoint): (PoolId, EndpointKey)) -> BalancerEvent {
+    fn idle(&self, (pool, endpoint): Name) -> BalancerEvent {
         BalancerEvent::Idle { gateway: self.id.clone(), pool, endpoint }
     }
 
@@ -182,11 +179,11 @@ impl FakeGateway {
         if self.link == Link::Cut {
             return GatewayView::new(self.id.clone(), None, Vec::new());
         }
-        let wanted = |((pool, key), _): &(&(PoolId, EndpointKey), &Seen)| {
+        let wanted = |((pool, key), _): &(&Name, &Seen)| {
             query.pool.as_ref().is_none_or(|asked| asked == pool)
                 && (query.endpoints.is_empty() || query.endpoints.contains(key))
         };
-        let endpoint = |((pool, key), seen): (&(PoolId, EndpointKey), &Seen)| {
+        let endpoint = |((pool, key), seen): (&Name, &Seen)| {
             let mut view = EndpointView::new(pool.clone(), key.clone(), seen.state, seen.weight);
             if counts {
                 view.in_flight = Some(seen.tickets.len() as u64);

@@ -4,6 +4,8 @@
 //! A case that does not apply (the driver lacks a declared capability) is skipped by name, and
 //! [`Report::assert_passed`] fails on each skip that the caller did not expect.
 
+pub mod balancer;
+mod expect;
 mod report;
 pub mod store;
 
