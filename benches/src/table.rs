@@ -114,7 +114,7 @@ impl Bench {
     }
 
     /// Prints the table, writes the JSON, and returns the exit code: 0, or 1 where a target was missed or the file could not
-    /// be written.
+    /// be written. With `--quick` a missed target shows in the table only: so few rounds on a busy machine prove nothing.
     #[must_use]
     pub fn finish(self) -> i32 {
         print!("{}", self.table());
@@ -127,7 +127,7 @@ impl Bench {
                 return 1;
             }
         }
-        i32::from(!met)
+        i32::from(!met && !self.quick)
     }
 }
 
@@ -155,5 +155,9 @@ mod tests {
         bench.line("bad", 1.3, "x", Some(1.2), "");
         assert!(bench.table().contains("MISSED"));
         assert_eq!(bench.finish(), 1);
+        let mut quick = parse(&["--quick"]).unwrap();
+        quick.line("bad", 1.3, "x", Some(1.2), "");
+        assert!(quick.table().contains("MISSED"));
+        assert_eq!(quick.finish(), 0);
     }
 }
