@@ -2,7 +2,7 @@
 //!
 //! The test starts itself as the writing process. Each of its transactions writes the same number to two keys and appends a
 //! third, and it prints the number once the store acknowledged it.
-#![cfg(all(unix, feature = "redb"))]
+#![cfg(feature = "redb")]
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -142,6 +142,8 @@ fn a_second_process_is_refused_with_the_path() {
         assert!(!output.status.success());
         let said =
             String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+        // The panic shows the error's Debug form, which doubles the backslashes of a Windows path.
+        let said = said.replace(r"\\", r"\");
         assert!(said.contains("Busy") && said.contains(&*path.to_string_lossy()), "{said}");
         store.put(&key("a"), "x".into(), Expect::Absent).await.unwrap();
     });
