@@ -46,6 +46,8 @@ pub mod metrics;
 pub mod node;
 pub mod place;
 pub mod policy;
+#[cfg(feature = "probe")]
+pub mod probe;
 pub mod registry;
 pub mod revision;
 pub mod runtime;
