@@ -4,3 +4,5 @@
 //! and asserting on the [`Report`](conformance::Report).
 
 pub mod conformance;
+#[cfg(feature = "mock")]
+pub mod mock;
