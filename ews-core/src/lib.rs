@@ -37,6 +37,8 @@ pub mod endpoint;
 pub mod error;
 pub mod event;
 pub mod histogram;
+#[cfg(feature = "http")]
+pub mod http;
 pub mod id;
 pub mod image;
 pub mod instance;

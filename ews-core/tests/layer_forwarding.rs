@@ -3,6 +3,7 @@
 //!
 //! The compiler holds that no method is skipped (`clippy::missing_trait_methods`); that none is crossed with another of the
 //! same signature only a test can hold.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test, outside of its `#[test]` functions too")]
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
