@@ -38,6 +38,8 @@ pub mod endpoint;
 pub mod error;
 pub mod event;
 pub mod histogram;
+#[cfg(feature = "http")]
+pub mod http;
 pub mod id;
 pub mod image;
 pub mod instance;
@@ -48,6 +50,8 @@ pub mod node;
 pub mod overlay;
 pub mod place;
 pub mod policy;
+#[cfg(feature = "probe")]
+pub mod probe;
 pub mod registry;
 pub mod revision;
 pub mod runtime;

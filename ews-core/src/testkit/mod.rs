@@ -11,3 +11,5 @@ mod fake_gateway;
 
 pub use call_fault::CallFault;
 pub use fake_balancer::FakeBalancer;
+#[cfg(feature = "mock")]
+pub mod mock;

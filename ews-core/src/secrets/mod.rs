@@ -2,6 +2,18 @@
 //!
 //! Specs, revisions, plans and events hold [`SecretRef`]s. A driver resolves one when it creates an instance and forgets the
 //! value; [`SecretValue`] can't be printed, serialised or compared by accident, and wipes its memory.
+//!
+//! Three providers are built in: [`EnvSecrets`] (environment variables), [`FileSecrets`] (files of a directory, such as Docker's
+//! and Kubernetes' mounts), and [`SecretsByProvider`], which puts several behind one by the reference's provider. A vault is
+//! a driver of your own.
+
+mod by_provider;
+mod env;
+mod file;
+
+pub use by_provider::SecretsByProvider;
+pub use env::EnvSecrets;
+pub use file::FileSecrets;
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,7 +30,8 @@ pub trait Secrets: Send + Sync + 'static {
     /// The value that a reference stands for now.
     ///
     /// # Errors
-    /// `NotFound` where there is no such secret or version; `Unauthorized`; `Unavailable`; `OutOfResources` for a value above
+    /// `NotFound` where there is no such secret or version; `Invalid` for a reference that this provider can't have, such as a
+    /// version where it keeps none; `Unauthorized`; `Unavailable`; `OutOfResources` for a value above
     /// [`SecretValue::MAX_LEN`]. An error names the reference, never a value.
     async fn resolve(&self, reference: &SecretRef) -> Result<SecretValue>;
 }
