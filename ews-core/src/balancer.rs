@@ -897,9 +897,7 @@ mod tests {
 
     #[test]
     fn host_names() {
-        for good in
-            ["shop.example", "*.shop.example", "*", "a", "xn--fiq228c.example", "SHOP.Example"]
-        {
+        for good in ["shop.example", "*.shop.example", "*", "a", "xn--fiq228c.example", "SHOP.Example"] {
             assert!(DomainName::new(good).is_ok(), "{good}");
         }
         for bad in

@@ -5,5 +5,6 @@
 //! [`Report::assert_passed`] fails on each skip that the caller did not expect.
 
 mod report;
+pub mod runtime;
 
 pub use report::{CaseResult, Outcome, Report, Stop, Verdict, run_case};
