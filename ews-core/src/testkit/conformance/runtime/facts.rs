@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
 
+use tokio::time::sleep;
+
 use super::cx::{Cx, refused, within};
 use super::{CaseResult, Disturbance, Workload, cases, ensure};
 use crate::capability::{Capability, Enforcement};
@@ -91,6 +93,8 @@ async fn an_engine_restart_is_survived_as_declared(cx: &Cx<'_>) -> CaseResult {
     if !cx.harness.disturb(Disturbance::RestartEngine).await {
         return Err(Stop::skip("the harness can't restart the engine"));
     }
+    // What does not survive may take a moment to be gone.
+    sleep(Duration::from_secs(2)).await;
     let after = cx
         .until("the engine to know its instance again", async || {
             let seen = runtime.get(&before.id).await.ok();

@@ -32,23 +32,22 @@ async fn read(
     what: &str,
     enough: impl Fn(&[u8]) -> bool,
 ) -> CaseResult {
-    while !enough(seen) {
-        match within(what, cx.limits.patience, session.output.next()).await? {
-            Some(piece) => {
-                let piece = piece?;
-                ensure!(
-                    piece.stream == OutputStream::Stdout,
-                    "a terminal has one output, not {:?}",
-                    piece.stream
-                );
-                seen.extend_from_slice(&piece.bytes);
-            }
-            None => {
-                return Err(Stop::fail(format!("the output ended before {what}, after {} bytes", seen.len())));
-            }
+    let reading = async {
+        while !enough(seen) {
+            let piece = session.output.next().await;
+            let piece = piece.ok_or_else(|| {
+                Stop::fail(format!("the output ended before {what}, after {} bytes", seen.len()))
+            })??;
+            ensure!(
+                piece.stream == OutputStream::Stdout,
+                "a terminal has one output, not {:?}",
+                piece.stream
+            );
+            seen.extend_from_slice(&piece.bytes);
         }
-    }
-    Ok(())
+        Ok(())
+    };
+    within(what, cx.limits.patience, reading).await?
 }
 
 async fn a_terminal_carries_every_byte(cx: &Cx<'_>) -> CaseResult {
