@@ -46,6 +46,8 @@ mod program;
 mod runtime;
 mod session;
 mod state;
+#[cfg(test)]
+mod tests;
 
 pub use config::FakeConfig;
 pub use engine::{Call, FakeEngine, ImageState};

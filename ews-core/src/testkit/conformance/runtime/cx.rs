@@ -229,7 +229,13 @@ impl<'a> Cx<'a> {
     /// Removes what the case has left, whatever its state.
     pub(super) async fn clean_up(&self) -> Result<(), Stop> {
         self.harness.heal().await;
-        let runtime = self.reconnect().await?;
+        // A handle of its own, since the case may have left its own dead; but what lives only with its controller must be
+        // removed by that one.
+        let runtime = if self.has(Capability::SurvivesController).await? {
+            self.reconnect().await?
+        } else {
+            self.rt().await?
+        };
         for instance in runtime.list(&self.selector()?).await? {
             runtime.remove(&instance.id, &RemoveOptions::force()).await?;
         }

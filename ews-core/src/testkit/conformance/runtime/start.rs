@@ -174,6 +174,9 @@ async fn a_port_clash_is_port_in_use(cx: &Cx<'_>) -> CaseResult {
     };
     let first = runtime.launch(&spec, &cx.key(0)?, &options).await?;
     answers(cx, address(&first)?).await?;
+    if first.endpoints.iter().any(|endpoint| endpoint.scope == crate::Scope::Bridge) {
+        return Err(Stop::skip("instances have addresses of their own, and the driver publishes no ports"));
+    }
     let result = runtime.launch(&spec, &cx.key(1)?, &options).await;
     refused("a second server on one port", result, &[ErrorKind::PortInUse])?;
     let list = cx.list().await?;
