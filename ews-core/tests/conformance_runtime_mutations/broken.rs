@@ -1,5 +1,7 @@
 //! Drivers with one behaviour broken each: the fake runtime behind a wrapper that spoils what passes through.
 
+#![allow(clippy::unwrap_used, reason = "a test's own tool, outside of its test functions")]
+
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -233,7 +235,7 @@ impl Broken {
         instance
     }
 
-    fn from_memory(&self) -> Option<Instance> {
+    fn remembered(&self) -> Option<Instance> {
         let mut instance = self.seen.lock().unwrap().clone()?;
         instance.state = InstanceState::Exited(ExitStatus::unknown(Timestamp::EPOCH));
         Some(instance)
@@ -390,10 +392,8 @@ impl Runtime for Broken {
         match self.flaw {
             F::KillsAtOnce => options.grace = Some(Duration::ZERO),
             F::NeverKills => options.grace = Some(Duration::from_secs(100_000)),
-            F::StopForgetsTheEnd => {
-                if self.inner.get(id).await?.state.is_ended() {
-                    return Ok(ExitStatus::code(0, Timestamp::EPOCH));
-                }
+            F::StopForgetsTheEnd if self.inner.get(id).await?.state.is_ended() => {
+                return Ok(ExitStatus::code(0, Timestamp::EPOCH));
             }
             F::StopsWhatIsMissing => match self.inner.stop(id, &options).await {
                 Err(error) if error.kind() == ErrorKind::NotFound => {
@@ -436,7 +436,7 @@ impl Runtime for Broken {
     async fn get(&self, id: &InstanceId) -> Result<Instance> {
         match self.inner.get(id).await {
             Err(error) if self.flaw == F::ExitedFromSilence && error.kind() == ErrorKind::Unavailable => {
-                self.from_memory().ok_or(error)
+                self.remembered().ok_or(error)
             }
             other => Ok(self.spoil(other?)),
         }

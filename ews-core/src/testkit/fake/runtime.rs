@@ -197,7 +197,8 @@ impl Runtime for FakeRuntime {
     ) -> Result<Instance> {
         let (engine, spec, key, options) = (self.engine.clone(), spec.clone(), key.clone(), options.clone());
         let id = key.to_id()?;
-        let work = async move { engine.create(spec, key, options).await };
+        // Boxed: a spec is large.
+        let work = Box::pin(async move { engine.create(spec, key, options).await });
         self.call(Operation::Create, Some(&id), self.limit(), work).await
     }
 

@@ -43,8 +43,7 @@ fn anywhere() -> CreateOptions {
 
 /// A busy hour with chance faults: the whole sequence of events and outcomes as text.
 async fn a_run(seed: u64) -> String {
-    let mut config = FakeConfig::default();
-    config.seed = seed;
+    let config = FakeConfig { seed, ..FakeConfig::default() };
     let engine = FakeEngine::new(config);
     engine.faults().add(
         FaultRule::new(Fault::FailApplied(ErrorKind::Unavailable)).on(Operation::Start).with_probability(0.3),
@@ -179,8 +178,7 @@ async fn events_are_lost_doubled_and_late_as_asked() {
 
 #[tokio::test(start_paused = true)]
 async fn a_slow_consumer_sees_what_fits_and_then_a_gap() {
-    let mut config = FakeConfig::default();
-    config.event_capacity = 4;
+    let config = FakeConfig { event_capacity: 4, ..FakeConfig::default() };
     let engine = FakeEngine::new(config);
     let runtime = FakeRuntime::connect(&engine);
     let mut events = runtime.events(&Selector::everything()).await.unwrap();

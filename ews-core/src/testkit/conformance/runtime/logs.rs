@@ -57,8 +57,7 @@ async fn logs_keep_order_and_both_outputs(cx: &Cx<'_>) -> CaseResult {
     ensure!(err == expected("err", 1..=50), "standard error came as {err:?}");
     let id = cx.key(0)?.to_id();
     let id = cx.list().await?.into_iter().next().map(|instance| instance.id).map_or(id, Ok)?;
-    let mut only = LogOptions::default();
-    only.stdout = false;
+    let only = LogOptions { stdout: false, ..LogOptions::default() };
     let err = cx.lines(&id, &only).await?;
     ensure!(
         of(&err, OutputStream::Stdout).is_empty() && err.len() == 50,
@@ -130,8 +129,7 @@ async fn logs_since_a_moment(cx: &Cx<'_>) -> CaseResult {
     let all = cx.lines(&id, &LogOptions::default()).await?;
     let of_second = all.iter().find(|line| line.bytes == "out 2");
     let since = of_second.ok_or_else(|| Stop::fail(format!("`out 2` is missing in {all:?}")))?.at;
-    let mut options = LogOptions::default();
-    options.since = Some(since);
+    let mut options = LogOptions { since: Some(since), ..LogOptions::default() };
     let later = of(&cx.lines(&id, &options).await?, OutputStream::Stdout);
     // Engines keep whole seconds at worst, and lines are more than a second apart.
     let missing = ["out 2", "out 3"].iter().any(|wanted| !later.iter().any(|line| line == wanted));

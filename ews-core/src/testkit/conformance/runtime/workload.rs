@@ -256,3 +256,87 @@ impl Workload {
 fn pause(duration: Duration) -> String {
     if duration.is_zero() { String::new() } else { format!("sleep {:.3}; ", duration.as_secs_f64()) }
 }
+
+#[cfg(test)]
+#[cfg(target_os = "linux")]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::process::{Child, Command, Stdio};
+
+    use super::super::processes_with;
+    use super::*;
+
+    fn spawn(workload: &Workload, mark: &str) -> Child {
+        let command = workload.shell_command().unwrap();
+        Command::new(&command[0])
+            .args(&command[1..])
+            .env("EWS_MARK", mark)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap()
+    }
+
+    /// The scripts that the fake's words stand for do on a real shell what their descriptions say. Those that only exec,
+    /// limits and usage need are tried here, since the example driver has none of these.
+    #[test]
+    fn scripts_do_what_they_say() {
+        let output = |workload: &Workload, input: &[u8]| {
+            let mut child = spawn(workload, "none");
+            child.stdin.take().unwrap().write_all(input).unwrap();
+            let output = child.wait_with_output().unwrap();
+            assert!(output.status.success(), "{workload:?}: {output:?}");
+            output.stdout
+        };
+        assert_eq!(output(&Workload::Cat, b"in\0out"), b"in\0out");
+        assert_eq!(output(&Workload::Zeros { bytes: 100_000 }, b""), vec![0; 100_000]);
+        let directory = tempfile::tempdir().unwrap();
+        let touch = Workload::Touch { path: directory.path().to_str().unwrap().to_owned() };
+        assert_eq!(output(&touch, b""), b"none\nwrite=ok\n");
+        assert_eq!(output(&touch, b""), b"mark\nwrite=ok\n");
+        let missing = Workload::Touch { path: "/no/such/directory".to_owned() };
+        assert_eq!(output(&missing, b""), b"none\nwrite=refused\n");
+    }
+
+    /// Reads until the output holds this, then ends the program and everything it started.
+    fn until(workload: &Workload, wanted: &str) -> String {
+        let mark = format!("scripts-{}-{:?}", std::process::id(), std::mem::discriminant(workload));
+        let mark = mark.replace(|c: char| !c.is_ascii_alphanumeric(), "-");
+        let mut child = spawn(workload, &mark);
+        let mut stdout = child.stdout.take().unwrap();
+        let mut text = String::new();
+        let mut piece = [0; 4096];
+        while !text.contains(wanted) {
+            let count = stdout.read(&mut piece).unwrap();
+            assert!(count > 0, "{workload:?} ended after {text:?}");
+            text.push_str(&String::from_utf8_lossy(&piece[..count]));
+        }
+        if matches!(workload, Workload::Tree) {
+            // The shell, its sleep, the daemon, and its sleep; the daemon may not be up yet.
+            while processes_with(&mark).unwrap() < 4 {
+                std::thread::yield_now();
+            }
+            let counter =
+                spawn(&Workload::CountMarked { mark: mark.clone() }, "none").wait_with_output().unwrap();
+            let count: usize = String::from_utf8(counter.stdout).unwrap().trim().parse().unwrap();
+            assert!(count >= 3, "the script counts {count}");
+        }
+        let script = "for f in /proc/[0-9]*; do if tr '\\0' '\\n' <$f/environ | grep -qx EWS_MARK=$0; then \
+                      kill -9 ${f#/proc/}; fi; done 2>/dev/null";
+        while processes_with(&mark).unwrap() > 0 {
+            Command::new("sh").args(["-c", script, &mark]).stderr(Stdio::null()).status().unwrap();
+        }
+        child.wait().unwrap();
+        text
+    }
+
+    #[test]
+    fn scripts_that_run_on_say_so() {
+        until(&Workload::Tree, "ready\n");
+        until(&Workload::Fork { children: 5 }, "started\n");
+        until(&Workload::EatMemory { mib: 2 }, "ate\n");
+        let burnt = until(&Workload::Burn, "s\n");
+        let first = burnt.lines().next().unwrap();
+        assert!(first.starts_with("0m0.") && first.split(' ').count() == 2, "{burnt}");
+    }
+}
