@@ -7,6 +7,7 @@
 pub mod balancer;
 mod expect;
 mod report;
+pub mod runtime;
 pub mod store;
 
 pub use report::{CaseResult, Outcome, Report, Stop, Verdict, run_case};
