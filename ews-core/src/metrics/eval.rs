@@ -94,7 +94,9 @@ pub fn check(kind: MetricKind, function: &Function) -> Result<()> {
         Function::Last => return Ok(()),
         Function::Rate(window) => (&[MetricKind::Counter], window),
         Function::Increase(window) => (&[MetricKind::Counter, MetricKind::Histogram], window),
-        Function::Mean(window) | Function::Min(window) | Function::Max(window) => (&[MetricKind::Gauge], window),
+        Function::Mean(window) | Function::Min(window) | Function::Max(window) => {
+            (&[MetricKind::Gauge], window)
+        }
         Function::Quantile(share, window) => {
             if !(0.0..=1.0).contains(share) {
                 return Err(Error::invalid(format!("the quantile {share}; accepted: 0 to 1")));
@@ -106,7 +108,9 @@ pub fn check(kind: MetricKind, function: &Function) -> Result<()> {
         return Err(Error::invalid("a window of zero; accepted: at least 1µs"));
     }
     if !wanted.contains(&kind) {
-        return Err(Error::invalid(format!("the function {function:?} is for {wanted:?}, the metric is a {kind:?}")));
+        return Err(Error::invalid(format!(
+            "the function {function:?} is for {wanted:?}, the metric is a {kind:?}"
+        )));
     }
     Ok(())
 }
@@ -264,7 +268,9 @@ impl Group {
 fn weightier(old: Option<Unavailable>, new: Unavailable) -> Unavailable {
     let Some(old) = old else { return new };
     match (old, new) {
-        (Unavailable::Stale { last: a }, Unavailable::Stale { last: b }) => Unavailable::Stale { last: a.max(b) },
+        (Unavailable::Stale { last: a }, Unavailable::Stale { last: b }) => {
+            Unavailable::Stale { last: a.max(b) }
+        }
         (Unavailable::Stale { .. }, _) => old,
         (_, Unavailable::Stale { .. }) => new,
         (Unavailable::NotANumber, _) => old,
@@ -273,7 +279,11 @@ fn weightier(old: Option<Unavailable>, new: Unavailable) -> Unavailable {
 }
 
 /// The samples up to this moment, the newest of which is fresh.
-fn fresh<T>(samples: &[Sample<T>], at: Timestamp, max_age: Duration) -> std::result::Result<&[Sample<T>], Unavailable> {
+fn fresh<T>(
+    samples: &[Sample<T>],
+    at: Timestamp,
+    max_age: Duration,
+) -> std::result::Result<&[Sample<T>], Unavailable> {
     let known = samples.get(..samples.partition_point(|sample| sample.at <= at)).unwrap_or_default();
     match known.last() {
         None => Err(Unavailable::Missing),
@@ -368,7 +378,8 @@ fn fold_histograms(
     }
     let samples = used.len() as u64;
     // The common case: nothing was restarted, and the two ends say it all.
-    let mut restarted = used.array_windows::<2>().filter(|[before, after]| after.value.count() < before.value.count());
+    let mut restarted =
+        used.array_windows::<2>().filter(|[before, after]| after.value.count() < before.value.count());
     if restarted.next().is_none()
         && let Some(histogram) = last.value.since(&first.value)
     {

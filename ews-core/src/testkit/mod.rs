@@ -8,6 +8,12 @@ mod call_fault;
 pub mod conformance;
 pub mod fake_balancer;
 mod fake_gateway;
+pub mod fake_metrics;
+pub mod fake_scale;
+pub mod fake_secrets;
 
 pub use call_fault::CallFault;
 pub use fake_balancer::FakeBalancer;
+pub use fake_metrics::FakeMetrics;
+pub use fake_scale::FakeScaleTarget;
+pub use fake_secrets::FakeSecrets;

@@ -6,6 +6,10 @@
 
 pub mod balancer;
 mod expect;
+pub mod metrics;
+pub mod policy;
 mod report;
+pub mod scale;
+pub mod secrets;
 
 pub use report::{CaseResult, Outcome, Report, Stop, Verdict, run_case};
