@@ -9,11 +9,13 @@ pub mod conformance;
 pub mod fake_balancer;
 mod fake_gateway;
 pub mod fake_metrics;
+pub mod fake_registry;
 pub mod fake_scale;
 pub mod fake_secrets;
 
 pub use call_fault::CallFault;
 pub use fake_balancer::FakeBalancer;
 pub use fake_metrics::FakeMetrics;
+pub use fake_registry::FakeRegistry;
 pub use fake_scale::FakeScaleTarget;
 pub use fake_secrets::FakeSecrets;

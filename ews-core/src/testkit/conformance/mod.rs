@@ -8,6 +8,7 @@ pub mod balancer;
 mod expect;
 pub mod metrics;
 pub mod policy;
+pub mod registry;
 mod report;
 pub mod scale;
 pub mod secrets;
