@@ -8,6 +8,7 @@ mod call_fault;
 pub mod conformance;
 pub mod fake_balancer;
 mod fake_gateway;
+pub mod fake_images;
 pub mod fake_metrics;
 pub mod fake_registry;
 pub mod fake_scale;
@@ -15,6 +16,7 @@ pub mod fake_secrets;
 
 pub use call_fault::CallFault;
 pub use fake_balancer::FakeBalancer;
+pub use fake_images::FakeImages;
 pub use fake_metrics::FakeMetrics;
 pub use fake_registry::FakeRegistry;
 pub use fake_scale::FakeScaleTarget;

@@ -6,6 +6,7 @@
 
 pub mod balancer;
 mod expect;
+pub mod images;
 pub mod metrics;
 pub mod policy;
 pub mod registry;
