@@ -1,7 +1,6 @@
 //! The life of an instance in the fake engine: create, start, stop, wait, remove, and what its end sets off.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,11 +9,11 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use super::engine::{FakeEngine, ImageState};
+use super::ports::{bind, name_ports, release};
 use super::process::{Context, End, Process, Session, Sink};
 use super::program;
 use super::state::{Record, State};
 use crate::capability::Capability;
-use crate::endpoint::{Endpoint, EndpointKey, Scope};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::RuntimeEvent;
 use crate::id::{InstanceId, NodeId};
@@ -24,12 +23,8 @@ use crate::runtime::{CreateOptions, RemoveOptions, StopOptions, TtySize, WaitOpt
 use crate::spec::InstanceSpec;
 use crate::spec::content::EnvValue;
 use crate::spec::lifecycle::{EngineRestart, Signal};
-use crate::spec::network::{Port, Protocol};
 use crate::spec::source::Source;
 use crate::spec::storage::MountKind;
-
-/// The first port that is allotted on each node.
-const FIRST_ALLOTTED: u16 = 20_000;
 
 /// How long the engine waits before it restarts a program by itself.
 const RESTART_PAUSE: Duration = Duration::from_millis(100);
@@ -507,89 +502,6 @@ fn emptiest(state: &State) -> Result<NodeId> {
 
 pub(super) fn cpu_limit(spec: &InstanceSpec) -> u32 {
     spec.resources.cpu.map_or(1000, |cpu| cpu.millis())
-}
-
-/// Takes the ports of an instance and says where they are reached.
-fn bind(state: &mut State, id: &InstanceId) -> Result<()> {
-    let Some(record) = state.records.get(id) else { return Ok(()) };
-    let node = record.instance.node.clone();
-    let node_address = state.nodes.get(&node).and_then(|node| node.addresses.first().copied());
-    let node_address = node_address.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
-    let mut taken: Vec<(NodeId, Protocol, u16)> = Vec::new();
-    let mut endpoints = Vec::new();
-    for port in &record.spec.ports {
-        let wanted = match &port.publish {
-            Some(publish) => publish.port,
-            None => port.number,
-        };
-        let free = |number: u16| {
-            let slot = (node.clone(), port.protocol, number);
-            !taken.contains(&slot) && state.ports.get(&slot).is_none_or(|holder| holder.as_ref() == Some(id))
-        };
-        let number = match wanted {
-            // Unpublished ports lie on the instance's own address, where nobody else is.
-            Some(number) if port.publish.is_none() || free(number) => number,
-            Some(number) => {
-                return Err(Error::new(ErrorKind::PortInUse, "the port is taken")
-                    .with_context("node", &node)
-                    .with_context("port", number));
-            }
-            None => (FIRST_ALLOTTED..=u16::MAX).find(|number| free(*number)).ok_or_else(|| {
-                Error::new(ErrorKind::OutOfResources, "no port is free on the node")
-                    .with_context("node", &node)
-            })?,
-        };
-        let published = port.publish.as_ref();
-        if published.is_some() || port.number.is_none() {
-            taken.push((node.clone(), port.protocol, number));
-        }
-        let (address, scope) = match published {
-            Some(publish) => (publish.address.unwrap_or(node_address), Scope::Host),
-            None if port.number.is_none() => (node_address, Scope::Host),
-            None => (own_address(id), Scope::Bridge),
-        };
-        endpoints.push(Endpoint {
-            key: EndpointKey {
-                instance: id.clone(),
-                incarnation: record.instance.incarnation,
-                port: port.name.clone(),
-            },
-            address: SocketAddr::new(address, number),
-            protocol: port.protocol,
-            scope,
-        });
-    }
-    for slot in taken {
-        state.ports.insert(slot, Some(id.clone()));
-    }
-    if let Some(record) = state.records.get_mut(id) {
-        record.instance.endpoints = endpoints;
-    }
-    Ok(())
-}
-
-/// An address of its own, the same in every run.
-fn own_address(id: &InstanceId) -> IpAddr {
-    let [a, b, ..] = *crate::spec::source::Digest::of(id.as_str().as_bytes()).as_bytes();
-    IpAddr::V4(Ipv4Addr::new(172, 17, a, b))
-}
-
-fn release(state: &mut State, id: &InstanceId) {
-    state.ports.retain(|_, holder| holder.as_ref() != Some(id));
-    if let Some(record) = state.records.get_mut(id) {
-        record.instance.endpoints.clear();
-    }
-}
-
-/// Tells the program its ports: `PORT_<NAME>` for each, `PORT` for the first.
-fn name_ports(env: &mut BTreeMap<String, String>, ports: &[Port], endpoints: &[Endpoint]) {
-    for (index, (port, endpoint)) in ports.iter().zip(endpoints).enumerate() {
-        let number = port.number.unwrap_or(endpoint.address.port()).to_string();
-        if index == 0 {
-            env.entry("PORT".to_owned()).or_insert_with(|| number.clone());
-        }
-        env.insert(format!("PORT_{}", port.name.as_str().to_ascii_uppercase().replace('-', "_")), number);
-    }
 }
 
 /// What every engine refuses before it looks further.

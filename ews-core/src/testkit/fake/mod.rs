@@ -41,6 +41,7 @@ mod harness;
 mod life;
 mod observe;
 mod output;
+mod ports;
 mod process;
 mod program;
 mod runtime;
