@@ -319,7 +319,8 @@ impl Runtime for Broken {
         self.late().await;
         self.spoil_spec(&mut spec);
         match self.flaw {
-            F::LogsTheEnvironment => tracing::info!(env = ?spec.env, "creating"),
+            // `Debug` of the spec hides the values; a careless driver writes them out.
+            F::LogsTheEnvironment => tracing::info!(env = %env_text(spec), "creating"),
             F::IgnoresNode => options.node = None,
             F::CreatesTwice => inner_key.generation = self.next(),
             F::RacyCreate => {
@@ -651,4 +652,12 @@ impl Drop for BrokenControl {
             self.kept.lock().unwrap().push(Box::new(self.control.take()));
         }
     }
+}
+
+fn env_text(spec: &InstanceSpec) -> String {
+    let pairs = spec.env.iter().filter_map(|(name, value)| match value {
+        EnvValue::Plain(text) => Some(format!("{name}={text}")),
+        _ => None,
+    });
+    pairs.collect::<Vec<_>>().join(" ")
 }
