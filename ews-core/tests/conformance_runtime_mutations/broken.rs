@@ -320,7 +320,7 @@ impl Runtime for Broken {
         self.spoil_spec(&mut spec);
         match self.flaw {
             // `Debug` of the spec hides the values; a careless driver writes them out.
-            F::LogsTheEnvironment => tracing::info!(env = %env_text(spec), "creating"),
+            F::LogsTheEnvironment => tracing::info!(env = %env_text(&spec), "creating"),
             F::IgnoresNode => options.node = None,
             F::CreatesTwice => inner_key.generation = self.next(),
             F::RacyCreate => {
