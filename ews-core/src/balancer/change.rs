@@ -115,7 +115,7 @@ pub enum Op {
         pool: PoolId,
         /// Which endpoint.
         endpoint: EndpointKey,
-        /// The new weight, 0 to [`Member::MAX_WEIGHT`].
+        /// The new weight, 0 to [`Member::MAX_WEIGHT`](crate::balancer::Member::MAX_WEIGHT).
         weight: u32,
     },
     /// Sets only the state of an endpoint that is there.

@@ -229,8 +229,7 @@ mod tests {
         let second = Duration::from_secs(1);
         let panicked = run_case(Some(1), "panic", second, async { panic!("line one\nline {}", 2) }).await;
         let hung = run_case(None, "hang", second, std::future::pending()).await;
-        let erred =
-            run_case(None, "error", second, async { Ok(u8::from_str_radix("x", 10).map(drop)?) }).await;
+        let erred = run_case(None, "error", second, async { Ok("x".parse::<u8>().map(drop)?) }).await;
         let skipped = run_case(None, "skip", second, async { Err(Stop::skip("no")) }).await;
         let passed = run_case(None, "pass", second, async { Ok(()) }).await;
         assert_eq!(panicked.verdict, Verdict::Failed("panicked: line one\nline 2".into()));
