@@ -199,7 +199,7 @@ impl PolicyHarness<Observation, Decision> for Harness {
 
     fn without_data(&self, observation: &Observation) -> Option<Observation> {
         let missing = Err(Unavailable::Missing);
-        self.blind.then(|| Observation { load: missing, queue: missing, ..*observation })
+        self.blind.then_some(Observation { load: missing, queue: missing, ..*observation })
     }
 
     fn with_gaps(&self, observation: &Observation) -> Vec<Observation> {

@@ -1,6 +1,6 @@
 //! A source of metrics that says what a test told it.
 //!
-//! Samples may come in any order and at any time; what a query means is [`eval`](crate::metrics::eval)'s. Its limits are
+//! Samples may come in any order and at any time; what a query means is [`eval`]'s. Its limits are
 //! small, so that a test can reach them.
 
 use std::borrow::Cow;
