@@ -9,6 +9,9 @@
     reason = "a test"
 )]
 
+#[macro_use]
+mod layered;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -26,6 +29,7 @@ use ews_core::testkit::fake_balancer::{FakeBalancer, Link, Ticket};
 use ews_core::{Capability, CapabilitySet, ChangeId, Error, ErrorKind, GatewayId, Result, SystemClock};
 use futures_core::stream::BoxStream;
 use futures_util::StreamExt as _;
+use layered::Over;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mutation {
@@ -423,6 +427,7 @@ impl Balancer for Broken {
 
 struct Harness {
     mutation: Mutation,
+    over: Over,
     without: Option<Capability>,
     only: Option<&'static str>,
     fake: Mutex<FakeBalancer>,
@@ -433,7 +438,15 @@ struct Harness {
 impl Harness {
     fn new(mutation: Mutation, without: Option<Capability>) -> Self {
         let fake = Mutex::new(FakeBalancer::new());
-        Self { mutation, without, only: None, fake, tickets: Mutex::default(), begun: AtomicU64::new(0) }
+        Self {
+            mutation,
+            over: Over::Nothing,
+            without,
+            only: None,
+            fake,
+            tickets: Mutex::default(),
+            begun: AtomicU64::new(0),
+        }
     }
 
     fn fake(&self) -> FakeBalancer {
@@ -453,7 +466,8 @@ impl BalancerHarness for Harness {
         inner.set_link(&inner.gateways()[1], Link::Slow(Duration::from_millis(30)));
         *self.fake.lock().unwrap() = inner.clone();
         let (state, counter) = (Mutex::default(), AtomicU64::new(0));
-        Ok(Arc::new(Broken { inner, mutation: self.mutation, state, counter }))
+        let driver: Arc<dyn Balancer> = Arc::new(Broken { inner, mutation: self.mutation, state, counter });
+        Ok(behind!(self.over, driver))
     }
 
     fn name(&self) -> String {
@@ -467,7 +481,8 @@ impl BalancerHarness for Harness {
     async fn reconnect(&self) -> Result<Arc<dyn Balancer>, Stop> {
         self.fake().restart()?;
         let (inner, state, counter) = (self.fake(), Mutex::default(), AtomicU64::new(1));
-        Ok(Arc::new(Broken { inner, mutation: self.mutation, state, counter }))
+        let driver: Arc<dyn Balancer> = Arc::new(Broken { inner, mutation: self.mutation, state, counter });
+        Ok(behind!(self.over, driver))
     }
 
     async fn begin_request(&self, target: &Target) -> Result<(), Stop> {
@@ -558,4 +573,15 @@ async fn every_mutation_is_caught_by_its_case() {
     let bare: Vec<_> =
         all.outcomes.iter().map(|outcome| &*outcome.name).filter(|name| !covered.contains(*name)).collect();
     assert_eq!(bare, Vec::<&str>::new(), "cases without a mutation");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_fake_passes_behind_each_layer() {
+    for over in Over::ALL {
+        let harness = Harness { over, ..Harness::new(M::None, None) };
+        let report = run(&harness).await;
+        // The fake counts what is under way, so the case for balancers that can't has nothing to try.
+        let problems = report.problems(&["without_counts_a_drain_elapses"]);
+        assert_eq!(problems, Vec::<String>::new(), "behind {over:?}");
+    }
 }

@@ -8,6 +8,9 @@
     reason = "a test"
 )]
 
+#[macro_use]
+mod layered;
+
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -28,6 +31,7 @@ use ews_core::{
     Result, Selector,
 };
 use futures_util::StreamExt as _;
+use layered::Over;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mutation {
@@ -218,6 +222,7 @@ fn image(text: &str, arch: Arch) -> Image {
 
 struct Harness {
     mutation: Mutation,
+    over: Over,
     without: Option<Capability>,
     only: Option<&'static str>,
     fake: Mutex<FakeImages>,
@@ -225,7 +230,7 @@ struct Harness {
 
 impl Harness {
     fn new(mutation: Mutation, without: Option<Capability>, only: Option<&'static str>) -> Self {
-        Self { mutation, without, only, fake: Mutex::new(fake(CapabilitySet::all())) }
+        Self { mutation, over: Over::Nothing, without, only, fake: Mutex::new(fake(CapabilitySet::all())) }
     }
 }
 
@@ -244,7 +249,8 @@ impl ImagesHarness for Harness {
         let all = CapabilitySet::all();
         let inner = fake(self.without.map_or(all.clone(), |missing| all.without(missing)));
         *self.fake.lock().unwrap() = inner.clone();
-        Ok(Arc::new(Broken { inner, mutation: self.mutation }))
+        let driver: Arc<dyn ImageStore> = Arc::new(Broken { inner, mutation: self.mutation });
+        Ok(behind!(self.over, driver))
     }
 
     async fn offered(&self) -> Result<ImageRef, Stop> {
@@ -317,4 +323,13 @@ async fn every_mutation_is_caught_by_its_case() {
         None,
         "without a mutation"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_fake_passes_behind_each_layer() {
+    for over in Over::ALL {
+        let harness = Harness { over, ..Harness::new(M::None, None, None) };
+        let report = run(&harness).await;
+        assert_eq!(report.problems(&[]), Vec::<String>::new(), "behind {over:?}");
+    }
 }

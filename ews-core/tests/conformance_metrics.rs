@@ -8,6 +8,9 @@
     reason = "a test"
 )]
 
+#[macro_use]
+mod layered;
+
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -22,6 +25,7 @@ use ews_core::testkit::conformance::metrics::{Fed, MetricsHarness, run};
 use ews_core::testkit::conformance::{Stop, Verdict};
 use ews_core::testkit::fake_metrics::MetricsLimits;
 use ews_core::{Capability, CapabilitySet, Result, Selector, SystemClock, Timestamp};
+use layered::Over;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mutation {
@@ -222,6 +226,7 @@ impl Metrics for Broken {
 
 struct Harness {
     mutation: Mutation,
+    over: Over,
     without: Option<Capability>,
     only: Option<&'static str>,
     fake: Mutex<FakeMetrics>,
@@ -229,7 +234,7 @@ struct Harness {
 
 impl Harness {
     fn new(mutation: Mutation, without: Option<Capability>, only: Option<&'static str>) -> Self {
-        Self { mutation, without, only, fake: Mutex::new(FakeMetrics::new()) }
+        Self { mutation, over: Over::Nothing, without, only, fake: Mutex::new(FakeMetrics::new()) }
     }
 }
 
@@ -240,7 +245,8 @@ impl MetricsHarness for Harness {
         let capabilities = self.without.map_or(capabilities.clone(), |missing| capabilities.without(missing));
         let inner = FakeMetrics::with(capabilities, MetricsLimits::default(), Arc::new(SystemClock));
         *self.fake.lock().unwrap() = inner.clone();
-        Ok(Arc::new(Broken { inner, mutation: self.mutation }))
+        let driver: Arc<dyn Metrics> = Arc::new(Broken { inner, mutation: self.mutation });
+        Ok(behind!(self.over, driver))
     }
 
     async fn feed(
@@ -318,4 +324,13 @@ async fn every_mutation_is_caught_by_its_case() {
     let all = run(&Harness::new(M::None, None, None)).await;
     let bare: Vec<_> = all.outcomes.iter().filter(|outcome| !covered.contains(&*outcome.name)).collect();
     assert_eq!(bare, Vec::<&ews_core::testkit::conformance::Outcome>::new(), "cases without a mutation");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_fake_passes_behind_each_layer() {
+    for over in Over::ALL {
+        let harness = Harness { over, ..Harness::new(M::None, None, None) };
+        let report = run(&harness).await;
+        assert_eq!(report.problems(&[]), Vec::<String>::new(), "behind {over:?}");
+    }
 }

@@ -8,6 +8,9 @@
     reason = "a test"
 )]
 
+#[macro_use]
+mod layered;
+
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
@@ -20,6 +23,7 @@ use ews_core::testkit::conformance::{Stop, Verdict};
 use ews_core::testkit::fake_registry::{FakeRegistry, RegistryCall};
 use ews_core::{Capability, CapabilitySet, Digest, Error, ErrorKind, ImageRef, Result};
 use futures_util::StreamExt as _;
+use layered::Over;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mutation {
@@ -215,6 +219,7 @@ impl Registry for Broken {
 
 struct Harness {
     mutation: Mutation,
+    over: Over,
     without: Option<Capability>,
     only: Option<&'static str>,
     fake: Mutex<FakeRegistry>,
@@ -222,7 +227,7 @@ struct Harness {
 
 impl Harness {
     fn new(mutation: Mutation, without: Option<Capability>, only: Option<&'static str>) -> Self {
-        Self { mutation, without, only, fake: Mutex::new(FakeRegistry::new()) }
+        Self { mutation, over: Over::Nothing, without, only, fake: Mutex::new(FakeRegistry::new()) }
     }
 }
 
@@ -232,7 +237,8 @@ impl RegistryHarness for Harness {
         let all = CapabilitySet::all();
         let inner = FakeRegistry::with(self.without.map_or(all.clone(), |missing| all.without(missing)));
         *self.fake.lock().unwrap() = inner.clone();
-        Ok(Arc::new(Broken { inner, mutation: self.mutation }))
+        let driver: Arc<dyn Registry> = Arc::new(Broken { inner, mutation: self.mutation });
+        Ok(behind!(self.over, driver))
     }
 
     fn repository(&self, name: &str) -> Result<ImageRef, Stop> {
@@ -287,4 +293,13 @@ async fn every_mutation_is_caught_by_its_case() {
         None,
         "without a mutation"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_fake_passes_behind_each_layer() {
+    for over in Over::ALL {
+        let harness = Harness { over, ..Harness::new(M::None, None, None) };
+        let report = run(&harness).await;
+        assert_eq!(report.problems(&[]), Vec::<String>::new(), "behind {over:?}");
+    }
 }

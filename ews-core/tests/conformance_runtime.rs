@@ -1,10 +1,22 @@
 //! The fake runtime passes the suite of runtimes: with every capability, and with few.
 
+#[macro_use]
+mod layered;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use async_trait::async_trait;
 use ews_core::capability::{Capability, CapabilitySet, RuntimeCapabilities};
+use ews_core::layer::RetryConfig;
 use ews_core::spec::platform::Isolation;
 use ews_core::testkit::conformance::Verdict;
-use ews_core::testkit::conformance::runtime::{self, LogCapture};
+use ews_core::testkit::conformance::runtime::{
+    self, Disturbance, LogCapture, RuntimeHarness, SuiteLimits, Workload,
+};
 use ews_core::testkit::fake::{FakeConfig, FakeHarness};
+use ews_core::{InstanceKey, InstanceSpec, OwnerId, Result, Runtime, SecretRef};
+use layered::Over;
 
 #[tokio::test(start_paused = true)]
 async fn the_fake_passes_every_case() {
@@ -67,4 +79,114 @@ async fn a_name_that_no_case_has_is_a_failure() {
     let report = runtime::run_only(&harness, &["nodes_answer_in_five_seconds", "no_such_case"]).await;
     let verdicts: Vec<_> = report.outcomes.iter().map(|outcome| &outcome.verdict).collect();
     assert!(matches!(verdicts.as_slice(), [Verdict::Passed, Verdict::Failed(_)]), "{report}");
+}
+
+/// The fake's harness, which hands out its driver behind a layer.
+struct Behind {
+    inner: FakeHarness,
+    over: Over,
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl RuntimeHarness for Behind {
+    async fn connect(&self) -> Result<Arc<dyn Runtime>> {
+        let driver = self.inner.connect().await?;
+        Ok(behind!(self.over, driver))
+    }
+
+    fn workload(&self, workload: &Workload) -> Option<InstanceSpec> {
+        self.inner.workload(workload)
+    }
+
+    fn command(&self, workload: &Workload) -> Option<Vec<String>> {
+        self.inner.command(workload)
+    }
+
+    fn name(&self) -> String {
+        format!("{} behind {:?}", self.inner.name(), self.over)
+    }
+
+    fn limits(&self) -> SuiteLimits {
+        let mut limits = self.inner.limits();
+        if matches!(self.over, Over::Retry | Over::Stack) {
+            // A retry begins its last attempt within its own total, and that attempt takes as long as a call may.
+            limits.call += RetryConfig::default().total;
+            limits.case += 20 * RetryConfig::default().total;
+        }
+        limits
+    }
+
+    fn run_id(&self) -> String {
+        self.inner.run_id()
+    }
+
+    async fn disturb(&self, disturbance: Disturbance) -> bool {
+        self.inner.disturb(disturbance).await
+    }
+
+    async fn heal(&self) {
+        self.inner.heal().await;
+    }
+
+    async fn kill_controller(&self) -> bool {
+        self.inner.kill_controller().await
+    }
+
+    async fn plant_foreign(&self, key: &InstanceKey) -> bool {
+        self.inner.plant_foreign(key).await
+    }
+
+    async fn foreign_is_intact(&self, key: &InstanceKey) -> bool {
+        self.inner.foreign_is_intact(key).await
+    }
+
+    async fn leftovers(&self, owner: &OwnerId) -> Option<usize> {
+        self.inner.leftovers(owner).await
+    }
+
+    async fn marked_processes(&self, mark: &str) -> Option<usize> {
+        self.inner.marked_processes(mark).await
+    }
+
+    async fn dial(&self, address: SocketAddr) -> Result<()> {
+        self.inner.dial(address).await
+    }
+
+    fn free_port(&self) -> Option<u16> {
+        self.inner.free_port()
+    }
+
+    fn secret(&self) -> Option<(SecretRef, String)> {
+        self.inner.secret()
+    }
+
+    fn captured_log(&self) -> Option<String> {
+        self.inner.captured_log()
+    }
+
+    fn bind_directory(&self) -> Option<String> {
+        self.inner.bind_directory()
+    }
+
+    fn scratch_directory(&self) -> String {
+        self.inner.scratch_directory()
+    }
+
+    async fn cleanup(&self, owner: &OwnerId) {
+        self.inner.cleanup(owner).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_fake_passes_behind_each_layer() {
+    for over in [Over::Nothing].into_iter().chain(Over::ALL) {
+        let log = LogCapture::default();
+        let _guard = tracing::subscriber::set_default(log.clone());
+        let inner = FakeHarness::new(FakeConfig::default(), log);
+        let harness = Behind { inner, over };
+        let report = runtime::run(&harness).await;
+        assert_eq!(report.problems(&[]), Vec::<String>::new(), "behind {over:?}");
+        assert_eq!(harness.inner.engine().objects(), 0, "behind {over:?} the suite left instances");
+    }
 }

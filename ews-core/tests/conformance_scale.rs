@@ -8,6 +8,9 @@
     reason = "a test"
 )]
 
+#[macro_use]
+mod layered;
+
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -20,6 +23,7 @@ use ews_core::{
     Capability, CapabilitySet, Error, ErrorKind, InstanceId, Result, Scale, ScaleChange, ScaleTarget,
     ServiceName,
 };
+use layered::Over;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mutation {
@@ -107,6 +111,7 @@ impl ScaleTarget for Broken {
 
 struct Harness {
     mutation: Mutation,
+    over: Over,
     without: Option<Capability>,
     only: Option<&'static str>,
     fake: Mutex<FakeScaleTarget>,
@@ -114,7 +119,7 @@ struct Harness {
 
 impl Harness {
     fn new(mutation: Mutation, without: Option<Capability>, only: Option<&'static str>) -> Self {
-        Self { mutation, without, only, fake: Mutex::new(FakeScaleTarget::new()) }
+        Self { mutation, over: Over::Nothing, without, only, fake: Mutex::new(FakeScaleTarget::new()) }
     }
 }
 
@@ -129,7 +134,8 @@ impl ScaleHarness for Harness {
         let inner = FakeScaleTarget::with(self.without.map_or(all.clone(), |missing| all.without(missing)));
         inner.add(&web(), 3, 1..=10);
         *self.fake.lock().unwrap() = inner.clone();
-        Ok(Arc::new(Broken { inner, mutation: self.mutation }))
+        let driver: Arc<dyn ScaleTarget> = Arc::new(Broken { inner, mutation: self.mutation });
+        Ok(behind!(self.over, driver))
     }
 
     async fn service(&self) -> Result<ServiceName, Stop> {
@@ -174,4 +180,13 @@ async fn every_mutation_is_caught_by_its_case() {
         None,
         "without a mutation"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_fake_passes_behind_each_layer() {
+    for over in Over::ALL {
+        let harness = Harness { over, ..Harness::new(M::None, None, None) };
+        let report = run(&harness).await;
+        assert_eq!(report.problems(&[]), Vec::<String>::new(), "behind {over:?}");
+    }
 }

@@ -8,6 +8,9 @@
     reason = "a test"
 )]
 
+#[macro_use]
+mod layered;
+
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
@@ -16,6 +19,7 @@ use ews_core::testkit::FakeSecrets;
 use ews_core::testkit::conformance::secrets::{SecretsHarness, run};
 use ews_core::testkit::conformance::{Stop, Verdict};
 use ews_core::{Error, ErrorKind, Result, SecretRef, SecretValue, Secrets};
+use layered::Over;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mutation {
@@ -76,6 +80,7 @@ impl Secrets for Broken {
 
 struct Harness {
     mutation: Mutation,
+    over: Over,
     only: Option<&'static str>,
     versions: bool,
     fake: Mutex<(FakeSecrets, u32)>,
@@ -86,7 +91,8 @@ impl SecretsHarness for Harness {
     async fn secrets(&self) -> Result<Arc<dyn Secrets>, Stop> {
         let inner = FakeSecrets::new();
         *self.fake.lock().unwrap() = (inner.clone(), 0);
-        Ok(Arc::new(Broken { inner, mutation: self.mutation }))
+        let driver: Arc<dyn Secrets> = Arc::new(Broken { inner, mutation: self.mutation });
+        Ok(behind!(self.over, driver))
     }
 
     async fn put(&self, reference: &SecretRef, value: &[u8]) -> Result<Option<SecretRef>, Stop> {
@@ -108,7 +114,7 @@ impl SecretsHarness for Harness {
 }
 
 fn harness(mutation: Mutation, only: Option<&'static str>, versions: bool) -> Harness {
-    Harness { mutation, only, versions, fake: Mutex::default() }
+    Harness { mutation, over: Over::Nothing, only, versions, fake: Mutex::default() }
 }
 
 #[tokio::test(start_paused = true)]
@@ -135,4 +141,13 @@ async fn every_mutation_is_caught_by_its_case() {
         None,
         "without a mutation"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_fake_passes_behind_each_layer() {
+    for over in Over::ALL {
+        let harness = Harness { over, ..harness(M::None, None, true) };
+        let report = run(&harness).await;
+        assert_eq!(report.problems(&[]), Vec::<String>::new(), "behind {over:?}");
+    }
 }
