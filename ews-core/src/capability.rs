@@ -159,6 +159,10 @@ capabilities! {
     RouteAttributes = "route_attributes",
     /// Balancer: splits traffic by weight.
     Weights = "weights",
+    /// Balancer: chooses endpoints by peak EWMA of latency.
+    BalancePeakEwma = "balance_peak_ewma",
+    /// Balancer: chooses endpoints by requests in flight.
+    BalanceLeastRequest = "balance_least_request",
     /// Balancer: forwards TCP connections.
     TcpRoutes = "tcp_routes",
     /// Balancer: counts requests in flight per endpoint, so that a drain is proven.

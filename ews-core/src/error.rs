@@ -128,7 +128,6 @@ pub enum Retry {
 ///     "runtime.create: port_in_use: port 8080 of node n1 is taken (instance=web-0)"
 /// );
 /// ```
-#[derive(thiserror::Error)]
 pub struct Error {
     // Boxed, so that a `Result` on the hot path stays small.
     inner: Box<Inner>,
@@ -306,6 +305,12 @@ impl fmt::Display for Error {
     }
 }
 
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.inner.source.as_deref().map(|source| source as &(dyn std::error::Error + 'static))
+    }
+}
+
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let inner = &*self.inner;
@@ -344,6 +349,14 @@ mod tests {
         let error = Error::invalid("x").with_detail("中".repeat(3000));
         let detail = error.detail().unwrap();
         assert!(detail.len() <= Error::MAX_DETAIL && detail.len() > Error::MAX_DETAIL - 3);
+    }
+
+    #[test]
+    fn the_error_underneath_is_in_the_chain() {
+        use std::error::Error as _;
+        let error = Error::invalid("x").with_source(Error::internal("below"));
+        assert_eq!(error.source().unwrap().to_string(), "internal: below");
+        assert!(Error::invalid("x").source().is_none());
     }
 
     #[test]

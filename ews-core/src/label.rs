@@ -1,7 +1,7 @@
 //! Labels: the facts by which thousands of instances, services and nodes are selected.
 //!
-//! A [`Labels`] value is one shared, immutable buffer of sorted `key=value` lines: a clone is a pointer, a look-up reads
-//! memory in order, and 100,000 instances of one service share one buffer. Keys that start with `ews/` belong to EWS and
+//! A [`Labels`] value is one shared, immutable buffer: a clone is a pointer, a look-up reads memory in order and steps over
+//! what has another length, and 100,000 instances of one service share one buffer. Keys that start with `ews/` belong to EWS and
 //! are derived from the object itself, never set by users.
 
 use std::borrow::Cow;
@@ -33,10 +33,68 @@ pub trait Lookup {
 /// assert!(Labels::new([("app name", "shop")]).is_err());
 /// # Ok::<(), ews_core::Error>(())
 /// ```
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Labels {
-    // Sorted by key; each entry is `key=value\n`. Keys hold no `=`, neither holds a control character.
+    // Sorted by key. Each entry is the key's length and the value's length, each as one character of that number, then the
+    // key and the value: all of it text, so that no part of it needs to be checked for UTF-8 again.
     text: Arc<str>,
+}
+
+/// Walks the entries of a [`Labels`] buffer. It steps over bytes and cuts text only where it is asked for, since a selector
+/// looks at many entries and takes few.
+struct Entries<'a> {
+    text: &'a str,
+    at: usize,
+}
+
+/// One entry: where its key and its value start, and where it ends.
+struct Entry<'a> {
+    text: &'a str,
+    key: usize,
+    value: usize,
+    end: usize,
+}
+
+impl<'a> Entry<'a> {
+    fn has_key(&self, key: &str) -> bool {
+        self.text.as_bytes().get(self.key..self.value) == Some(key.as_bytes())
+    }
+
+    fn key(&self) -> Option<&'a str> {
+        self.text.get(self.key..self.value)
+    }
+
+    fn value(&self) -> Option<&'a str> {
+        self.text.get(self.value..self.end)
+    }
+}
+
+impl<'a> Entries<'a> {
+    /// The number that the character at this place stands for: one byte below 128, two bytes below 2,048.
+    #[inline]
+    fn length(&mut self) -> Option<usize> {
+        let bytes = self.text.as_bytes();
+        let first = usize::from(*bytes.get(self.at)?);
+        self.at += 1;
+        if first < 0x80 {
+            return Some(first);
+        }
+        let second = usize::from(*bytes.get(self.at)?);
+        self.at += 1;
+        Some((first & 0x1f) << 6 | second & 0x3f)
+    }
+}
+
+impl<'a> Iterator for Entries<'a> {
+    type Item = Entry<'a>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        let (key, value) = (self.length()?, self.length()?);
+        let entry = Entry { text: self.text, key: self.at, value: self.at + key, end: self.at + key + value };
+        self.at = entry.end;
+        Some(entry)
+    }
 }
 
 impl Labels {
@@ -76,33 +134,33 @@ impl Labels {
     /// Entries must be sorted, distinct and checked.
     fn build<'a>(entries: impl Iterator<Item = (&'a str, &'a str)>) -> Self {
         let mut text = String::new();
+        // Both are at most a few hundred bytes long, so each length is a character.
+        let length = |text: &str| u32::try_from(text.len()).ok().and_then(char::from_u32).unwrap_or('\0');
         for (key, value) in entries {
+            text.extend([length(key), length(value)]);
             text.push_str(key);
-            text.push('=');
             text.push_str(value);
-            text.push('\n');
         }
         Self { text: Arc::from(text) }
     }
 
     /// The value of `key`.
     pub fn get(&self, key: &str) -> Option<&str> {
-        for line in self.text.split_terminator('\n') {
-            if let Some(value) = line.strip_prefix(key).and_then(|rest| rest.strip_prefix('=')) {
-                return Some(value);
-            }
-        }
-        None
+        self.entries().find(|entry| entry.has_key(key))?.value()
+    }
+
+    fn entries(&self) -> Entries<'_> {
+        Entries { text: &self.text, at: 0 }
     }
 
     /// All labels, sorted by key.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.text.split_terminator('\n').filter_map(|line| line.split_once('='))
+        self.entries().filter_map(|entry| Some((entry.key()?, entry.value()?)))
     }
 
     /// How many labels there are.
     pub fn len(&self) -> usize {
-        self.text.bytes().filter(|byte| *byte == b'\n').count()
+        self.iter().count()
     }
 
     /// Whether there is none.
@@ -260,6 +318,9 @@ mod tests {
         let labels = Labels::new([("query", "a=b"), ("region", "杭州"), ("empty", "")]).unwrap();
         assert_eq!(labels.get("query"), Some("a=b"));
         assert_eq!(labels.get("empty"), Some(""));
+        let long = Labels::new([("k".repeat(63), "v".repeat(256)), ("z".into(), "杭".repeat(85))]).unwrap();
+        assert_eq!(long.get("z").map(str::len), Some(255));
+        assert_eq!(long.get(&"k".repeat(63)).map(str::len), Some(256));
         assert!(Labels::new([("x", "a\nb=c")]).is_err());
         assert!(Labels::new([("a=b", "c")]).is_err());
     }

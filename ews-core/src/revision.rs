@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::id::RevisionId;
@@ -11,7 +11,10 @@ use crate::spec::source::{Digest, Source};
 use crate::time::Timestamp;
 
 /// One immutable version of a service: a spec whose image or artifact is pinned to its content.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+///
+/// One that is read from a store goes through the same checks as one that is made: its spec is valid and pinned.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Stored")]
 #[non_exhaustive]
 pub struct Revision {
     /// Its id, unique within the service.
@@ -34,19 +37,7 @@ impl Revision {
     /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) where an image or an archive is not pinned: two nodes could then
     /// run two different things under one revision.
     pub fn new(number: u64, spec: Arc<ServiceSpec>, created_at: Timestamp) -> Result<Self> {
-        match &spec.instance.source {
-            Source::Image(image) if image.pin.is_none() => {
-                return Err(Error::invalid(
-                    "the image of a revision must be pinned: resolve its tag to a digest first",
-                )
-                .with_context("image", &image.reference));
-            }
-            Source::Artifact(artifact) if artifact.location.contains("://") && artifact.digest.is_none() => {
-                return Err(Error::invalid("an artifact that is fetched from an address must have a digest")
-                    .with_context("service", &spec.name));
-            }
-            _ => {}
-        }
+        check_pinned(&spec)?;
         let id = RevisionId::new(format!("r{number}-{}", spec.instance.hash().short()))?;
         Ok(Self { id, number, spec, created_at, parent: None })
     }
@@ -54,5 +45,69 @@ impl Revision {
     /// The digest of what each instance of this revision is created from.
     pub fn spec_hash(&self) -> Digest {
         self.spec.instance.hash()
+    }
+}
+
+/// Two nodes must not be able to run two different things under one revision.
+fn check_pinned(spec: &ServiceSpec) -> Result<()> {
+    match &spec.instance.source {
+        Source::Image(image) if image.pin.is_none() => {
+            Err(Error::invalid("the image of a revision must be pinned: resolve its tag to a digest first")
+                .with_context("image", &image.reference))
+        }
+        Source::Artifact(artifact) if artifact.location.contains("://") && artifact.digest.is_none() => {
+            Err(Error::invalid("an artifact that is fetched from an address must have a digest")
+                .with_context("service", &spec.name))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The form in which a revision is stored, before its spec was looked at.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Stored {
+    id: RevisionId,
+    number: u64,
+    spec: Arc<ServiceSpec>,
+    created_at: Timestamp,
+    #[serde(default)]
+    parent: Option<RevisionId>,
+}
+
+impl TryFrom<Stored> for Revision {
+    type Error = Error;
+
+    fn try_from(stored: Stored) -> Result<Self> {
+        let Stored { id, number, spec, created_at, parent } = stored;
+        check_pinned(&spec)?;
+        Ok(Self { id, number, spec, created_at, parent })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::source::{ImagePin, ImageSource};
+    use crate::{Digest, ServiceName};
+
+    #[test]
+    fn only_a_pinned_spec_makes_a_revision_and_what_is_stored_reads_back() {
+        let mut image = ImageSource::new("shop/web:1.2".parse().unwrap());
+        let spec = |image: &ImageSource| {
+            let source = Source::Image(image.clone());
+            Arc::new(ServiceSpec::new(ServiceName::new("web").unwrap(), source))
+        };
+        let error = Revision::new(1, spec(&image), Timestamp::EPOCH).unwrap_err();
+        assert!(error.message().contains("must be pinned"), "{error}");
+        image.pin = Some(ImagePin::Manifest(Digest::of(b"manifest")));
+        let revision = Revision::new(7, spec(&image), Timestamp::EPOCH).unwrap();
+        assert!(revision.id.as_str().starts_with("r7-"), "{}", revision.id);
+        let text = serde_json::to_string(&revision).unwrap();
+        assert_eq!(serde_json::from_str::<Revision>(&text).unwrap(), revision);
+
+        let mut unpinned: serde_json::Value = serde_json::from_str(&text).unwrap();
+        unpinned["spec"]["image"].as_object_mut().unwrap().remove("pin");
+        assert!(serde_json::from_value::<Revision>(unpinned).is_err());
     }
 }

@@ -1,14 +1,13 @@
-//! [`Balancer`] behind a layer, and which capability each operation of a change needs.
+//! [`Balancer`] behind a layer; which capability an operation needs it says itself.
 #![deny(clippy::missing_trait_methods)]
 
 use async_trait::async_trait;
 use futures_core::stream::BoxStream;
 
 use crate::balancer::{
-    Applied, Balancer, BalancerEvent, Change, GatewayView, Member, MemberState, Object, ObjectQuery,
-    ObserveQuery, Op, PathMatch, PoolProtocol, RouteAction, RouteRule, Stored,
+    Applied, Balancer, BalancerEvent, Change, GatewayView, ObjectQuery, ObserveQuery, Stored,
 };
-use crate::capability::{Capability, CapabilitySet};
+use crate::capability::CapabilitySet;
 use crate::error::Result;
 use crate::event::Notice;
 use crate::layer::{Around, Call, CallKind, Contract, Layered, Subject};
@@ -46,7 +45,7 @@ impl<C: Balancer + ?Sized, A: Around> Balancer for Layered<C, A> {
 /// Whether a balancer of these capabilities can apply this change. Deleting what it can't have is harmless and not refused.
 fn check(has: &CapabilitySet, change: &Change) -> Result<()> {
     for (index, op) in change.ops.iter().enumerate() {
-        if let Some(missing) = needs(op).into_iter().find(|capability| !has.has(*capability)) {
+        if let Some(missing) = op.needs().into_iter().find(|capability| !has.has(*capability)) {
             return Err(crate::Error::unsupported(missing)
                 .with_context("change", &change.id)
                 .with_context("op", index));
@@ -55,70 +54,13 @@ fn check(has: &CapabilitySet, change: &Change) -> Result<()> {
     Ok(())
 }
 
-fn needs(op: &Op) -> Vec<Capability> {
-    let object = match op {
-        Op::Put(object) => object,
-        Op::Weight { .. } => return vec![Capability::Weights],
-        Op::State { state: MemberState::Closed, .. } => return vec![Capability::ForceClose],
-        Op::State { .. } | Op::Delete(_) => return Vec::new(),
-    };
-    let mut needs = Vec::new();
-    match object {
-        Object::Domain(domain) => {
-            // `*` alone is the default of every balancer: whatever host is asked for.
-            if domain.name.as_str() != "*" {
-                needs.push(Capability::RouteHost);
-                if domain.name.is_wildcard() {
-                    needs.push(Capability::RouteWildcard);
-                }
-            }
-            if domain.certificate.is_some() {
-                needs.push(Capability::Tls);
-            }
-            if domain.policy.is_some() {
-                needs.push(Capability::TrafficPolicies);
-            }
-        }
-        Object::RouteSet(set) => set.rules.iter().for_each(|rule| rule_needs(rule, &mut needs)),
-        Object::Pool(pool) if pool.protocol == PoolProtocol::Tcp => needs.push(Capability::TcpRoutes),
-        Object::Pool(_) => {}
-        Object::Endpoint(member) => {
-            if member.weight != Member::DEFAULT_WEIGHT {
-                needs.push(Capability::Weights);
-            }
-            if member.state == MemberState::Closed {
-                needs.push(Capability::ForceClose);
-            }
-        }
-        Object::TrafficPolicy(_) => needs.push(Capability::TrafficPolicies),
-        Object::Certificate(_) => needs.push(Capability::Tls),
-        Object::Blackhole(_) => needs.push(Capability::Blackhole),
-    }
-    needs
-}
-
-fn rule_needs(rule: &RouteRule, needs: &mut Vec<Capability>) {
-    match &rule.path {
-        // Everything: no routing by path.
-        PathMatch::Prefix(prefix) if prefix == "/" => {}
-        PathMatch::Prefix(_) | PathMatch::Exact(_) => needs.push(Capability::RoutePath),
-        PathMatch::Regex(_) => needs.push(Capability::RouteRegex),
-    }
-    if !rule.methods.is_empty() || !rule.attributes.is_empty() {
-        needs.push(Capability::RouteAttributes);
-    }
-    if let RouteAction::Forward(pools) = &rule.action
-        && pools.len() > 1
-    {
-        needs.push(Capability::Weights);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::balancer::{Domain, DomainName, RouteSet, WeightedPool};
-    use crate::{ChangeId, ErrorKind, PoolId, RouteSetId};
+    use crate::balancer::{
+        Domain, DomainName, Object, Op, PathMatch, RouteAction, RouteRule, RouteSet, WeightedPool,
+    };
+    use crate::{Capability, ChangeId, ErrorKind, PoolId, RouteSetId};
 
     fn rules(rule: RouteRule) -> Op {
         Op::Put(Object::RouteSet(RouteSet { id: RouteSetId::new("r").unwrap(), rules: vec![rule] }))
@@ -150,7 +92,7 @@ mod tests {
             (rules(split), vec![Capability::Weights]),
             (rules(method), vec![Capability::RouteAttributes]),
         ] {
-            assert_eq!(needs(&op), needed, "{op:?}");
+            assert_eq!(op.needs(), needed, "{op:?}");
             let change = Change::new(ChangeId::new("c").unwrap(), [domain("*"), op]);
             let all: CapabilitySet = CapabilitySet::all();
             check(&all, &change).unwrap();

@@ -9,8 +9,8 @@ use super::text_serde;
 use crate::error::{Error, Result};
 use crate::time::Shown;
 
-/// The value of an environment variable.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+/// The value of an environment variable. `Debug` does not show a value, since it may be a secret against all advice.
+#[derive(Clone, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 #[non_exhaustive]
 pub enum EnvValue {
@@ -34,6 +34,17 @@ pub struct ConfigFile {
     pub content: FileContent,
     /// Its permission bits. Default 0644; 0400 for a secret.
     pub mode: FileMode,
+}
+
+impl ConfigFile {
+    /// This file, readable by all; by its owner only if it is a secret.
+    pub fn new(path: impl Into<String>, content: FileContent) -> Self {
+        let mode = match content {
+            FileContent::Content(_) => FileMode::PUBLIC,
+            FileContent::Secret(_) => FileMode::SECRET,
+        };
+        Self { path: path.into(), content, mode }
+    }
 }
 
 /// The permission bits of a file, written in octal as text: `"0644"`.
@@ -83,8 +94,8 @@ impl FromStr for FileMode {
     }
 }
 
-/// What a file holds.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+/// What a file holds. `Debug` does not show it.
+#[derive(Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum FileContent {
@@ -172,6 +183,24 @@ impl fmt::Display for SecretRef {
             write!(f, "@{version}")?;
         }
         Ok(())
+    }
+}
+
+impl fmt::Debug for EnvValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Plain(value) => write!(f, "Plain({} bytes)", value.len()),
+            Self::Secret { secret } => write!(f, "Secret({secret})"),
+        }
+    }
+}
+
+impl fmt::Debug for FileContent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Content(text) => write!(f, "Content({} bytes)", text.len()),
+            Self::Secret(secret) => write!(f, "Secret({secret})"),
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! What a service is: [`ServiceSpec`], and the part of it that a runtime needs to run one instance, [`InstanceSpec`].
 //!
-//! People write a spec as TOML, JSON or YAML (`crate::document`), flat; programs build it with [`ServiceSpec::new`] and set
+//! People write a spec as TOML, JSON or YAML ([`crate::document`]), flat; programs build it with [`ServiceSpec::new`] and set
 //! fields. Both go through the same checks: a spec that was read or passed [`ServiceSpec::check`] holds no problem that
 //! could be known before an engine is asked. Secrets are references, never values.
 //!
@@ -14,7 +14,9 @@ pub mod network;
 pub mod placement;
 pub mod platform;
 pub mod probe;
+mod read;
 pub mod resources;
+mod rules;
 pub mod security;
 pub mod source;
 pub mod storage;
@@ -27,7 +29,7 @@ use crate::id::ServiceName;
 use crate::label::Labels;
 
 use content::{ConfigFile, EnvValue};
-use lifecycle::{EngineRestart, Job, LogLimits, Restart, Stop};
+use lifecycle::{EngineRestart, Job, LogLimits, Restart, RestartCondition, Stop};
 use network::{NetworkAttachment, Port};
 use placement::Placement;
 use platform::PlatformSpec;
@@ -62,6 +64,14 @@ pub struct ServiceSpec {
 impl ServiceSpec {
     /// The most instances one service may ask for.
     pub const MAX_REPLICAS: u32 = 100_000;
+
+    /// A job that runs `source` once, everything else at its default; what fails is tried again by [`Job::retries`].
+    pub fn job(name: ServiceName, source: Source, job: Job) -> Self {
+        let mut spec = Self::new(name, source);
+        spec.restart.condition = RestartCondition::Never;
+        spec.job = Some(job);
+        spec
+    }
 
     /// One instance of `source`, everything else at its default.
     pub fn new(name: ServiceName, source: Source) -> Self {

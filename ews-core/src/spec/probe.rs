@@ -77,8 +77,8 @@ pub enum Check {
     Engine(EngineCheck),
 }
 
-/// An HTTP request.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+/// An HTTP request. `Debug` does not show the values of headers, since one may authorize.
+#[derive(Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct HttpCheck {
     /// Which port; may be left out where the service has only one.
@@ -106,6 +106,18 @@ impl HttpCheck {
             headers: BTreeMap::new(),
             status: StatusRange::default(),
         }
+    }
+}
+
+impl std::fmt::Debug for HttpCheck {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("HttpCheck")
+            .field("port", &self.port)
+            .field("path", &self.path)
+            .field("host", &self.host)
+            .field("headers", &self.headers.keys())
+            .field("status", &self.status)
+            .finish()
     }
 }
 

@@ -178,13 +178,26 @@ fn decimal(text: &str, places: usize) -> Option<u64> {
 pub struct Ulimit {
     /// Its name, as in `ulimit` and Docker: `nofile`, `nproc`, `core`, ….
     pub name: String,
-    /// What the program starts with.
+    /// What the program starts with; [`Ulimit::UNLIMITED`] for no limit.
+    #[serde(serialize_with = "write_limit")]
     pub soft: u64,
-    /// How far it may raise it.
+    /// How far it may raise it; [`Ulimit::UNLIMITED`] for no limit.
+    #[serde(serialize_with = "write_limit")]
     pub hard: u64,
 }
 
+/// TOML's whole numbers end at `i64::MAX`, so no limit is a word.
+fn write_limit<S: serde::Serializer>(limit: &u64, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+    match *limit {
+        Ulimit::UNLIMITED => serializer.serialize_str("unlimited"),
+        limit => serializer.serialize_u64(limit),
+    }
+}
+
 impl Ulimit {
+    /// No limit; written `"unlimited"`. Every other limit is at most `i64::MAX`.
+    pub const UNLIMITED: u64 = u64::MAX;
+
     /// The names that are accepted: Linux's.
     pub const NAMES: [&str; 16] = [
         "as",

@@ -255,6 +255,13 @@ impl FromStr for ImageRef {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
+        if text.contains("://") {
+            // It is not repeated: an address may hold a user and a password.
+            return Err(Error::invalid(
+                "this is an address (not shown, it may hold a password), and an image name has no `…://` in front; accepted: \
+                 `[registry/]repository[:tag][@sha256:…]`, such as `registry.example:5000/shop/web:1.2`",
+            ));
+        }
         let wrong = |fault: &str| {
             Error::invalid(format!(
                 "`{}` is not an image name: {fault}; accepted: `[registry/]repository[:tag][@sha256:…]`, such as \
@@ -359,6 +366,12 @@ mod tests {
         ] {
             assert!(text.parse::<ImageRef>().is_err(), "{text:?}");
         }
+    }
+
+    #[test]
+    fn an_address_is_refused_without_repeating_its_password() {
+        let error = "https://user:hunter2@registry.example/x".parse::<ImageRef>().unwrap_err();
+        assert!(error.message().contains("an address") && !error.to_string().contains("hunter2"), "{error}");
     }
 
     #[test]

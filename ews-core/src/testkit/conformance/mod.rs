@@ -4,6 +4,9 @@
 //! A case that does not apply (the driver lacks a declared capability) is skipped by name, and
 //! [`Report::assert_passed`] fails on each skip that the caller did not expect.
 
+pub mod balancer;
+mod expect;
 mod report;
+pub mod store;
 
 pub use report::{CaseResult, Outcome, Report, Stop, Verdict, run_case};

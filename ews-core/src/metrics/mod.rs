@@ -3,6 +3,9 @@
 //! A query asks for one metric, picks series by label, and says how to fold a window of samples into one number per group.
 //! What is missing, stale or not a number comes back as a typed [`Unavailable`], never as zero: missing data must not scale
 //! a service in nor open a gate.
+//!
+//! [`eval`] holds the meaning of all this as pure functions over samples: a source that has samples calls them, and one that
+//! asks a peer (PromQL extrapolates, for one) fetches raw samples and calls them too.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,23 +20,36 @@ use crate::histogram::Histogram;
 use crate::selector::Selector;
 use crate::time::Timestamp;
 
+pub mod eval;
+
 /// Answers questions about signals.
+///
+/// Every call reads only; dropping a future abandons it.
 #[async_trait]
 pub trait Metrics: Send + Sync + 'static {
     /// What it can do.
     fn capabilities(&self) -> CapabilitySet;
 
-    /// The metrics it knows, ordered by name; at most `limit` after `after`.
-    async fn describe(&self, after: Option<String>, limit: usize) -> Result<Vec<MetricInfo>>;
-
-    /// One value per group at a moment. No group at all means that nothing matched.
+    /// The metrics it knows, ordered by name; at most `limit`, at least 1, after `after`, which need not exist. A source may
+    /// give fewer, at least one where there is one.
     ///
     /// # Errors
-    /// `Invalid` for a function that the metric's kind does not have; `NotFound` for a metric that is not known;
-    /// `OutOfResources` where the query would touch more than the source's limits; `Unsupported`; `Unavailable`.
+    /// `Invalid` for a limit of zero; `Unavailable`.
+    async fn describe(&self, after: Option<String>, limit: usize) -> Result<Vec<MetricInfo>>;
+
+    /// One value per group at a moment; `None` is now. Samples after the moment are not looked at. No group at all means
+    /// that nothing matched; a metric that nobody has recorded yet is no error, since a service that just started has
+    /// none. A series may be forgotten, and match no more, once its newest sample is far older than `max_age`.
+    ///
+    /// # Errors
+    /// `Invalid` for a function that the metric's kind does not have, a window of zero or a quantile outside 0 to 1;
+    /// `OutOfResources` where the query would touch more than the source's limits, never a part of the answer in its
+    /// place; `Unsupported`; `Unavailable`.
     async fn instant(&self, query: &MetricQuery, at: Option<Timestamp>) -> Result<Answer<Reading>>;
 
-    /// One value per group and step. A step without data is an `Unavailable` reading, so that all groups have equally many.
+    /// One value per group and step, each as [`instant`](Self::instant) gives it at that moment: the range's start, and on by
+    /// whole steps, as [`TimeRange::moments`] says. A step without data is an `Unavailable` reading, so that all groups have
+    /// one value for each moment.
     ///
     /// # Errors
     /// Those of [`instant`](Self::instant); `Invalid` for an empty range, a step of zero or more than
@@ -159,7 +175,11 @@ impl MetricQuery {
     }
 }
 
-/// How the samples of a series become one value. Windows end at the moment asked for.
+/// How the samples of a series become one value.
+///
+/// A window holds the samples after its start up to and with the moment asked for, as Prometheus 3 has it. A series whose
+/// newest sample is older than [`MetricQuery::max_age`] is stale whatever the window holds. A sample that is no finite number
+/// makes the value [`Unavailable::NotANumber`] wherever it is among those looked at: it is never passed over.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -167,9 +187,12 @@ pub enum Function {
     /// The newest sample of a counter, a gauge or a histogram.
     Last,
     /// A counter's growth per second within the window, resets taken into account; from the first to the last sample in it,
-    /// without extrapolation.
+    /// without extrapolation. Fewer than two samples are [`Unavailable::Missing`].
     Rate(Window),
-    /// A counter's growth within the window, or a histogram of what was recorded within it.
+    /// A counter's growth within the window, or a histogram of what was recorded within it, resets taken into account: from
+    /// the newest sample at or before the window's start, where there is one not older than `max_age` before it, or else
+    /// from the first sample in the window. So windows that adjoin lose nothing between them. Fewer than two samples in all
+    /// are [`Unavailable::Missing`].
     Increase(Window),
     /// A gauge's mean over the samples in the window.
     Mean(Window),
@@ -177,7 +200,8 @@ pub enum Function {
     Min(Window),
     /// A gauge's largest sample in the window.
     Max(Window),
-    /// This quantile, 0 to 1, of what a histogram recorded within the window.
+    /// This quantile, 0 to 1, of what a histogram recorded within the window, as `Increase` has it. Nothing recorded is
+    /// [`Unavailable::Missing`].
     Quantile(f64, Window),
 }
 
@@ -201,9 +225,16 @@ impl Aggregate {
     pub fn all(by: Aggregation) -> Self {
         Self { by, group: Vec::new() }
     }
+
+    /// Series with equal values of these labels become one.
+    pub fn group(by: Aggregation, group: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        Self { by, group: group.into_iter().map(Into::into).collect() }
+    }
 }
 
-/// In which way values are joined. A series that is unavailable is left out, and the answer's coverage counts it.
+/// In which way values are joined. A series that is unavailable is left out, and the answer's coverage counts it; a group of
+/// which every series is unavailable is so itself: stale if one is (with the newest moment), else not a number if one is,
+/// else missing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -260,7 +291,7 @@ impl TimeRange {
 /// What a query found.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Answer<V> {
-    /// One entry per group, ordered by labels.
+    /// One entry per group, ordered by labels, no two with the same.
     pub series: Vec<Series<V>>,
     /// How much of what was asked is in it.
     pub coverage: Coverage,
@@ -269,10 +300,18 @@ pub struct Answer<V> {
 /// One group of an answer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Series<V> {
-    /// The labels that all its series have in common by the query.
+    /// The labels that all its series have in common by the query: those that it groups by, as far as the series have them,
+    /// or all labels of the one series without an aggregate.
     pub labels: BTreeMap<String, String>,
     /// Its value.
     pub value: V,
+}
+
+impl Coverage {
+    /// So many series matched, so many of them were unavailable, so much was dropped; for drivers.
+    pub fn new(matched: u64, unavailable: u64, dropped: u64) -> Self {
+        Self { matched, unavailable, dropped }
+    }
 }
 
 /// How much of what was asked is in an answer.
@@ -281,7 +320,7 @@ pub struct Series<V> {
 pub struct Coverage {
     /// How many series matched.
     pub matched: u64,
-    /// How many of them had nothing to say: missing, stale or not a number.
+    /// How many of them had nothing to say: missing, stale or not a number. In a range, at one step or more.
     pub unavailable: u64,
     /// How many series or samples the source had to drop by its own limits, as far as it knows.
     pub dropped: u64,
@@ -312,7 +351,7 @@ pub struct Measured {
     pub value: f64,
     /// The moment of the newest sample in it.
     pub at: Timestamp,
-    /// How many samples it was made from.
+    /// How many samples it was made from, those of all series of the group together.
     pub samples: u64,
 }
 

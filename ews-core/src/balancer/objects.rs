@@ -1,0 +1,421 @@
+//! The objects of a balancer: domains, routes, pools, endpoints, policies, certificates, blackholes.
+//!
+//! Domains point to route sets, rules of route sets point to pools, pools hold endpoints. Routes and pools are shared, so
+//! that changing an app's pool touches none of its thousand domains. What an object may hold is checked in one place, by
+//! [`Object::check`](crate::balancer::Object::check).
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::balancer::ObjectRef;
+use crate::endpoint::Endpoint;
+use crate::error::{Error, Result};
+use crate::id::{CertificateId, PoolId, RouteSetId, TrafficPolicyId};
+use crate::spec::content::SecretRef;
+use crate::time::Timestamp;
+
+/// An object of a balancer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Object {
+    /// A host name.
+    Domain(Domain),
+    /// A set of routes.
+    RouteSet(RouteSet),
+    /// A pool.
+    Pool(Pool),
+    /// An endpoint of a pool.
+    Endpoint(Member),
+    /// A traffic policy.
+    TrafficPolicy(TrafficPolicy),
+    /// A certificate.
+    Certificate(Certificate),
+    /// A blackhole.
+    Blackhole(Blackhole),
+}
+
+impl Object {
+    /// Its name.
+    pub fn reference(&self) -> ObjectRef {
+        match self {
+            Self::Domain(domain) => ObjectRef::Domain(domain.name.clone()),
+            Self::RouteSet(set) => ObjectRef::RouteSet(set.id.clone()),
+            Self::Pool(pool) => ObjectRef::Pool(pool.id.clone()),
+            Self::Endpoint(member) => ObjectRef::Endpoint(member.pool.clone(), member.endpoint.key.clone()),
+            Self::TrafficPolicy(policy) => ObjectRef::TrafficPolicy(policy.id.clone()),
+            Self::Certificate(certificate) => ObjectRef::Certificate(certificate.id.clone()),
+            Self::Blackhole(blackhole) => ObjectRef::Blackhole(blackhole.target.clone()),
+        }
+    }
+}
+
+/// A host name that traffic asks for: `shop.example`, `*.shop.example`, or `*` for every other.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
+pub struct DomainName(String);
+
+impl DomainName {
+    /// Checks and takes a host name; upper case becomes lower case.
+    ///
+    /// # Errors
+    /// `Invalid`, saying what is accepted.
+    pub fn new(text: &str) -> Result<Self> {
+        let lower = text.to_ascii_lowercase();
+        let host = lower.strip_prefix("*.").unwrap_or(&lower);
+        let label = |part: &str| {
+            let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+            (1..=63).contains(&part.len())
+                && part.starts_with(plain)
+                && part.ends_with(plain)
+                && part.chars().all(|c| plain(c) || c == '-' || c == '_')
+        };
+        if lower == "*" || (lower.len() <= 253 && host.split('.').all(label)) {
+            return Ok(Self(lower));
+        }
+        Err(Error::invalid(format!(
+            "`{}` is not a host name; accepted: labels of letters, digits, `-` and `_` joined by `.`, at most 253 characters, \
+             optionally with `*.` in front, or `*` alone (an international name in its `xn--` form)",
+            crate::time::Shown(text)
+        )))
+    }
+
+    /// The name in lower case.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether it stands for several names.
+    pub fn is_wildcard(&self) -> bool {
+        self.0.starts_with('*')
+    }
+}
+
+impl std::fmt::Display for DomainName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for DomainName {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Self::new(&text).map_err(|error| serde::de::Error::custom(error.message()))
+    }
+}
+
+/// A host name and what serves it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Domain {
+    /// The name.
+    pub name: DomainName,
+    /// Its routes.
+    pub routes: RouteSetId,
+    /// The certificate that ends TLS for it.
+    #[serde(default)]
+    pub certificate: Option<CertificateId>,
+    /// What holds for all its requests.
+    #[serde(default)]
+    pub policy: Option<TrafficPolicyId>,
+}
+
+/// Routes, tried in order of precision: exact path, longest prefix, regular expressions in the order written; among equals,
+/// the one with more attributes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RouteSet {
+    /// Its id.
+    pub id: RouteSetId,
+    /// The rules.
+    pub rules: Vec<RouteRule>,
+}
+
+/// Which requests, and where they go.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct RouteRule {
+    /// The path that is asked for.
+    pub path: PathMatch,
+    /// The methods. Empty: all.
+    #[serde(default)]
+    pub methods: Vec<String>,
+    /// What else must match, all of it.
+    #[serde(default)]
+    pub attributes: Vec<AttributeMatch>,
+    /// Where it goes.
+    pub action: RouteAction,
+}
+
+impl RouteRule {
+    /// Every method of this path goes there.
+    pub fn new(path: PathMatch, action: RouteAction) -> Self {
+        Self { path, methods: Vec::new(), attributes: Vec::new(), action }
+    }
+}
+
+/// Which paths.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum PathMatch {
+    /// This one.
+    Exact(String),
+    /// This one and what lies below it: `/api` takes in `/api` and `/api/x`, not `/apis`.
+    Prefix(String),
+    /// What this regular expression, in the syntax of the crate `regex`, matches from its start to its end.
+    Regex(String),
+}
+
+/// Something of a request, other than its host, path and method.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AttributeMatch {
+    /// Where to look.
+    pub place: AttributePlace,
+    /// The name there.
+    pub name: String,
+    /// The value; `None`: any.
+    pub value: Option<String>,
+}
+
+/// Where an attribute of a request stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum AttributePlace {
+    /// A header.
+    Header,
+    /// A cookie.
+    Cookie,
+    /// A parameter of the query.
+    Query,
+}
+
+/// Where a request goes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum RouteAction {
+    /// To these pools, each once and at least one, in proportion to their weights. All zero: nobody gets it, 503.
+    Forward(Vec<WeightedPool>),
+    /// To another address, with status 301, 302, 303, 307 or 308.
+    Redirect {
+        /// The address.
+        to: String,
+        /// The status.
+        status: u16,
+    },
+    /// It is answered by the balancer itself.
+    Respond {
+        /// The status.
+        status: u16,
+        /// The body; at most 64 KiB.
+        body: String,
+    },
+}
+
+/// A pool and its share.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WeightedPool {
+    /// The pool.
+    pub pool: PoolId,
+    /// Its share, 0 to [`Member::MAX_WEIGHT`].
+    pub weight: u32,
+}
+
+/// A pool of endpoints.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Pool {
+    /// Its id.
+    pub id: PoolId,
+    /// What its endpoints speak.
+    pub protocol: PoolProtocol,
+    /// How an endpoint is chosen. Default: as the balancer does it best.
+    #[serde(default)]
+    pub algorithm: Algorithm,
+    /// What its requests are counted under besides the pool, such as the service and the revision. The keys are the caller's.
+    #[serde(default)]
+    pub labels: crate::Labels,
+}
+
+impl Pool {
+    /// A pool of HTTP/1.1 endpoints.
+    pub fn new(id: PoolId) -> Self {
+        Self {
+            id,
+            protocol: PoolProtocol::Http1,
+            algorithm: Algorithm::default(),
+            labels: crate::Labels::default(),
+        }
+    }
+}
+
+/// What the endpoints of a pool speak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum PoolProtocol {
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2 without TLS.
+    H2c,
+    /// Bytes over TCP.
+    Tcp,
+}
+
+/// How an endpoint is chosen. All take the endpoints' weights into account.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Algorithm {
+    /// As the balancer does it best; every balancer has this one. EWS's own gateway takes the better of two random ones by
+    /// peak EWMA of latency times requests in flight.
+    #[default]
+    Auto,
+    /// By peak EWMA of latency times requests in flight. Needs the capability `balance_peak_ewma`.
+    PeakEwma,
+    /// By requests in flight. Needs the capability `balance_least_request`.
+    LeastRequest,
+    /// In turn, by weight; every balancer has this one.
+    RoundRobin,
+}
+
+/// An endpoint in a pool.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Member {
+    /// Its pool.
+    pub pool: PoolId,
+    /// The endpoint.
+    pub endpoint: Endpoint,
+    /// Its share within the pool, 0 to [`Member::MAX_WEIGHT`]. 0 gets no new traffic. Default 100.
+    pub weight: u32,
+    /// Whether it gets traffic.
+    #[serde(default)]
+    pub state: MemberState,
+}
+
+impl Member {
+    /// The weight of an endpoint for which nobody chose one.
+    pub const WEIGHT: u32 = 100;
+
+    /// The largest weight (Alibaba's and HAProxy's are 100 and 256; this leaves room for fine canaries).
+    pub const MAX_WEIGHT: u32 = 10_000;
+
+    /// An active endpoint of weight 100.
+    pub fn new(pool: PoolId, endpoint: Endpoint) -> Self {
+        Self { pool, endpoint, weight: Self::WEIGHT, state: MemberState::Active }
+    }
+
+    /// With this weight.
+    #[must_use]
+    pub fn weight(mut self, weight: u32) -> Self {
+        self.weight = weight;
+        self
+    }
+}
+
+/// Whether an endpoint gets traffic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum MemberState {
+    /// It gets traffic by its weight.
+    #[default]
+    Active,
+    /// It finishes what it has and gets nothing new, not even from sticky clients.
+    Draining,
+    /// What it has is closed now, and it gets nothing new. Needs the capability `force_close`.
+    Closed,
+}
+
+/// What holds for requests whatever serves them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct TrafficPolicy {
+    /// Its id.
+    pub id: TrafficPolicyId,
+    /// How long a request may take until its response begins. Default: the balancer's.
+    #[serde(default, with = "crate::time::duration::option")]
+    pub request_timeout: Option<Duration>,
+    /// How often a request that was not sent, or is idempotent, is tried elsewhere. Default: the balancer's.
+    #[serde(default)]
+    pub retries: Option<u32>,
+    /// The largest request body, in bytes. Default: the balancer's.
+    #[serde(default)]
+    pub max_body: Option<u64>,
+    /// Requests per second that one client address may make. Default: unlimited.
+    #[serde(default)]
+    pub rate_per_client: Option<u32>,
+}
+
+impl TrafficPolicy {
+    /// A policy that leaves all to the balancer.
+    pub fn new(id: TrafficPolicyId) -> Self {
+        Self { id, request_timeout: None, retries: None, max_body: None, rate_per_client: None }
+    }
+}
+
+/// A certificate and its key, by reference.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Certificate {
+    /// Its id.
+    pub id: CertificateId,
+    /// The chain, PEM, the leaf first.
+    pub chain: SecretRef,
+    /// The private key, PEM.
+    pub key: SecretRef,
+}
+
+/// What is dropped before it costs anything.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Blackhole {
+    /// What is dropped.
+    pub target: BlackholeTarget,
+    /// Until when; a balancer forgets it by itself, which is no change and raises no generation.
+    pub until: Timestamp,
+}
+
+/// What a blackhole drops.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum BlackholeTarget {
+    /// Clients of this network.
+    Source {
+        /// The network's address.
+        network: std::net::IpAddr,
+        /// How many of its bits count.
+        bits: u8,
+    },
+    /// Requests for this host name.
+    Domain(DomainName),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn host_names() {
+        for good in ["shop.example", "*.shop.example", "*", "a", "xn--fiq228c.example", "SHOP.Example"] {
+            assert!(DomainName::new(good).is_ok(), "{good}");
+        }
+        for bad in
+            ["", ".", "a..b", "shop.example.", "*shop", "a.*.b", "shop example", "店.example", "a/b", "-a"]
+        {
+            assert!(DomainName::new(bad).is_err(), "{bad}");
+        }
+        assert_eq!(DomainName::new("SHOP.Example").unwrap().as_str(), "shop.example");
+    }
+}
