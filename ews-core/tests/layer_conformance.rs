@@ -1,4 +1,5 @@
-//! A driver behind a layer still is what its contract says: the Store suite through each layer, and through all.
+//! A driver behind a layer still is what its contract says: the Store suite through each layer and
+//! through all, the Balancer suite through all.
 
 use std::sync::Arc;
 
@@ -6,8 +7,11 @@ use ews_core::layer::{
     Around, CapabilityCheck, ConcurrencyLimit, Deadline, Layered, RetryLayer, Stack, StackConfig, Trace,
 };
 use ews_core::store::{EmbeddedConfig, MemoryStore};
+use ews_core::testkit::FakeBalancer;
+use ews_core::testkit::conformance::Stop;
+use ews_core::testkit::conformance::balancer::{self, BalancerHarness};
 use ews_core::testkit::conformance::store::{self, StoreHarness};
-use ews_core::{Result, Store};
+use ews_core::{Balancer, Result, Store, layer};
 
 struct Behind<A>(fn() -> A);
 
@@ -46,4 +50,22 @@ async fn the_store_conforms_behind_all_layers() {
         StackConfig::default().build().unwrap_or_else(|error| panic!("the defaults are accepted: {error}"))
     }
     conforms("stack", all).await;
+}
+
+/// What needs traffic or a restart is proven on the fake itself; here it counts that nothing fails on the way through.
+struct FakeBehindAll;
+
+#[async_trait::async_trait]
+impl BalancerHarness for FakeBehindAll {
+    async fn balancer(&self) -> Result<Arc<dyn Balancer>, Stop> {
+        let fake: Arc<dyn Balancer> = Arc::new(FakeBalancer::new());
+        Ok(Arc::new(layer::stack(fake)))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_balancer_conforms_behind_all_layers() {
+    let report = balancer::run(&FakeBehindAll).await;
+    let (passed, failed, _skipped) = report.counts();
+    assert!(passed > 20 && failed == 0, "{report}");
 }
