@@ -24,6 +24,8 @@
 //! [`event`], [`capability`].
 //! Contracts: [`runtime`], [`image`], [`registry`], [`balancer`], [`metrics`], [`policy`], [`store`], [`secrets`], [`clock`],
 //! [`scale`].
+//! In front of contracts: [`layer`]. Shared by engines: [`backoff`], [`bus`], [`place`](mod@place), `probe` and `http` (features of the
+//! same names).
 //!
 //! No crate of EWS installs a signal handler, a global subscriber, a global allocator or an async runtime.
 
@@ -65,7 +67,9 @@ pub mod store;
 pub mod testkit;
 pub mod time;
 
+pub use backoff::{Backoff, BackoffConfig};
 pub use balancer::{Balancer, BalancerExt};
+pub use bus::Bus;
 pub use capability::{Capability, CapabilitySet, Enforcement, RuntimeCapabilities};
 pub use clock::{Clock, SystemClock};
 pub use detach::detach;
@@ -80,6 +84,7 @@ pub use id::{
 pub use image::ImageStore;
 pub use instance::{ExitStatus, Failure, Health, Incarnation, Instance, InstanceKey, InstanceState};
 pub use label::{Labels, Lookup};
+pub use layer::{Around, Layered};
 pub use metrics::{Metrics, MetricsExt, Unavailable};
 pub use node::{Capacity, Node, NodeState};
 pub use overlay::LabelOverlay;

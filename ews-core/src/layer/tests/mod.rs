@@ -1,5 +1,7 @@
 //! The layers in front of a runtime whose every answer is scripted, on paused time.
 
+mod trace;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -212,8 +214,6 @@ fn archive() -> ByteStream {
     futures_util::stream::iter([Ok(Bytes::from_static(b"tar"))]).boxed()
 }
 
-// --- Deadline ---
-
 #[tokio::test(start_paused = true)]
 async fn a_hang_becomes_a_timeout_after_exactly_the_time_of_its_class() {
     let runtime = layered(&Stub::hanging(), Deadline::default());
@@ -265,8 +265,6 @@ fn deadlines_that_bound_nothing_are_refused() {
     assert!(Deadline::new(config.with_short(Duration::from_secs(600))).is_err());
     assert!(Deadline::new(config.with_long(Duration::from_secs(7200))).is_err());
 }
-
-// --- RetryLayer ---
 
 #[tokio::test(start_paused = true)]
 async fn only_what_is_safe_is_tried_again() {
@@ -395,8 +393,6 @@ async fn a_stream_is_never_given_twice() {
     assert_eq!((error.kind(), stub.calls()), (ErrorKind::Internal, 1));
 }
 
-// --- CapabilityCheck ---
-
 #[tokio::test]
 async fn what_is_not_declared_never_reaches_the_driver() {
     let only =
@@ -443,8 +439,6 @@ async fn what_is_not_declared_never_reaches_the_driver() {
     let error = runtime.images().unwrap().build(&spec, archive()).await.err().unwrap();
     assert!(error.message().contains("`image_build`"), "{error}");
 }
-
-// --- ConcurrencyLimit ---
 
 fn limit(concurrent: usize, queue: usize) -> ConcurrencyLimit {
     let config = LimitConfig::default().with_concurrent(concurrent).with_queue(queue).with_waits(2);
@@ -538,8 +532,6 @@ fn limits_that_let_nothing_or_everything_pass_are_refused() {
     assert!(ConcurrencyLimit::new(config.with_concurrent(usize::MAX)).is_err());
 }
 
-// --- the stack ---
-
 #[tokio::test(start_paused = true)]
 async fn the_stack_holds_no_permit_while_it_backs_off_and_bounds_each_attempt() {
     let config = StackConfig::default()
@@ -574,129 +566,4 @@ fn the_settings_of_the_stack_read_from_a_document_and_refuse_what_they_do_not_kn
     assert_eq!(config.deadline.long, DeadlineConfig::default().long);
     assert_eq!(config.retry.attempts, 2);
     assert!(serde_json::from_str::<StackConfig>(r#"{"deadline":{"shrot":"5s"}}"#).is_err());
-}
-
-// --- Trace ---
-
-/// Writes down every span, record and event as text.
-#[derive(Clone, Default)]
-struct Captured(Arc<Mutex<Vec<String>>>);
-
-impl Captured {
-    fn text(&self) -> String {
-        self.0.lock().unwrap().join("\n")
-    }
-
-    fn push(&self, line: String) {
-        self.0.lock().unwrap().push(line);
-    }
-}
-
-struct Fields(String);
-
-impl tracing::field::Visit for Fields {
-    fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
-        use std::fmt::Write as _;
-        write!(self.0, " {}={value:?}", field.name()).unwrap();
-    }
-}
-
-impl tracing::Subscriber for Captured {
-    fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
-        true
-    }
-    fn new_span(&self, span: &tracing::span::Attributes<'_>) -> tracing::span::Id {
-        let mut fields = Fields(format!("span {} {}", span.metadata().level(), span.metadata().name()));
-        span.record(&mut fields);
-        self.push(fields.0);
-        tracing::span::Id::from_u64(1)
-    }
-    fn record(&self, _: &tracing::span::Id, values: &tracing::span::Record<'_>) {
-        let mut fields = Fields("record".into());
-        values.record(&mut fields);
-        self.push(fields.0);
-    }
-    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
-    fn event(&self, event: &tracing::Event<'_>) {
-        let mut fields = Fields(format!("event {}", event.metadata().level()));
-        event.record(&mut fields);
-        self.push(fields.0);
-    }
-    fn enter(&self, _: &tracing::span::Id) {}
-    fn exit(&self, _: &tracing::span::Id) {}
-}
-
-#[tokio::test]
-async fn a_call_is_one_span_with_its_subject_and_its_outcome() {
-    let captured = Captured::default();
-    let _guard = tracing::subscriber::set_default(captured.clone());
-    let runtime = layered(&Stub::willing(CapabilitySet::all()), Trace);
-    runtime.create(&spec(), &key(), &CreateOptions::on(NodeId::new("n7").unwrap())).await.unwrap();
-    let text = captured.text();
-    assert!(
-        text.starts_with("span INFO ews.call contract=\"runtime\" operation=\"runtime.create\""),
-        "{text}"
-    );
-    for field in
-        ["service=web", "revision=r1", "node=n7", "object=web/r1/0.0", "outcome=\"ok\"", "duration_us="]
-    {
-        assert!(text.contains(field), "{field}: {text}");
-    }
-    assert_eq!(text.matches("span ").count(), 1);
-}
-
-#[tokio::test]
-async fn failures_are_told_at_the_level_they_deserve_and_so_is_a_dropped_call() {
-    for (kind, level) in
-        [(ErrorKind::Internal, "ERROR"), (ErrorKind::Unavailable, "WARN"), (ErrorKind::NotFound, "DEBUG")]
-    {
-        let captured = Captured::default();
-        let _guard = tracing::subscriber::set_default(captured.clone());
-        let stub = Stub::failing(move || Error::new(kind, "words"));
-        layered(&stub, Trace).get(&id()).await.unwrap_err();
-        let text = captured.text();
-        assert!(text.contains(&format!("event {level} ")), "{text}");
-        assert!(text.contains(&format!("outcome=\"{kind}\"")), "{text}");
-        assert!(text.starts_with("span DEBUG"), "a read: {text}");
-    }
-    let captured = Captured::default();
-    let _guard = tracing::subscriber::set_default(captured.clone());
-    let runtime = layered(&Stub::hanging(), Trace);
-    assert!(runtime.get(&id()).now_or_never().is_none());
-    assert!(captured.text().contains("outcome=\"abandoned\""), "{}", captured.text());
-}
-
-/// What goes through every layer holds the word in every place where a careless layer would print it.
-#[tokio::test(start_paused = true)]
-async fn no_secret_reaches_a_span_or_an_event() {
-    const SECRET: &str = "hunter2";
-
-    struct Vault;
-    #[async_trait]
-    impl Secrets for Vault {
-        async fn resolve(&self, _: &SecretRef) -> Result<SecretValue> {
-            SecretValue::new(SECRET)
-        }
-    }
-
-    let captured = Captured::default();
-    let _guard = tracing::subscriber::set_default(captured.clone());
-    let stub = Stub::failing(|| {
-        unavailable()
-            .with_detail(format!("the engine repeats: PASSWORD={SECRET}"))
-            .with_source(std::io::Error::other(format!("body was {SECRET}")))
-    });
-    let runtime = stack(Arc::clone(&stub) as Arc<dyn Runtime>);
-    let mut spec = spec();
-    spec.env.insert("PASSWORD".into(), EnvValue::Plain(SECRET.into()));
-    runtime.create(&spec, &key(), &CreateOptions::default()).await.unwrap_err();
-    runtime.exec(&id(), &ExecSpec::new(["login", SECRET])).await.unwrap_err();
-    let vault = stack(Arc::new(Vault) as Arc<dyn Secrets>);
-    let reference: SecretRef = "env:PASSWORD".parse().unwrap();
-    assert_eq!(vault.resolve(&reference).await.unwrap().expose(), SECRET.as_bytes());
-
-    let text = captured.text();
-    assert!(text.contains("secrets.resolve") && text.contains("object=env:PASSWORD"), "{text}");
-    assert!(text.contains("will try again"), "{text}");
-    assert!(!text.contains(SECRET), "{text}");
 }
