@@ -5,3 +5,8 @@
 
 #[cfg(unix)]
 pub mod custom_runtime;
+
+/// The README's code compiles and runs.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+pub struct Readme;
