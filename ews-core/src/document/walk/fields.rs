@@ -1,23 +1,48 @@
 //! A table that is asked for its fields, and what is said of those that nobody asked for.
 
 use super::super::problem::ShownKey;
-use super::super::{Problem, Table};
+use super::super::{Entry, Problem, Table};
 use super::At;
 use super::at::Foreign;
-use super::words::nearest;
+use super::words::{nearest, same_words};
 
 /// A table that is being asked for its fields.
 pub(crate) struct Fields<'a> {
     pub(crate) at: At<'a>,
     table: &'a Table,
     known: Vec<&'static str>,
+    /// What other tools call a field whose value is otherwise the same: their name and ours.
+    names: &'static [(&'static str, &'static str)],
     /// Held back until it is clear that no other key was meant for it.
-    missing: Vec<(String, Problem)>,
+    missing: Vec<Missing>,
+}
+
+struct Missing {
+    /// Any of these would do.
+    names: Vec<&'static str>,
+    problem: Problem,
 }
 
 impl<'a> Fields<'a> {
     pub(super) fn new(at: At<'a>, table: &'a Table) -> Self {
-        Self { at, table, known: Vec::new(), missing: Vec::new() }
+        Self { at, table, known: Vec::new(), names: &[], missing: Vec::new() }
+    }
+
+    /// A field that stands under one of these names is still reported as unknown, and its value is judged at once, so that
+    /// whoever renames it does not learn of the value's faults only then. The same holds without a list for names that
+    /// differ in case, `-` and `_` only.
+    pub(crate) fn also_called(mut self, names: &'static [(&'static str, &'static str)]) -> Self {
+        self.names = names;
+        self
+    }
+
+    /// The entry that was meant for a field.
+    fn meant(&self, key: &str) -> Option<&'a Entry> {
+        let listed =
+            |written: &str| self.names.iter().any(|(theirs, ours)| *theirs == written && *ours == key);
+        self.table.entry(key).or_else(|| {
+            self.table.entries().iter().find(|entry| same_words(&entry.key, key) || listed(&entry.key))
+        })
     }
 
     /// The value of a field, if it is there. Null is not there.
@@ -37,7 +62,11 @@ impl<'a> Fields<'a> {
 
     fn take_even_null(&mut self, key: &'static str) -> Option<At<'a>> {
         self.known.push(key);
-        self.table.entry(key).map(|entry| self.at.child(entry))
+        let entry = self.meant(key)?;
+        if entry.key != key {
+            self.at.sink.renamed(self.at.path.key(key), &entry.key);
+        }
+        Some(self.at.child(entry))
     }
 
     /// Whether a field is there, null included.
@@ -68,12 +97,19 @@ impl<'a> Fields<'a> {
     }
 
     /// Notes that a field is missing. Where an unknown key was meant for it, that is the only problem.
-    pub(crate) fn missing(&mut self, key: &str, accepted: &str) {
+    pub(crate) fn missing(&mut self, key: &'static str, accepted: &str) {
+        let message = format!("the field `{key}` is missing; accepted: {accepted}");
+        let problem = Problem::new(self.at.path.key(key), message);
+        self.missing.push(Missing { names: vec![key], problem });
+    }
+
+    /// Notes that none of these fields is given, of which exactly one must be.
+    pub(crate) fn none_given(&mut self, what: &str, names: &[&'static str], accepted: &str) {
         let problem = Problem::new(
-            self.at.path.key(key),
-            format!("the field `{key}` is missing; accepted: {accepted}"),
+            self.at.path.clone(),
+            format!("no {what} is given; accepted: exactly one of {accepted}"),
         );
-        self.missing.push((key.to_owned(), problem));
+        self.missing.push(Missing { names: names.to_vec(), problem });
     }
 
     /// Reports every field that was not asked for.
@@ -91,13 +127,13 @@ impl<'a> Fields<'a> {
             let accepted = self.known.join(", ");
             let near = nearest(key, self.known.iter().copied());
             let advice = foreign(key).map(|advice| self.at.sink.example(advice));
-            self.missing.retain(|(name, problem)| {
-                let meant = match &advice {
-                    Some(advice) => advice.contains(name.as_str()),
+            self.missing.retain(|missing| {
+                let meant = missing.names.iter().any(|name| match &advice {
+                    Some(advice) => advice.contains(name),
                     None => near == Some(name),
-                };
-                if meant {
-                    self.at.sink.stand_in(problem.path.clone());
+                });
+                if meant && let [_] = missing.names.as_slice() {
+                    self.at.sink.stand_in(missing.problem.path.clone());
                 }
                 !meant
             });
@@ -115,10 +151,19 @@ impl<'a> Fields<'a> {
                 (None, None) => format!("unknown field `{}`; accepted: {accepted}", ShownKey(key)),
             };
             let problem = Problem::new(self.at.path.key(key), message);
-            self.at.sink.push(problem, entry.offset);
+            if self.known.iter().any(|known| self.meant(known).is_some_and(|meant| meant.key == key)) {
+                // Its value was read: what the rules find in it counts.
+                self.at.sink.keep(problem, entry.offset);
+            } else {
+                self.at.sink.push(problem, entry.offset);
+            }
         }
-        for (_, problem) in self.missing {
-            self.at.sink.push(problem, self.at.tree.offset);
+        for missing in self.missing {
+            match missing.names.as_slice() {
+                [_] => self.at.sink.push(missing.problem, self.at.tree.offset),
+                // No rule objects to what stands for one of several, and the other fields are judged as always.
+                _ => self.at.sink.keep(missing.problem, self.at.tree.offset),
+            }
         }
     }
 }

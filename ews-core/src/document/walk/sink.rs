@@ -1,6 +1,7 @@
 //! Where the problems of one walk are collected, and how the findings of the rules come to their places.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 
 use super::super::{Format, Path, Position, Problem, Problems, Step, Tree, Value};
 
@@ -16,6 +17,8 @@ struct Found {
     more: usize,
     /// The places where a stand-in was used.
     failed: Vec<Path>,
+    /// Fields that stand under another key than their own: their own path, and the key.
+    renamed: HashMap<Path, String>,
 }
 
 /// How many problems a walk keeps before it sorts and cuts: enough that the first hundred by place are the true ones.
@@ -52,7 +55,7 @@ impl<'t> Sink<'t> {
         self.keep(problem, offset);
     }
 
-    fn keep(&self, mut problem: Problem, offset: Option<usize>) {
+    pub(super) fn keep(&self, mut problem: Problem, offset: Option<usize>) {
         problem.accepted = problem.accepted.map(|accepted| self.example(&accepted));
         let mut found = self.found.borrow_mut();
         if found.problems.len() >= KEPT {
@@ -75,10 +78,18 @@ impl<'t> Sink<'t> {
         }
     }
 
+    /// Remembers that a field stands under this key.
+    pub(super) fn renamed(&self, path: Path, key: &str) {
+        let mut found = self.found.borrow_mut();
+        if found.renamed.len() < KEPT {
+            found.renamed.insert(path, key.to_owned());
+        }
+    }
+
     /// Notes what the rules found, except where it may follow from something that could not be read.
     pub(crate) fn add_findings(&self, root: &Tree, findings: Vec<Finding>) {
         for finding in findings {
-            let (path, offset) = locate(root, &finding.path);
+            let (path, offset) = locate(root, &finding.path, &self.found.borrow().renamed);
             let unread = {
                 let found = self.found.borrow();
                 found.failed.iter().any(|failed| {
@@ -115,13 +126,15 @@ impl Finding {
 
 /// The path as the document has it, and its place. A short form ends the path early (`image.reference` is `image` where
 /// that is a text), and a table stands for a list (`ports[0].number` is `ports.http` where ports are written as a table).
-fn locate(root: &Tree, path: &Path) -> (Path, Option<usize>) {
+fn locate(root: &Tree, path: &Path, renamed: &HashMap<Path, String>) -> (Path, Option<usize>) {
     let mut node = root;
     let mut offset = root.offset;
     let mut shown = Path::root();
     for step in path.steps() {
         let next = match (&node.value, step) {
             (Value::Table(table), Step::Key(key)) => {
+                let own = shown.key(key.clone());
+                let key = if table.entry(key).is_some() { key } else { renamed.get(&own).unwrap_or(key) };
                 shown = shown.key(key.clone());
                 match table.entry(key) {
                     Some(entry) => (&entry.value, entry.value.offset.or(entry.offset)),

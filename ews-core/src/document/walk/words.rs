@@ -23,6 +23,16 @@ pub(crate) fn nearest<'n>(found: &str, names: impl IntoIterator<Item = &'n str>)
         .map(|(_, name)| name)
 }
 
+/// Whether two names differ in case, `-` and `_` only.
+pub(super) fn same_words(a: &str, b: &str) -> bool {
+    let plain = |text: &str| {
+        let plain = text.bytes().filter(|b| !matches!(b, b'-' | b'_'));
+        plain.map(|b| b.to_ascii_lowercase()).collect::<Vec<_>>()
+    };
+    // Most names differ in length by more than their punctuation, and are not looked at.
+    a.len().abs_diff(b.len()) <= 8 && a.len() <= 64 && plain(a) == plain(b)
+}
+
 /// A range of whole numbers, in words.
 pub(crate) struct Whole(pub(crate) u64, pub(crate) u64);
 

@@ -3,6 +3,117 @@
 //! Each function takes a key (or a word) that a table does not know and gives advice, or nothing where the name is no
 //! other tool's. The nearest accepted name is found without them.
 
+/// Other tools' names for fields of the same meaning, by table. Their values are read as the field's own would be, so a name
+/// belongs here only if what stands under it is judged rightly by that.
+type Names<const N: usize> = [(&'static str, &'static str); N];
+
+pub(super) const SERVICE: Names<21> = [
+    ("environment", "env"),
+    ("replicaCount", "replicas"),
+    ("replica_count", "replicas"),
+    ("scale", "replicas"),
+    ("instances", "replicas"),
+    ("count", "replicas"),
+    ("volumes", "mounts"),
+    ("entrypoint", "command"),
+    ("entryPoint", "command"),
+    ("ENTRYPOINT", "command"),
+    ("cmd", "args"),
+    ("CMD", "args"),
+    ("arguments", "args"),
+    ("working_dir", "workdir"),
+    ("workingDir", "workdir"),
+    ("work_dir", "workdir"),
+    ("cwd", "workdir"),
+    ("restart_policy", "restart"),
+    ("restartPolicy", "restart"),
+    ("annotations", "labels"),
+    ("ulimit", "ulimits"),
+];
+pub(super) const ARTIFACT: Names<6> = [
+    ("path", "location"),
+    ("url", "location"),
+    ("uri", "location"),
+    ("checksum", "digest"),
+    ("sha256", "digest"),
+    ("hash", "digest"),
+];
+pub(super) const FILE: Names<5> = [
+    ("target", "path"),
+    ("destination", "path"),
+    ("mountPath", "path"),
+    ("perms", "mode"),
+    ("permissions", "mode"),
+];
+pub(super) const MOUNT: Names<7> = [
+    ("destination", "target"),
+    ("dst", "target"),
+    ("mountPath", "target"),
+    ("path", "target"),
+    ("ro", "read_only"),
+    ("host_path", "bind"),
+    ("name", "volume"),
+];
+pub(super) const PORT: Names<8> = [
+    ("containerPort", "number"),
+    ("container_port", "number"),
+    ("port", "number"),
+    ("targetPort", "number"),
+    ("hostPort", "publish"),
+    ("host_port", "publish"),
+    ("published", "publish"),
+    ("nodePort", "publish"),
+];
+pub(super) const PROBES: Names<5> = [
+    ("ready", "readiness"),
+    ("readinessProbe", "readiness"),
+    ("live", "liveness"),
+    ("livenessProbe", "liveness"),
+    ("startupProbe", "startup"),
+];
+pub(super) const PROBE: Names<10> = [
+    ("httpGet", "http"),
+    ("http_get", "http"),
+    ("tcpSocket", "tcp"),
+    ("tcp_socket", "tcp"),
+    ("periodSeconds", "interval"),
+    ("period", "interval"),
+    ("timeoutSeconds", "timeout"),
+    ("initialDelaySeconds", "initial_delay"),
+    ("failureThreshold", "failure"),
+    ("successThreshold", "success"),
+];
+pub(super) const HTTP_CHECK: Names<2> = [("expected_status", "status"), ("code", "status")];
+pub(super) const STOP: Names<4> =
+    [("timeout", "grace"), ("grace_period", "grace"), ("gracePeriod", "grace"), ("period", "grace")];
+pub(super) const RESTART: Names<4> = [
+    ("policy", "condition"),
+    ("max_attempts", "attempts"),
+    ("maximum_retry_count", "attempts"),
+    ("retries", "attempts"),
+];
+pub(super) const LOG: Names<2> = [("max_file_size", "max_size"), ("max-file", "max_files")];
+pub(super) const JOB: Names<4> = [
+    ("timeout", "deadline"),
+    ("activeDeadlineSeconds", "deadline"),
+    ("backoffLimit", "retries"),
+    ("attempts", "retries"),
+];
+pub(super) const PLACEMENT: Names<4> = [
+    ("nodeSelector", "require"),
+    ("node_selector", "require"),
+    ("max_replicas_per_node", "max_per_node"),
+    ("max_per_host", "max_per_node"),
+];
+pub(super) const RESOURCES: Names<4> =
+    [("cpus", "cpu"), ("mem", "memory"), ("mem_limit", "memory"), ("ram", "memory")];
+pub(super) const SECURITY: Names<4> = [
+    ("cap_add", "add_capabilities"),
+    ("cap_drop", "drop_capabilities"),
+    ("read_only", "read_only_root"),
+    ("readOnlyRootFilesystem", "read_only_root"),
+];
+
 pub(super) fn service(key: &str) -> Option<&'static str> {
     Some(match key {
         "environment" => "the environment is `env` here, a table of names and values",

@@ -15,7 +15,8 @@ fn count(at: &At<'_>, (least, most): (u64, u64)) -> Option<u32> {
 
 pub(super) fn stop(at: &At<'_>) -> Stop {
     let mut stop = Stop::default();
-    let Some(mut fields) = at.table("a table with `signal` and `grace`") else { return stop };
+    let Some(fields) = at.table("a table with `signal` and `grace`") else { return stop };
+    let mut fields = fields.also_called(&foreign::STOP);
     if let Some(signal) = fields.take("signal").and_then(|at| signal(&at)) {
         stop.signal = signal;
     }
@@ -54,7 +55,8 @@ pub(super) fn restart(at: Option<&At<'_>>, is_job: bool) -> Restart {
     }
     let accepted = "one of \"always\", \"on-failure\", \"never\", or a table with `condition`, `attempts`, `window`, `delay`, \
                     `max_delay`";
-    let Some(mut fields) = at.table(accepted) else { return restart };
+    let Some(fields) = at.table(accepted) else { return restart };
+    let mut fields = fields.also_called(&foreign::RESTART);
     if let Some(condition) =
         fields.take("condition").and_then(|at| at.one_of(&CONDITIONS, foreign::restart_word))
     {
@@ -89,7 +91,8 @@ pub(super) fn engine_restart(at: &At<'_>) -> Option<EngineRestart> {
 
 pub(super) fn log(at: &At<'_>) -> LogLimits {
     let mut log = LogLimits::default();
-    let Some(mut fields) = at.table("a table with `max_size` and `max_files`") else { return log };
+    let Some(fields) = at.table("a table with `max_size` and `max_files`") else { return log };
+    let mut fields = fields.also_called(&foreign::LOG);
     if let Some(size) = fields.take("max_size").and_then(|at| content::size(&at)) {
         log.max_size = size;
     }
@@ -105,6 +108,7 @@ pub(super) fn job(at: &At<'_>) -> Job {
     let Some(mut fields) = at.table("a table with `deadline` and `retries`, {} for the defaults") else {
         return job;
     };
+    fields = fields.also_called(&foreign::JOB);
     if let Some(deadline) = fields.take("deadline").and_then(|at| at.duration()) {
         job.deadline = deadline;
     }
@@ -131,7 +135,8 @@ fn selector(at: &At<'_>) -> Option<Selector> {
 pub(super) fn placement(at: &At<'_>) -> Placement {
     let mut placement = Placement::default();
     let accepted = "a table with `require`, `prefer`, `strategy`, `spread_by` and `max_per_node`";
-    let Some(mut fields) = at.table(accepted) else { return placement };
+    let Some(fields) = at.table(accepted) else { return placement };
+    let mut fields = fields.also_called(&foreign::PLACEMENT);
     placement.require = fields.take("require").and_then(|at| selector(&at));
     if let Some(at) = fields.take("prefer") {
         for at in at.list("a list of tables, each with `selector` and `weight`") {

@@ -75,7 +75,9 @@ fn artifact_source(at: &At<'_>) -> Option<ArtifactSource> {
     if let Some(location) = at.tree.as_text() {
         return Some(ArtifactSource::new(location));
     }
-    let mut fields = at.table(&format!("{ARTIFACT}, or a table with `location` and `digest`"))?;
+    let mut fields = at
+        .table(&format!("{ARTIFACT}, or a table with `location` and `digest`"))?
+        .also_called(&foreign::ARTIFACT);
     let location = fields.required("location", ARTIFACT).and_then(|at| at.text(ARTIFACT));
     let digest = fields.take("digest").and_then(|at| at.parsed::<Digest>(DIGEST));
     fields.finish(foreign::artifact);

@@ -302,7 +302,7 @@ impl Rules {
             Some(_) => "platform.os is darwin",
         };
         let message = format!(
-            "{what} for Windows only, and {found}; accepted: leave it out, or platform = \"windows\""
+            "{what} for Windows only, and {found}; accepted: leave it out, or set `platform.os` to \"windows\""
         );
         self.find_with(at, &[field("platform")], message);
     }
