@@ -47,7 +47,39 @@ impl Rule {
         } else {
             return Ok(());
         };
-        Err(Error::invalid(format!("{} `{}` {fault}; accepted: {}", self.what, Shown(text), self.accepted())))
+        let meant = self.mended(text).map(|meant| format!(", did you mean `{meant}`?")).unwrap_or_default();
+        Err(Error::invalid(format!(
+            "{} `{}` {fault}{meant}; accepted: {}",
+            self.what,
+            Shown(text),
+            self.accepted()
+        )))
+    }
+
+    /// The name that this becomes by lower case and by `-` for what stands between words.
+    fn mended(&self, text: &str) -> Option<String> {
+        if text.len() > 64.min(self.max) || !self.inner.contains('-') {
+            return None;
+        }
+        let mended: String = text
+            .trim()
+            .chars()
+            .map(|c| match c {
+                c if self.plain(c) || self.inner.contains(c) => c,
+                c if c.is_ascii_uppercase() => c.to_ascii_lowercase(),
+                '_' | '.' | ' ' => '-',
+                c => c,
+            })
+            .collect();
+        let mended = mended.trim_matches(['-', '_', '.']).to_owned();
+        (mended != text && self.check_plainly(&mended)).then_some(mended)
+    }
+
+    fn check_plainly(&self, text: &str) -> bool {
+        text.starts_with(|c| self.plain(c))
+            && text.ends_with(|c| self.plain(c))
+            && text.chars().all(|c| self.plain(c) || self.inner.contains(c))
+            && !text.contains("..")
     }
 
     fn plain(&self, c: char) -> bool {

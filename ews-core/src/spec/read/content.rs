@@ -32,7 +32,7 @@ pub(super) fn env(at: &At<'_>) -> BTreeMap<String, EnvValue> {
     let at = at.clone().quiet();
     if at.tree.as_list().is_some() {
         at.fail(
-            "found a list; accepted: a table of names and values, NAME = \"value\" in TOML, NAME: \"value\" in YAML, not \
+            "found a list; accepted: a table of names and values, such as { NAME = \"value\" }, not a list of \
              \"NAME=value\"",
         );
         return BTreeMap::new();

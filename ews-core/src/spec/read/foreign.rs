@@ -126,7 +126,8 @@ pub(super) fn service(key: &str) -> Option<&'static str> {
         "tmpfs" => "memory is one of `mounts` here: { tmpfs = \"64MiB\", target = \"/tmp\" }",
         "shm_size" => "shared memory is one of `mounts` here: { tmpfs = \"256MiB\", target = \"/dev/shm\" }",
         "healthcheck" | "health_check" | "check" | "checks" => {
-            "health is `probes` here: `probes.readiness` decides about traffic, `probes.liveness` about restarts"
+            "health is `probes` here, such as { readiness = { exec = { command = [\"/app/check\"] } } }: `readiness` decides about \
+             traffic, `liveness` about restarts"
         }
         "livenessProbe" | "liveness" | "liveness_probe" => "this is `probes.liveness` here",
         "readinessProbe" | "readiness" | "readiness_probe" => "this is `probes.readiness` here",
@@ -177,7 +178,7 @@ pub(super) fn service(key: &str) -> Option<&'static str> {
         "logging" | "logs" | "log_driver" => "this is `log` here, with `max_size` and `max_files`",
         "stop_signal" | "kill_signal" => "this is `stop.signal` here",
         "stop_grace_period" | "terminationGracePeriodSeconds" | "kill_timeout" | "stop_timeout" => {
-            "this is `stop.grace` here, such as \"30s\""
+            "this is `grace` in `stop` here, such as stop = { grace = \"30s\" }"
         }
         "restart_policy" | "restartPolicy" => {
             "this is `restart` here: \"always\", \"on-failure\" or \"never\""
@@ -208,10 +209,12 @@ pub(super) fn service(key: &str) -> Option<&'static str> {
         | "group_add" | "oom_score_adj" => "there is nothing of this kind here; remove it",
         "services" => {
             "this is Compose's file of several services; one document here is one service: put the fields of one of them at \
-             the top, with its `name`"
+             the top, with its `name`, and leave out the rest, such as `version`; some are other here: `environment` is `env`, \
+             `volumes` are `mounts`, and a port is { http = 8080 }"
         }
         "apiVersion" | "kind" | "metadata" | "spec" | "template" | "containers" => {
-            "this is a Kubernetes manifest; a document here is flat: `name`, `replicas`, `image`, `ports` and so on at the top"
+            "this is a Kubernetes manifest; a document here is flat: `name` and `image`, which it needs, `replicas`, `ports` and so on \
+             at the top"
         }
         "task" | "group" => {
             "this is a Nomad job; a document here is flat: `name`, `replicas`, `image` and so on at the top"
@@ -259,7 +262,10 @@ pub(super) fn artifact(key: &str) -> Option<&'static str> {
 
 pub(super) fn env_value(key: &str) -> Option<&'static str> {
     match key {
-        "value" => Some("write the value itself, NAME = \"value\", or the name of a secret in `secret`"),
+        "value" => Some(
+            "for a secret write its name, NAME = { secret = \"[provider:]name\" }; only what is no secret is written as it is, \
+             NAME = \"value\"",
+        ),
         "valueFrom" | "secretKeyRef" | "from_secret" | "secretName" => {
             Some("a reference is one text here: { secret = \"provider:name\" }")
         }
@@ -350,7 +356,9 @@ pub(super) fn probes(key: &str) -> Option<&'static str> {
 
 pub(super) fn probe(key: &str) -> Option<&'static str> {
     match key {
-        "httpGet" | "http_get" => Some("this is `http` here, with `path` and `port`"),
+        "httpGet" | "http_get" => Some(
+            "this is `http` here, with `path`, and with `port`, the name of one of `ports`, if there are several",
+        ),
         "tcpSocket" | "tcp_socket" => Some("this is `tcp` here"),
         "grpc" => Some("gRPC is not probed; use `tcp`, or `exec` with a program that asks"),
         "test" | "cmd" | "command" | "script" => {
@@ -524,7 +532,10 @@ pub(super) fn platform(key: &str) -> Option<&'static str> {
 
 pub(super) fn resources(key: &str) -> Option<&'static str> {
     match key {
-        "limits" => Some("limits stand directly here: `cpu`, `memory`, `pids`"),
+        "limits" => Some(
+            "limits stand directly here: `cpu`, `memory`, `pids`; what other tools call requests is `cpu_reserve`, \
+             `memory_reserve`",
+        ),
         "requests" | "reservations" => {
             Some("what placement sets aside is `cpu_reserve` and `memory_reserve` here")
         }

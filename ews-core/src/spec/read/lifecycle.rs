@@ -3,7 +3,7 @@
 use super::network::texts;
 use super::{content, foreign};
 use crate::document::Value;
-use crate::document::walk::At;
+use crate::document::walk::{At, Whole};
 use crate::selector::Selector;
 use crate::spec::lifecycle::{EngineRestart, Job, LogLimits, Restart, RestartCondition, Signal, Stop};
 use crate::spec::placement::{Placement, PlacementStrategy, Preference};
@@ -123,8 +123,16 @@ const SELECTOR: &str = "a selector such as \"zone=a,disk in (ssd,nvme)\"";
 
 fn selector(at: &At<'_>) -> Option<Selector> {
     if at.tree.as_table().is_some() || at.tree.as_list().is_some() {
+        // `{ zone = "a" }` is what it says: the same as a text.
+        let pairs: Option<Vec<String>> = at.tree.as_table().map(|table| {
+            let pairs = table.entries().iter().take(8);
+            pairs.filter_map(|e| Some(format!("{}={}", e.key, e.value.as_text()?))).collect()
+        });
+        let same = pairs.map(|pairs| pairs.join(","));
+        let same = same.filter(|same| same.len() <= 64 && same.parse::<Selector>().is_ok());
+        let hint = same.map(|same| format!("; here \"{same}\"")).unwrap_or_default();
         at.fail(format!(
-            "found {}; accepted: {SELECTOR}, as one text; several conditions are joined by commas and must all hold",
+            "found {}; accepted: {SELECTOR}, as one text; several conditions are joined by commas and must all hold{hint}",
             at.found()
         ));
         return None;
@@ -149,7 +157,14 @@ pub(super) fn placement(at: &At<'_>) -> Placement {
         fields.take("strategy").and_then(|at| at.one_of(&strategies, foreign::strategy)).unwrap_or_default();
     placement.spread_by =
         fields.take("spread_by").map(|at| texts(&at, "a list of label keys")).unwrap_or_default();
-    placement.max_per_node = fields.take("max_per_node").and_then(|at| count(&at, PER_NODE));
+    placement.max_per_node = fields.take("max_per_node").and_then(|at| {
+        if at.tree.as_integer() == Some(0) {
+            let range = Whole(PER_NODE.0, PER_NODE.1);
+            at.expected(format_args!("{range}; for no limit leave the field out"));
+            return None;
+        }
+        count(&at, PER_NODE)
+    });
     fields.finish(foreign::placement);
     placement
 }

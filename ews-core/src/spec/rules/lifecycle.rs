@@ -56,7 +56,12 @@ impl Rules {
             self.find_with(at.key("max_delay"), &[at.key("delay")], message);
         }
         let Some(job) = &spec.job else { return };
-        self.duration(field("job").key("deadline"), job.deadline, SECOND, MONTH);
+        if job.deadline.is_zero() {
+            let message = "found 0s, and every job has a deadline; accepted: from 1s to 30d; for the longest write \"30d\"";
+            self.find(field("job").key("deadline"), message);
+        } else {
+            self.duration(field("job").key("deadline"), job.deadline, SECOND, MONTH);
+        }
         self.whole(field("job").key("retries"), job.retries.into(), RETRIES);
         let needs = [field("job")];
         if spec.replicas > 1 {
