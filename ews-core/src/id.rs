@@ -249,4 +249,23 @@ mod tests {
         let error = serde_json::from_str::<NodeId>("\"a/b\"").unwrap_err();
         assert!(error.to_string().contains("contains `/`"), "{error}");
     }
+
+    #[test]
+    fn a_name_is_offered_only_if_it_would_be_accepted() {
+        for (text, offered) in [
+            ("shop_web", Some("shop-web")),
+            ("Shop Web", Some("shop-web")),
+            ("_web_", Some("web")),
+            ("web!", None),
+            ("...", None),
+            ("", None),
+        ] {
+            let message = ServiceName::new(text).unwrap_err().message().to_owned();
+            let found = message.split("did you mean `").nth(1).and_then(|rest| rest.split('`').next());
+            assert_eq!(found, offered, "{message}");
+            assert!(found.is_none_or(|name| ServiceName::new(name).is_ok()), "{message}");
+        }
+        let long = ServiceName::new("A".repeat(10_000)).unwrap_err();
+        assert!(!long.message().contains("did you mean"), "{long}");
+    }
 }
