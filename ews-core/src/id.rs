@@ -47,7 +47,39 @@ impl Rule {
         } else {
             return Ok(());
         };
-        Err(Error::invalid(format!("{} `{}` {fault}; accepted: {}", self.what, Shown(text), self.accepted())))
+        let meant = self.mended(text).map(|meant| format!(", did you mean `{meant}`?")).unwrap_or_default();
+        Err(Error::invalid(format!(
+            "{} `{}` {fault}{meant}; accepted: {}",
+            self.what,
+            Shown(text),
+            self.accepted()
+        )))
+    }
+
+    /// The name that this becomes by lower case and by `-` for what stands between words.
+    fn mended(&self, text: &str) -> Option<String> {
+        if text.len() > 64.min(self.max) || !self.inner.contains('-') {
+            return None;
+        }
+        let mended: String = text
+            .trim()
+            .chars()
+            .map(|c| match c {
+                c if self.plain(c) || self.inner.contains(c) => c,
+                c if c.is_ascii_uppercase() => c.to_ascii_lowercase(),
+                '_' | '.' | ' ' => '-',
+                c => c,
+            })
+            .collect();
+        let mended = mended.trim_matches(['-', '_', '.']).to_owned();
+        (mended != text && self.check_plainly(&mended)).then_some(mended)
+    }
+
+    fn check_plainly(&self, text: &str) -> bool {
+        text.starts_with(|c| self.plain(c))
+            && text.ends_with(|c| self.plain(c))
+            && text.chars().all(|c| self.plain(c) || self.inner.contains(c))
+            && !text.contains("..")
     }
 
     fn plain(&self, c: char) -> bool {
@@ -216,5 +248,24 @@ mod tests {
     fn serde_checks_too() {
         let error = serde_json::from_str::<NodeId>("\"a/b\"").unwrap_err();
         assert!(error.to_string().contains("contains `/`"), "{error}");
+    }
+
+    #[test]
+    fn a_name_is_offered_only_if_it_would_be_accepted() {
+        for (text, offered) in [
+            ("shop_web", Some("shop-web")),
+            ("Shop Web", Some("shop-web")),
+            ("_web_", Some("web")),
+            ("web!", None),
+            ("...", None),
+            ("", None),
+        ] {
+            let message = ServiceName::new(text).unwrap_err().message().to_owned();
+            let found = message.split("did you mean `").nth(1).and_then(|rest| rest.split('`').next());
+            assert_eq!(found, offered, "{message}");
+            assert!(found.is_none_or(|name| ServiceName::new(name).is_ok()), "{message}");
+        }
+        let long = ServiceName::new("A".repeat(10_000)).unwrap_err();
+        assert!(!long.message().contains("did you mean"), "{long}");
     }
 }

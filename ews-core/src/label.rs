@@ -123,7 +123,7 @@ impl Labels {
         }
         if entries.len() > Self::MAX_COUNT {
             return Err(Error::invalid(format!(
-                "{} labels; at most {} are accepted",
+                "{} labels are given; accepted: at most {}",
                 entries.len(),
                 Self::MAX_COUNT
             )));
@@ -269,9 +269,12 @@ pub fn check_key(key: &str) -> Result<()> {
     if good {
         return Ok(());
     }
+    let dashed = key.trim().replace(' ', "-");
+    let near = dashed != key && dashed.len() <= 64 && !dashed.contains('/') && part(&dashed, 63);
+    let meant = if near { format!(", did you mean `{dashed}`?") } else { String::new() };
     Err(Error::invalid(format!(
-        "label key `{}` is not accepted: a key is 1 to 63 letters, digits, `-`, `_`, `.`, starting and ending with a letter \
-         or digit, with an optional prefix such as `example.com/`",
+        "label key `{}` is not accepted{meant}; accepted: 1 to 63 letters, digits, `-`, `_`, `.`, starting and ending with a letter or \
+         digit, with an optional prefix such as `example.com/`",
         Shown(key)
     )))
 }
@@ -283,7 +286,7 @@ pub fn check_key(key: &str) -> Result<()> {
 pub fn check_value(key: &str, value: &str) -> Result<()> {
     if value.len() > Labels::MAX_VALUE {
         return Err(Error::invalid(format!(
-            "the value of label `{}` is {} bytes long; at most {} are accepted",
+            "the value of label `{}` is {} bytes long; accepted: at most {}",
             Shown(key),
             value.len(),
             Labels::MAX_VALUE

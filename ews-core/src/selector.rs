@@ -185,7 +185,7 @@ impl FromStr for Selector {
     fn from_str(text: &str) -> Result<Self> {
         if text.len() > Self::MAX_LEN {
             return Err(Error::invalid(format!(
-                "a selector of {} bytes; at most {} are accepted",
+                "the selector is {} bytes long; accepted: at most {}",
                 text.len(),
                 Self::MAX_LEN
             )));
@@ -243,9 +243,17 @@ impl<'a> Parser<'a> {
             Some(character) => format!("`{}`", character.escape_debug()),
             None => "the end".to_owned(),
         };
+        // `disk in ssd` for `disk in (ssd)`.
+        let rest = self.rest().trim_end();
+        let bare = what == "`(`" && !rest.is_empty() && rest.len() <= 64 && rest.chars().all(is_bare);
+        let mended = format!("{}({rest})", self.text.get(..self.at).unwrap_or_default());
+        let meant = match bare && mended.len() <= 128 {
+            true => format!(", did you mean `{}`?", Shown(&mended)),
+            false => String::new(),
+        };
         Error::invalid(format!(
-            "selector `{}`: expected {what} at character {}, found {found}; a selector is written as \
-             `app=shop,tier in (web,api),!legacy`, and `*` selects everything",
+            "selector `{}`: expected {what} at character {}, found {found}{meant}; accepted: conditions such as \
+             `app=shop,tier in (web,api),!legacy`, or `*` for everything",
             Shown(self.text),
             self.text.get(..self.at).unwrap_or_default().chars().count() + 1,
         ))

@@ -127,6 +127,31 @@ impl fmt::Display for Shown<'_> {
     }
 }
 
+/// A duration in the units that messages name as accepted (d, h, m, s, ms, and below them us and ns): `30d`, `1h 30m`.
+#[derive(Clone, Copy)]
+pub(crate) struct ShownDuration(pub(crate) Duration);
+
+impl fmt::Display for ShownDuration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (seconds, nanos) = (self.0.as_secs(), u64::from(self.0.subsec_nanos()));
+        let parts = [
+            (seconds / 86_400, "d"),
+            (seconds / 3_600 % 24, "h"),
+            (seconds / 60 % 60, "m"),
+            (seconds % 60, "s"),
+            (nanos / 1_000_000, "ms"),
+            (nanos / 1_000 % 1_000, "us"),
+            (nanos % 1_000, "ns"),
+        ];
+        let mut space = "";
+        for (count, unit) in parts.into_iter().filter(|(count, _)| *count > 0) {
+            write!(f, "{space}{count}{unit}")?;
+            space = " ";
+        }
+        if space.is_empty() { f.write_str("0s") } else { Ok(()) }
+    }
+}
+
 /// Reads a duration as people write it: `10s`, `1h 30m`, `250ms`.
 ///
 /// # Errors
@@ -200,6 +225,16 @@ mod tests {
         let error = parse_duration("10").unwrap_err();
         assert!(error.message().contains("`10s`"), "{error}");
         assert_eq!(parse_duration("1h 30m").unwrap(), Duration::from_secs(5400));
+    }
+
+    #[test]
+    fn durations_in_messages_are_read_back_as_they_are() {
+        for text in ["0s", "1d", "30d", "1h 30m", "100ms", "1d 1s 1ns", "400d 2us", "24h"] {
+            let duration = parse_duration(text).unwrap();
+            let shown = ShownDuration(duration).to_string();
+            assert_eq!(parse_duration(&shown).unwrap(), duration, "{shown}");
+            assert!(shown == text || (text, shown.as_str()) == ("24h", "1d"), "{text}: {shown}");
+        }
     }
 
     #[test]

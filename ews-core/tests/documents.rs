@@ -156,10 +156,27 @@ fn no_secret_is_shown_by_debug_or_by_a_message() {
         "args: [[hunter2], \"hunter2\\0\"]",
         "probes: { readiness: { http: { headers: { A: \"hunter2\\n\" } } } }",
         "environment: { A: hunter2 }",
+        "environment: [A=hunter2]",
+        "entrypoint: run --password hunter2",
+        "cmd: [[hunter2]]",
+        "probes: { liveness: { httpGet: { headers: { A: \"hunter2\\n\" } } } }",
+        "env: { A: !vault hunter2 }",
+        "env: { A: { secret: hunter2! } }",
+        "artifact: https://x.example/a?token=hunter2",
         "security: { credential_spec: 'raw://hunter2' }",
     ] {
         let text = format!("name: web\nimage: x\nports: {{ http: 80 }}\n{wrong}\n");
         let problems = ServiceSpec::from_yaml(&text).expect_err(wrong);
+        assert!(!format!("{problems} {problems:?}").contains("hunter2"), "{wrong}: {problems:?}");
+    }
+    for wrong in [
+        "image: https://me:hunter2@x.example/a",
+        "image: { reference: 'https://me:hunter2@x.example/a' }",
+        "artifact: https://x.example/a?token=hunter2",
+        "artifact: 'https://x.example/a b?token=hunter2'",
+        "artifact: https://me:hunter2@x.example/a",
+    ] {
+        let problems = ServiceSpec::from_yaml(&format!("name: web\n{wrong}\n")).expect_err(wrong);
         assert!(!format!("{problems} {problems:?}").contains("hunter2"), "{wrong}: {problems:?}");
     }
 }

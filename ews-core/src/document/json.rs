@@ -4,7 +4,7 @@
 //! from that stream tells it: for a value of an object nothing is taken beyond the colon, for an item of an array and for a
 //! key exactly its first byte is taken.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io::Read;
 
 use serde::de::DeserializeSeed;
@@ -15,7 +15,7 @@ use super::{Budget, Refusal, Tree};
 struct Taken<'t> {
     text: &'t str,
     count: Cell<usize>,
-    fault: Cell<Option<usize>>,
+    fault: RefCell<Option<Refusal>>,
 }
 
 impl Places for Taken<'_> {
@@ -39,8 +39,8 @@ impl Places for Taken<'_> {
         rest.get(..end)
     }
 
-    fn fault(&self, offset: Option<usize>) {
-        self.fault.set(offset);
+    fn fault(&self, refusal: Refusal) {
+        self.fault.replace(Some(refusal));
     }
 }
 
@@ -65,16 +65,15 @@ impl Read for Counted<'_, '_> {
 }
 
 pub(super) fn read(text: &str, mut budget: Budget) -> Result<Tree, Refusal> {
-    let places = Taken { text, count: Cell::new(0), fault: Cell::new(None) };
+    let places = Taken { text, count: Cell::new(0), fault: RefCell::new(None) };
     let mut reader =
         serde_json::Deserializer::from_reader(Counted { rest: text.as_bytes(), places: &places });
     let refuse = |error: serde_json::Error| {
-        let message = error.to_string();
-        if error.is_data() {
-            // Ours: its place was remembered, and serde_json's own " at line …" says less.
-            let message = message.split(" at line ").next().unwrap_or_default();
-            return Refusal::new(places.fault.get(), message);
+        // Ours was remembered whole.
+        if let Some(refusal) = places.fault.take() {
+            return refusal;
         }
+        let message = error.to_string();
         let offset = offset_of(text, error.line(), error.column());
         let message = message.split(" at line ").next().unwrap_or_default();
         Refusal::new(offset, reason(message, text, offset))

@@ -153,11 +153,35 @@ impl Default for Limits {
 pub(crate) struct Refusal {
     offset: Option<usize>,
     message: String,
+    /// Of what came twice: where it came first.
+    first: Option<usize>,
+    /// What to do about it, said after the place of the first.
+    advice: &'static str,
 }
 
 impl Refusal {
     fn new(offset: impl Into<Option<usize>>, message: impl Into<String>) -> Self {
-        Self { offset: offset.into(), message: message.into() }
+        Self { offset: offset.into(), message: message.into(), first: None, advice: "" }
+    }
+
+    /// A key that comes twice in one table, by the places of both.
+    fn twice(key: &str, first: Option<usize>, second: Option<usize>) -> Self {
+        let message = format!("the key `{}` comes twice in one table", problem::ShownKey(key));
+        Self { offset: second, message, first, advice: "; keep one of the two" }
+    }
+
+    /// The whole message, with the place of the first in this text.
+    fn said(&self, text: Option<&str>) -> String {
+        let mut said = self.message.clone();
+        if let (Some(first), Some(text)) = (self.first, text) {
+            said.push_str(&format!(", first at {}", Position::of(text, first)));
+        }
+        said + self.advice
+    }
+
+    fn shift(&mut self, by: usize) {
+        self.offset = self.offset.map(|offset| offset + by);
+        self.first = self.first.map(|first| first + by);
     }
 }
 
@@ -218,7 +242,7 @@ impl Budget {
 pub fn read(text: &str, format: Format, limits: Limits) -> Result<Tree, Problems> {
     let single = |refusal: Refusal| {
         let position = refusal.offset.map(|offset| Position::of(text, offset));
-        Problems::syntax(format, Problem::new(Path::root(), refusal.message).with_position(position))
+        Problems::syntax(format, Problem::new(Path::root(), refusal.said(Some(text))).with_position(position))
     };
     if text.len() > limits.bytes {
         return Err(single(Refusal::new(
@@ -243,7 +267,7 @@ pub fn read(text: &str, format: Format, limits: Limits) -> Result<Tree, Problems
             Ok(tree)
         }
         Err(mut refusal) => {
-            refusal.offset = refusal.offset.map(|offset| offset + skipped);
+            refusal.shift(skipped);
             Err(single(refusal))
         }
     }

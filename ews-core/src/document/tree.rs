@@ -1,13 +1,13 @@
 //! The tree that every format is read into.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::fmt;
 
-use serde::de::{DeserializeSeed, Error as _, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use super::problem::ShownKey;
-use super::{Budget, Limits, Position};
+use super::{Budget, Limits, Position, Refusal};
 
 /// One value of a document, with the place where it starts.
 ///
@@ -69,18 +69,12 @@ impl Entry {
 }
 
 impl Table {
-    /// Checks that no key comes twice; the error is the place of the second one.
-    pub(crate) fn new(entries: Vec<Entry>) -> Result<Self, (Option<usize>, String)> {
-        let mut seen = HashSet::with_capacity(entries.len());
+    /// Checks that no key comes twice.
+    pub(crate) fn new(entries: Vec<Entry>) -> Result<Self, Refusal> {
+        let mut seen = HashMap::with_capacity(entries.len());
         for entry in &entries {
-            if !seen.insert(entry.key.as_str()) {
-                return Err((
-                    entry.offset,
-                    format!(
-                        "the key `{}` comes twice in one table; keep one of the two",
-                        ShownKey(&entry.key)
-                    ),
-                ));
+            if let Some(first) = seen.insert(entry.key.as_str(), entry.offset) {
+                return Err(Refusal::twice(&entry.key, first, entry.offset));
             }
         }
         Ok(Self { entries })
@@ -241,8 +235,8 @@ pub(crate) trait Places {
     fn offset(&self, place: Place) -> Option<usize>;
     /// The text between the two, as written.
     fn written(&self, from: Option<usize>) -> Option<&str>;
-    /// Remembers where a fault was found.
-    fn fault(&self, offset: Option<usize>);
+    /// Remembers what was refused and where, since an error of serde has room for a text only.
+    fn fault(&self, refusal: Refusal);
 }
 
 pub(crate) struct NoPlaces;
@@ -254,7 +248,7 @@ impl Places for NoPlaces {
     fn written(&self, _: Option<usize>) -> Option<&str> {
         None
     }
-    fn fault(&self, _: Option<usize>) {}
+    fn fault(&self, _: Refusal) {}
 }
 
 /// Builds one tree through serde.
@@ -273,6 +267,12 @@ impl<'de, P: Places> DeserializeSeed<'de> for Seed<'_, P> {
     }
 }
 
+fn refuse<P: Places, E: serde::de::Error>(places: &P, refusal: Refusal) -> E {
+    let error = E::custom(refusal.said(None));
+    places.fault(refusal);
+    error
+}
+
 struct Build<'a, P> {
     seed: Seed<'a, P>,
     offset: Option<usize>,
@@ -281,10 +281,8 @@ struct Build<'a, P> {
 impl<P: Places> Build<'_, P> {
     fn take<E: serde::de::Error>(&mut self, bytes: usize, nested: usize) -> Result<(), E> {
         let depth = self.seed.depth + nested;
-        self.seed.budget.take(1, bytes, depth).map_err(|message| {
-            self.seed.places.fault(self.offset);
-            E::custom(message)
-        })
+        let taken = self.seed.budget.take(1, bytes, depth);
+        taken.map_err(|message| refuse(self.seed.places, Refusal::new(self.offset, message)))
     }
 
     fn leaf<E: serde::de::Error>(mut self, value: Value) -> Result<Tree, E> {
@@ -367,10 +365,9 @@ impl<'de, P: Places> Visitor<'de> for Build<'_, P> {
         let mut entries = Vec::new();
         while let Some((key, offset)) = map.next_key_seed(KeySeed { places: self.seed.places })? {
             let depth = self.seed.depth;
-            self.seed.budget.take(0, key.len(), depth).map_err(|message| {
-                self.seed.places.fault(offset);
-                A::Error::custom(message)
-            })?;
+            let taken = self.seed.budget.take(0, key.len(), depth);
+            taken
+                .map_err(|message| refuse::<_, A::Error>(self.seed.places, Refusal::new(offset, message)))?;
             let value = map.next_value_seed(Seed {
                 budget: &mut *self.seed.budget,
                 places: self.seed.places,
@@ -379,10 +376,8 @@ impl<'de, P: Places> Visitor<'de> for Build<'_, P> {
             })?;
             entries.push(Entry::new(key, offset, value));
         }
-        let table = Table::new(entries).map_err(|(offset, message)| {
-            self.seed.places.fault(offset);
-            A::Error::custom(message)
-        })?;
+        let table =
+            Table::new(entries).map_err(|refusal| refuse::<_, A::Error>(self.seed.places, refusal))?;
         Ok(Tree::new(Value::Table(table), self.offset))
     }
 }

@@ -8,8 +8,10 @@ use std::collections::HashMap;
 
 use granit_parser::{Event, Parser, ScalarStyle, Tag};
 
+use super::problem::ShownKey;
 use super::tree::{Entry, Table};
 use super::{Budget, Limits, Refusal, Tree, Value};
+use crate::time::Shown;
 
 /// A list or table whose end has not come yet.
 struct Open {
@@ -27,6 +29,15 @@ enum Content {
     Table { entries: Vec<Entry>, key: Option<(String, Option<usize>)> },
 }
 
+impl Open {
+    fn pending(&self) -> Option<(&str, Option<usize>)> {
+        match &self.content {
+            Content::Table { key: Some((key, place)), .. } => Some((key, *place)),
+            _ => None,
+        }
+    }
+}
+
 /// A finished tree with what a copy of it costs.
 #[derive(Clone)]
 struct Sized {
@@ -42,11 +53,13 @@ pub(super) fn read(text: &str, budget: Budget) -> Result<Tree, Refusal> {
         block_nesting_limit: Limits::MAX_DEPTH + 1,
     };
     options.set_emit_comments(false);
-    let mut builder = Builder { budget, open: Vec::new(), anchors: HashMap::new(), root: None, documents: 0 };
+    let mut builder =
+        Builder { text, budget, open: Vec::new(), anchors: HashMap::new(), root: None, documents: 0 };
     for event in Parser::new_from_str_with_options(text, options) {
         let (event, span) = event.map_err(|error| {
             let at = error.marker().byte_offset();
-            Refusal::new(at, reason(&error, text, at.unwrap_or_default()))
+            let (place, reason) = reason(&error, text, at.unwrap_or_default());
+            Refusal::new(at.map(|_| place), reason)
         })?;
         builder.event(event, span.start.byte_offset())?;
     }
@@ -54,7 +67,8 @@ pub(super) fn read(text: &str, budget: Budget) -> Result<Tree, Refusal> {
     Ok(builder.root.unwrap_or_else(|| Tree::new(Value::Null, None)))
 }
 
-struct Builder {
+struct Builder<'t> {
+    text: &'t str,
     budget: Budget,
     open: Vec<Open>,
     anchors: HashMap<usize, Sized>,
@@ -62,7 +76,7 @@ struct Builder {
     documents: usize,
 }
 
-impl Builder {
+impl Builder<'_> {
     fn event(&mut self, event: Event<'_>, at: Option<usize>) -> Result<(), Refusal> {
         match event {
             Event::DocumentStart(..) => {
@@ -79,8 +93,11 @@ impl Builder {
                 if self.expects_key() {
                     return self.key(text.into_owned(), style, at);
                 }
+                // The parser's place of a value that is not there is behind its key, or on another line: the key's is meant.
+                let absent = text.is_empty() && style == ScalarStyle::Plain && tag.is_none();
+                let at = if absent { self.pending().and_then(|(_, place)| place).or(at) } else { at };
                 let tree = match tag.as_deref() {
-                    Some(tag) => tagged(&text, tag, at)?,
+                    Some(tag) => self.tagged(&text, tag, at)?,
                     None if style == ScalarStyle::Plain => plain(&text, at),
                     None => Tree::new(Value::Text(text.into_owned()), at),
                 };
@@ -117,15 +134,55 @@ impl Builder {
         self.budget.take(nodes, bytes, depth).map_err(|message| Refusal::new(at, message))
     }
 
+    /// The key whose value comes next, with its place.
+    fn pending(&self) -> Option<(&str, Option<usize>)> {
+        self.open.last().and_then(Open::pending)
+    }
+
+    fn tagged(&self, text: &str, tag: &Tag, at: Option<usize>) -> Result<Tree, Refusal> {
+        if tag.is_yaml_core_schema_tag("str") || tag.original() == "!" {
+            return Ok(Tree::new(Value::Text(text.to_owned()), at));
+        }
+        Err(self.refused_tag(tag, at))
+    }
+
+    fn refused_tag(&self, tag: &Tag, at: Option<usize>) -> Refusal {
+        let original = tag.original();
+        let lower = original.to_ascii_lowercase();
+        let env = self.open.first().and_then(Open::pending).is_some_and(|(key, _)| key == "env");
+        let secret = ["vault", "secret", "sops", "crypt"].iter().any(|word| lower.contains(word));
+        let advice = match self.pending() {
+            Some((key, _)) if secret || (env && !original.starts_with("!!")) => {
+                let key = ShownKey(key);
+                format!(
+                    "a secret is given by its name, `{key}: {{ secret: \"[provider:]name\" }}`; only a plain text is written \
+                     without the tag, in quotes"
+                )
+            }
+            _ => "write the value without a tag, in quotes if it is a text".to_owned(),
+        };
+        Refusal::new(at, format!("the tag `{}` is not read; {advice}", Shown(&original)))
+    }
+
     fn expects_key(&self) -> bool {
         matches!(self.open.last(), Some(Open { content: Content::Table { key: None, .. }, .. }))
     }
 
     fn key(&mut self, text: String, style: ScalarStyle, at: Option<usize>) -> Result<(), Refusal> {
         if text == "<<" && style == ScalarStyle::Plain {
+            // `<<: *small` in `log`: the whole value would be `log: *small`.
+            let table = self.open.iter().rev().nth(1).and_then(Open::pending).map(|(key, _)| key);
+            let alias = at.and_then(|at| self.text.get(at..)).and_then(|rest| rest.strip_prefix("<<"));
+            let alias = alias.and_then(|rest| rest.trim_start().strip_prefix(':'));
+            let alias = alias.and_then(|rest| rest.split_whitespace().next()).filter(|a| a.starts_with('*'));
             return Err(Refusal::new(
                 at,
-                "`<<` merges tables in YAML 1.1 only; write the fields themselves, or give a whole value by an alias",
+                format!(
+                    "`<<` merges tables in YAML 1.1 only; write out the fields of the anchor here, or, where nothing differs, \
+                     let the alias be the whole value: `{}: {}`",
+                    ShownKey(table.unwrap_or("key")),
+                    Shown(alias.unwrap_or("*name"))
+                ),
             ));
         }
         self.spend(0, text.len(), 0, at)?;
@@ -146,7 +203,7 @@ impl Builder {
         at: Option<usize>,
     ) -> Result<(), Refusal> {
         if let Some(tag) = tag {
-            return Err(refused_tag(tag, at));
+            return Err(self.refused_tag(tag, at));
         }
         if self.expects_key() {
             return Err(Refusal::new(
@@ -163,9 +220,7 @@ impl Builder {
         let Some(open) = self.open.pop() else { return Ok(()) };
         let value = match open.content {
             Content::List(items) => Value::List(items),
-            Content::Table { entries, .. } => {
-                Value::Table(Table::new(entries).map_err(|(at, message)| Refusal::new(at, message))?)
-            }
+            Content::Table { entries, .. } => Value::Table(Table::new(entries)?),
         };
         let tree = Tree::new(value, open.offset);
         let sized = Sized { tree, height: open.height, nodes: open.nodes, bytes: open.bytes };
@@ -196,23 +251,6 @@ impl Builder {
         }
         Ok(())
     }
-}
-
-fn refused_tag(tag: &Tag, at: Option<usize>) -> Refusal {
-    Refusal::new(
-        at,
-        format!(
-            "the tag `{}` is not read; write the value without a tag, in quotes if it is a text",
-            crate::time::Shown(&tag.original())
-        ),
-    )
-}
-
-fn tagged(text: &str, tag: &Tag, at: Option<usize>) -> Result<Tree, Refusal> {
-    if tag.is_yaml_core_schema_tag("str") || tag.original() == "!" {
-        return Ok(Tree::new(Value::Text(text.to_owned()), at));
-    }
-    Err(refused_tag(tag, at))
 }
 
 /// A plain scalar by YAML 1.2's core schema (chapter 10.3.2). `yes`, `no`, `on` and `off` are texts there.
@@ -278,8 +316,8 @@ fn is_float(text: &str) -> bool {
         })
 }
 
-/// The parser's reason, and what to do about the usual mistakes.
-fn reason(error: &granit_parser::ScanError, text: &str, at: usize) -> String {
+/// The parser's reason, and what to do about the usual mistakes, with the place to look at.
+fn reason(error: &granit_parser::ScanError, text: &str, at: usize) -> (usize, String) {
     let message = error.info();
     let message = message.split('\n').map(str::trim).collect::<Vec<_>>().join(", ");
     let line = text.get(..at).and_then(|before| before.rsplit('\n').next()).unwrap_or_default();
@@ -305,7 +343,12 @@ fn reason(error: &granit_parser::ScanError, text: &str, at: usize) -> String {
     } else {
         ""
     };
-    format!("{message}{advice}")
+    // The parser reports a tab where it has passed it.
+    let place = match line.find('\t') {
+        Some(tab) if advice.contains("tabs") => at - line.len() + tab,
+        _ => at,
+    };
+    (place, format!("{message}{advice}"))
 }
 
 #[cfg(test)]

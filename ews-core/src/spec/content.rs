@@ -159,11 +159,18 @@ impl FromStr for SecretRef {
                     && p.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
             });
         if !good {
+            let fault = match text {
+                "" => "is empty",
+                _ if text.contains(char::is_whitespace) => "holds a space or line break",
+                _ if text.len() > 400 => "is too long",
+                _ if !text.is_ascii() => "holds a character that is not ASCII",
+                _ => "is not made of letters, digits, `.`, `_`, `-` and `/` between them",
+            };
             // The text may be the secret itself, put here by mistake: it is not repeated.
-            return Err(Error::invalid(
-                "this is not a reference to a secret (its text is not shown, it may be the secret itself); accepted: \
-                 `[provider:]name[@version]`, such as `file:db/password`",
-            ));
+            return Err(Error::invalid(format!(
+                "this must be the name of a secret, not its value, and what stands here {fault} (it is not shown, it may be the \
+                 secret itself); accepted: `[provider:]name[@version]`, such as `file:db/password`"
+            )));
         }
         Ok(Self {
             provider: provider.map(str::to_owned),

@@ -126,8 +126,10 @@ impl FromStr for Signal {
         }
         let number = if text.bytes().all(|b| b.is_ascii_digit()) { text.parse().ok() } else { None };
         number.and_then(|n| Self::from_number(n).ok()).ok_or_else(|| {
+            let near = crate::document::walk::nearest(name, SIGNALS.iter().map(|(known, _)| *known));
+            let near = near.map(|near| format!(", did you mean `SIG{near}`?")).unwrap_or_default();
             Error::invalid(format!(
-                "`{}` is not a signal; accepted: a name such as `SIGTERM` or a number from 1 to 64",
+                "`{}` is not a signal{near}; accepted: a name such as `SIGTERM` or a number from 1 to 64",
                 Shown(text)
             ))
         })

@@ -74,12 +74,30 @@ impl FromStr for Cpu {
             None => decimal(text, 3),
         };
         parsed.and_then(|millis| u32::try_from(millis).ok()).map(Self).ok_or_else(|| {
+            if let Some(millis) = finer(text) {
+                return Error::invalid(format!(
+                    "`{}` has more than three decimals; accepted: thousandths of a CPU at the finest, such as `{}.{:03}` or \
+                     `{millis}m`",
+                    Shown(text),
+                    millis / 1000,
+                    millis % 1000
+                ));
+            }
             Error::invalid(format!(
                 "`{}` is not an amount of CPU; accepted: CPUs such as `2` or `0.5`, or thousandths such as `500m`",
                 Shown(text)
             ))
         })
     }
+}
+
+/// The thousandths above an amount that has more than three decimals.
+fn finer(text: &str) -> Option<u64> {
+    let (whole, fraction) = text.split_once('.')?;
+    let rest =
+        fraction.get(3..).filter(|rest| !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_digit()))?;
+    let millis = decimal(&format!("{whole}.{}", fraction.get(..3)?), 3)?;
+    millis.checked_add(u64::from(rest.bytes().any(|b| b != b'0')))
 }
 
 /// A number of bytes; written `512MiB`, `10GB` or `4096`.

@@ -134,8 +134,16 @@ impl FromStr for Digest {
     type Err = Error;
     fn from_str(text: &str) -> Result<Self> {
         let wrong = || {
+            let digits = text.strip_prefix("sha256:").unwrap_or(text);
+            let hex = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_hexdigit());
+            let fault = match digits.len() {
+                64 if hex && digits == text => ": `sha256:` in front is missing".to_owned(),
+                count if hex && count != 64 => format!(": {count} digits are given"),
+                _ => String::new(),
+            };
             Error::invalid(format!(
-                "`{}` is not a digest; accepted: `sha256:` and 64 lower-case hexadecimal digits",
+                "`{}` is not a digest{fault}; accepted: `sha256:` and 64 lower-case hexadecimal digits, as `sha256sum` prints \
+                 them",
                 Shown(text)
             ))
         };

@@ -32,7 +32,7 @@ pub(super) fn env(at: &At<'_>) -> BTreeMap<String, EnvValue> {
     let at = at.clone().quiet();
     if at.tree.as_list().is_some() {
         at.fail(
-            "found a list; accepted: a table of names and values, NAME = \"value\" in TOML, NAME: \"value\" in YAML, not \
+            "found a list; accepted: a table of names and values, such as { NAME = \"value\" }, not a list of \
              \"NAME=value\"",
         );
         return BTreeMap::new();
@@ -67,7 +67,7 @@ fn unread_file(path: &str) -> ConfigFile {
 }
 
 fn file(at: &At<'_>) -> Option<ConfigFile> {
-    let mut fields = at.table("a table with `path` and `content` or `secret`")?;
+    let mut fields = at.table("a table with `path` and `content` or `secret`")?.also_called(&foreign::FILE);
     let path = fields.required("path", "an absolute path").and_then(|at| at.text("an absolute path"));
     let content = fields.take("content");
     let secret = fields.take("secret");
@@ -136,28 +136,36 @@ fn mount(at: &At<'_>) -> Option<Mount> {
         ));
         return None;
     }
-    let mut fields = at.table("a table with `target` and one of `bind`, `volume`, `tmpfs`, `named_pipe`")?;
+    let mut fields = at
+        .table("a table with `target` and one of `bind`, `volume`, `tmpfs`, `named_pipe`")?
+        .also_called(&foreign::MOUNT);
     let target = fields.required("target", "an absolute path").and_then(|at| at.text("an absolute path"));
     let bind = fields.take("bind");
     let volume = fields.take("volume");
     let tmpfs = fields.take("tmpfs");
     let pipe = fields.take("named_pipe");
-    let given = [&bind, &volume, &tmpfs, &pipe].into_iter().flatten().count();
-    let kind = if given > 1 {
-        at.fail("more than one of `bind`, `volume`, `tmpfs`, `named_pipe` is given; accepted: exactly one of them");
+    let mut given = [("bind", &bind), ("volume", &volume), ("tmpfs", &tmpfs), ("named_pipe", &pipe)]
+        .into_iter()
+        .filter_map(|(name, at)| at.as_ref().map(|at| (name, at)));
+    let kind = if let (Some((first, _)), Some((second, at))) = (given.next(), given.next()) {
+        at.fail(format!(
+            "both `{first}` and `{second}` are given; accepted: exactly one of `bind`, `volume`, `tmpfs`, `named_pipe`; for two \
+             mounts write two items of `mounts` with different targets"
+        ));
         None
-    } else if let Some(at) = bind {
+    } else if let Some(at) = &bind {
         at.text("a path of the node").map(|path| MountKind::Bind(path.to_owned()))
-    } else if let Some(at) = volume {
+    } else if let Some(at) = &volume {
         at.parsed::<VolumeName>("the name of a volume").map(MountKind::Volume)
-    } else if let Some(at) = tmpfs {
-        size(&at).map(MountKind::Tmpfs)
-    } else if let Some(at) = pipe {
+    } else if let Some(at) = &tmpfs {
+        size(at).map(MountKind::Tmpfs)
+    } else if let Some(at) = &pipe {
         at.text("the path of a named pipe").map(|path| MountKind::NamedPipe(path.to_owned()))
     } else {
-        fields.missing(
-            "bind",
-            "exactly one of `bind` (a path of the node), `volume` (a name), `tmpfs` (a size such as \"64MiB\"), `named_pipe`",
+        fields.none_given(
+            "kind of mount",
+            &["bind", "volume", "tmpfs", "named_pipe"],
+            "`bind` (a path of the node), `volume` (a name), `tmpfs` (a size such as \"64MiB\"), `named_pipe`",
         );
         None
     };

@@ -3,6 +3,117 @@
 //! Each function takes a key (or a word) that a table does not know and gives advice, or nothing where the name is no
 //! other tool's. The nearest accepted name is found without them.
 
+/// Other tools' names for fields of the same meaning, by table. Their values are read as the field's own would be, so a name
+/// belongs here only if what stands under it is judged rightly by that.
+type Names<const N: usize> = [(&'static str, &'static str); N];
+
+pub(super) const SERVICE: Names<21> = [
+    ("environment", "env"),
+    ("replicaCount", "replicas"),
+    ("replica_count", "replicas"),
+    ("scale", "replicas"),
+    ("instances", "replicas"),
+    ("count", "replicas"),
+    ("volumes", "mounts"),
+    ("entrypoint", "command"),
+    ("entryPoint", "command"),
+    ("ENTRYPOINT", "command"),
+    ("cmd", "args"),
+    ("CMD", "args"),
+    ("arguments", "args"),
+    ("working_dir", "workdir"),
+    ("workingDir", "workdir"),
+    ("work_dir", "workdir"),
+    ("cwd", "workdir"),
+    ("restart_policy", "restart"),
+    ("restartPolicy", "restart"),
+    ("annotations", "labels"),
+    ("ulimit", "ulimits"),
+];
+pub(super) const ARTIFACT: Names<6> = [
+    ("path", "location"),
+    ("url", "location"),
+    ("uri", "location"),
+    ("checksum", "digest"),
+    ("sha256", "digest"),
+    ("hash", "digest"),
+];
+pub(super) const FILE: Names<5> = [
+    ("target", "path"),
+    ("destination", "path"),
+    ("mountPath", "path"),
+    ("perms", "mode"),
+    ("permissions", "mode"),
+];
+pub(super) const MOUNT: Names<7> = [
+    ("destination", "target"),
+    ("dst", "target"),
+    ("mountPath", "target"),
+    ("path", "target"),
+    ("ro", "read_only"),
+    ("host_path", "bind"),
+    ("name", "volume"),
+];
+pub(super) const PORT: Names<8> = [
+    ("containerPort", "number"),
+    ("container_port", "number"),
+    ("port", "number"),
+    ("targetPort", "number"),
+    ("hostPort", "publish"),
+    ("host_port", "publish"),
+    ("published", "publish"),
+    ("nodePort", "publish"),
+];
+pub(super) const PROBES: Names<5> = [
+    ("ready", "readiness"),
+    ("readinessProbe", "readiness"),
+    ("live", "liveness"),
+    ("livenessProbe", "liveness"),
+    ("startupProbe", "startup"),
+];
+pub(super) const PROBE: Names<10> = [
+    ("httpGet", "http"),
+    ("http_get", "http"),
+    ("tcpSocket", "tcp"),
+    ("tcp_socket", "tcp"),
+    ("periodSeconds", "interval"),
+    ("period", "interval"),
+    ("timeoutSeconds", "timeout"),
+    ("initialDelaySeconds", "initial_delay"),
+    ("failureThreshold", "failure"),
+    ("successThreshold", "success"),
+];
+pub(super) const HTTP_CHECK: Names<2> = [("expected_status", "status"), ("code", "status")];
+pub(super) const STOP: Names<4> =
+    [("timeout", "grace"), ("grace_period", "grace"), ("gracePeriod", "grace"), ("period", "grace")];
+pub(super) const RESTART: Names<4> = [
+    ("policy", "condition"),
+    ("max_attempts", "attempts"),
+    ("maximum_retry_count", "attempts"),
+    ("retries", "attempts"),
+];
+pub(super) const LOG: Names<2> = [("max_file_size", "max_size"), ("max-file", "max_files")];
+pub(super) const JOB: Names<4> = [
+    ("timeout", "deadline"),
+    ("activeDeadlineSeconds", "deadline"),
+    ("backoffLimit", "retries"),
+    ("attempts", "retries"),
+];
+pub(super) const PLACEMENT: Names<4> = [
+    ("nodeSelector", "require"),
+    ("node_selector", "require"),
+    ("max_replicas_per_node", "max_per_node"),
+    ("max_per_host", "max_per_node"),
+];
+pub(super) const RESOURCES: Names<4> =
+    [("cpus", "cpu"), ("mem", "memory"), ("mem_limit", "memory"), ("ram", "memory")];
+pub(super) const SECURITY: Names<4> = [
+    ("cap_add", "add_capabilities"),
+    ("cap_drop", "drop_capabilities"),
+    ("read_only", "read_only_root"),
+    ("readOnlyRootFilesystem", "read_only_root"),
+];
+
 pub(super) fn service(key: &str) -> Option<&'static str> {
     Some(match key {
         "environment" => "the environment is `env` here, a table of names and values",
@@ -15,7 +126,8 @@ pub(super) fn service(key: &str) -> Option<&'static str> {
         "tmpfs" => "memory is one of `mounts` here: { tmpfs = \"64MiB\", target = \"/tmp\" }",
         "shm_size" => "shared memory is one of `mounts` here: { tmpfs = \"256MiB\", target = \"/dev/shm\" }",
         "healthcheck" | "health_check" | "check" | "checks" => {
-            "health is `probes` here: `probes.readiness` decides about traffic, `probes.liveness` about restarts"
+            "health is `probes` here, such as { readiness = { exec = { command = [\"/app/check\"] } } }: `readiness` decides about \
+             traffic, `liveness` about restarts"
         }
         "livenessProbe" | "liveness" | "liveness_probe" => "this is `probes.liveness` here",
         "readinessProbe" | "readiness" | "readiness_probe" => "this is `probes.readiness` here",
@@ -66,7 +178,7 @@ pub(super) fn service(key: &str) -> Option<&'static str> {
         "logging" | "logs" | "log_driver" => "this is `log` here, with `max_size` and `max_files`",
         "stop_signal" | "kill_signal" => "this is `stop.signal` here",
         "stop_grace_period" | "terminationGracePeriodSeconds" | "kill_timeout" | "stop_timeout" => {
-            "this is `stop.grace` here, such as \"30s\""
+            "this is `grace` in `stop` here, such as stop = { grace = \"30s\" }"
         }
         "restart_policy" | "restartPolicy" => {
             "this is `restart` here: \"always\", \"on-failure\" or \"never\""
@@ -97,10 +209,12 @@ pub(super) fn service(key: &str) -> Option<&'static str> {
         | "group_add" | "oom_score_adj" => "there is nothing of this kind here; remove it",
         "services" => {
             "this is Compose's file of several services; one document here is one service: put the fields of one of them at \
-             the top, with its `name`"
+             the top, with its `name`, and leave out the rest, such as `version`; some are other here: `environment` is `env`, \
+             `volumes` are `mounts`, and a port is { http = 8080 }"
         }
         "apiVersion" | "kind" | "metadata" | "spec" | "template" | "containers" => {
-            "this is a Kubernetes manifest; a document here is flat: `name`, `replicas`, `image`, `ports` and so on at the top"
+            "this is a Kubernetes manifest; a document here is flat: `name` and `image`, which it needs, `replicas`, `ports` and so on \
+             at the top"
         }
         "task" | "group" => {
             "this is a Nomad job; a document here is flat: `name`, `replicas`, `image` and so on at the top"
@@ -148,7 +262,10 @@ pub(super) fn artifact(key: &str) -> Option<&'static str> {
 
 pub(super) fn env_value(key: &str) -> Option<&'static str> {
     match key {
-        "value" => Some("write the value itself, NAME = \"value\", or the name of a secret in `secret`"),
+        "value" => Some(
+            "for a secret write its name, NAME = { secret = \"[provider:]name\" }; only what is no secret is written as it is, \
+             NAME = \"value\"",
+        ),
         "valueFrom" | "secretKeyRef" | "from_secret" | "secretName" => {
             Some("a reference is one text here: { secret = \"provider:name\" }")
         }
@@ -239,7 +356,9 @@ pub(super) fn probes(key: &str) -> Option<&'static str> {
 
 pub(super) fn probe(key: &str) -> Option<&'static str> {
     match key {
-        "httpGet" | "http_get" => Some("this is `http` here, with `path` and `port`"),
+        "httpGet" | "http_get" => Some(
+            "this is `http` here, with `path`, and with `port`, the name of one of `ports`, if there are several",
+        ),
         "tcpSocket" | "tcp_socket" => Some("this is `tcp` here"),
         "grpc" => Some("gRPC is not probed; use `tcp`, or `exec` with a program that asks"),
         "test" | "cmd" | "command" | "script" => {
@@ -413,7 +532,10 @@ pub(super) fn platform(key: &str) -> Option<&'static str> {
 
 pub(super) fn resources(key: &str) -> Option<&'static str> {
     match key {
-        "limits" => Some("limits stand directly here: `cpu`, `memory`, `pids`"),
+        "limits" => Some(
+            "limits stand directly here: `cpu`, `memory`, `pids`; what other tools call requests is `cpu_reserve`, \
+             `memory_reserve`",
+        ),
         "requests" | "reservations" => {
             Some("what placement sets aside is `cpu_reserve` and `memory_reserve` here")
         }

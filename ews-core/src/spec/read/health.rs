@@ -18,6 +18,7 @@ pub(super) fn probes(at: &At<'_>, ports: &[Port]) -> Probes {
     else {
         return probes;
     };
+    fields = fields.also_called(&foreign::PROBES);
     probes.startup = fields.take_present("startup").map(|at| probe(&at, ports));
     probes.readiness = fields.take_present("readiness").map(|at| probe(&at, ports));
     probes.liveness = fields.take_present("liveness").map(|at| probe(&at, ports));
@@ -30,29 +31,38 @@ fn probe(at: &At<'_>, ports: &[Port]) -> Probe {
 }
 
 fn read(at: &At<'_>, ports: &[Port]) -> Option<Probe> {
-    let mut fields = at.table("a table with one of `http`, `tcp`, `exec`, `engine`")?;
+    let mut fields =
+        at.table("a table with one of `http`, `tcp`, `exec`, `engine`")?.also_called(&foreign::PROBE);
     let http = fields.take_present("http");
     let tcp = fields.take_present("tcp");
     let exec = fields.take_present("exec");
     let engine = fields.take_present("engine");
-    let null = ["http", "tcp", "exec", "engine"].iter().filter(|key| fields.has(key)).count();
-    let given = [&http, &tcp, &exec, &engine].into_iter().flatten().count();
-    let check = if null > 1 {
-        at.fail("more than one of `http`, `tcp`, `exec`, `engine` is given; accepted: exactly one of them");
+    let names = ["http", "tcp", "exec", "engine"];
+    let null = names.iter().filter(|key| fields.has(key)).count();
+    let mut given = names
+        .into_iter()
+        .zip([&http, &tcp, &exec, &engine])
+        .filter_map(|(name, at)| at.as_ref().map(|at| (name, at)));
+    let none = given.clone().next().is_none();
+    let check = if let (Some((first, _)), Some((second, at))) = (given.next(), given.next()) {
+        at.fail(format!(
+            "both `{first}` and `{second}` are given; accepted: exactly one of `http`, `tcp`, `exec`, `engine`"
+        ));
         None
-    } else if let Some(at) = http {
-        http_check(&at, ports).map(Check::Http)
-    } else if let Some(at) = tcp {
-        tcp_check(&at, ports).map(Check::Tcp)
-    } else if let Some(at) = exec {
-        exec_check(&at).map(Check::Exec)
-    } else if let Some(at) = engine {
-        engine_check(&at).map(Check::Engine)
+    } else if let Some(at) = &http {
+        http_check(at, ports).map(Check::Http)
+    } else if let Some(at) = &tcp {
+        tcp_check(at, ports).map(Check::Tcp)
+    } else if let Some(at) = &exec {
+        exec_check(at).map(Check::Exec)
+    } else if let Some(at) = &engine {
+        engine_check(at).map(Check::Engine)
     } else {
-        if given == 0 && null == 0 {
-            fields.missing(
-                "http",
-                "exactly one of `http` (such as { path = \"/health\" }), `tcp` ({} for the only port), `exec` ({ command = \
+        if none && null == 0 {
+            fields.none_given(
+                "check",
+                &names,
+                "`http` (such as { path = \"/health\" }), `tcp` ({} for the only port), `exec` ({ command = \
                  [\"…\"] }), `engine`",
             );
         }
@@ -97,7 +107,9 @@ fn http_check(at: &At<'_>, ports: &[Port]) -> Option<HttpCheck> {
     if let Some(path) = at.tree.as_text() {
         return Some(HttpCheck::new(path));
     }
-    let mut fields = at.table("a path such as \"/health\", or a table with `path` and `port`")?;
+    let mut fields = at
+        .table("a path such as \"/health\", or a table with `path` and `port`")?
+        .also_called(&foreign::HTTP_CHECK);
     let mut check = HttpCheck::new("/");
     check.port = fields.take("port").and_then(|at| port_name(&at, ports));
     if let Some(path) = fields.take("path").and_then(|at| at.text("a path such as \"/health\"")) {

@@ -3,7 +3,7 @@
 use super::network::texts;
 use super::{content, foreign};
 use crate::document::Value;
-use crate::document::walk::At;
+use crate::document::walk::{At, Whole};
 use crate::selector::Selector;
 use crate::spec::lifecycle::{EngineRestart, Job, LogLimits, Restart, RestartCondition, Signal, Stop};
 use crate::spec::placement::{Placement, PlacementStrategy, Preference};
@@ -15,7 +15,8 @@ fn count(at: &At<'_>, (least, most): (u64, u64)) -> Option<u32> {
 
 pub(super) fn stop(at: &At<'_>) -> Stop {
     let mut stop = Stop::default();
-    let Some(mut fields) = at.table("a table with `signal` and `grace`") else { return stop };
+    let Some(fields) = at.table("a table with `signal` and `grace`") else { return stop };
+    let mut fields = fields.also_called(&foreign::STOP);
     if let Some(signal) = fields.take("signal").and_then(|at| signal(&at)) {
         stop.signal = signal;
     }
@@ -54,7 +55,8 @@ pub(super) fn restart(at: Option<&At<'_>>, is_job: bool) -> Restart {
     }
     let accepted = "one of \"always\", \"on-failure\", \"never\", or a table with `condition`, `attempts`, `window`, `delay`, \
                     `max_delay`";
-    let Some(mut fields) = at.table(accepted) else { return restart };
+    let Some(fields) = at.table(accepted) else { return restart };
+    let mut fields = fields.also_called(&foreign::RESTART);
     if let Some(condition) =
         fields.take("condition").and_then(|at| at.one_of(&CONDITIONS, foreign::restart_word))
     {
@@ -89,7 +91,8 @@ pub(super) fn engine_restart(at: &At<'_>) -> Option<EngineRestart> {
 
 pub(super) fn log(at: &At<'_>) -> LogLimits {
     let mut log = LogLimits::default();
-    let Some(mut fields) = at.table("a table with `max_size` and `max_files`") else { return log };
+    let Some(fields) = at.table("a table with `max_size` and `max_files`") else { return log };
+    let mut fields = fields.also_called(&foreign::LOG);
     if let Some(size) = fields.take("max_size").and_then(|at| content::size(&at)) {
         log.max_size = size;
     }
@@ -105,6 +108,7 @@ pub(super) fn job(at: &At<'_>) -> Job {
     let Some(mut fields) = at.table("a table with `deadline` and `retries`, {} for the defaults") else {
         return job;
     };
+    fields = fields.also_called(&foreign::JOB);
     if let Some(deadline) = fields.take("deadline").and_then(|at| at.duration()) {
         job.deadline = deadline;
     }
@@ -119,8 +123,16 @@ const SELECTOR: &str = "a selector such as \"zone=a,disk in (ssd,nvme)\"";
 
 fn selector(at: &At<'_>) -> Option<Selector> {
     if at.tree.as_table().is_some() || at.tree.as_list().is_some() {
+        // `{ zone = "a" }` is what it says: the same as a text.
+        let pairs: Option<Vec<String>> = at.tree.as_table().map(|table| {
+            let pairs = table.entries().iter().take(8);
+            pairs.filter_map(|e| Some(format!("{}={}", e.key, e.value.as_text()?))).collect()
+        });
+        let same = pairs.map(|pairs| pairs.join(","));
+        let same = same.filter(|same| same.len() <= 64 && same.parse::<Selector>().is_ok());
+        let hint = same.map(|same| format!("; here \"{same}\"")).unwrap_or_default();
         at.fail(format!(
-            "found {}; accepted: {SELECTOR}, as one text; several conditions are joined by commas and must all hold",
+            "found {}; accepted: {SELECTOR}, as one text; several conditions are joined by commas and must all hold{hint}",
             at.found()
         ));
         return None;
@@ -131,7 +143,8 @@ fn selector(at: &At<'_>) -> Option<Selector> {
 pub(super) fn placement(at: &At<'_>) -> Placement {
     let mut placement = Placement::default();
     let accepted = "a table with `require`, `prefer`, `strategy`, `spread_by` and `max_per_node`";
-    let Some(mut fields) = at.table(accepted) else { return placement };
+    let Some(fields) = at.table(accepted) else { return placement };
+    let mut fields = fields.also_called(&foreign::PLACEMENT);
     placement.require = fields.take("require").and_then(|at| selector(&at));
     if let Some(at) = fields.take("prefer") {
         for at in at.list("a list of tables, each with `selector` and `weight`") {
@@ -144,7 +157,14 @@ pub(super) fn placement(at: &At<'_>) -> Placement {
         fields.take("strategy").and_then(|at| at.one_of(&strategies, foreign::strategy)).unwrap_or_default();
     placement.spread_by =
         fields.take("spread_by").map(|at| texts(&at, "a list of label keys")).unwrap_or_default();
-    placement.max_per_node = fields.take("max_per_node").and_then(|at| count(&at, PER_NODE));
+    placement.max_per_node = fields.take("max_per_node").and_then(|at| {
+        if at.tree.as_integer() == Some(0) {
+            let range = Whole(PER_NODE.0, PER_NODE.1);
+            at.expected(format_args!("{range}; for no limit leave the field out"));
+            return None;
+        }
+        count(&at, PER_NODE)
+    });
     fields.finish(foreign::placement);
     placement
 }

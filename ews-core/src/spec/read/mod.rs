@@ -164,7 +164,8 @@ fn service(at: &At<'_>) -> Option<ServiceSpec> {
         at.fail("the document is empty; accepted: at least `name` and `image` or `artifact`");
         return None;
     }
-    let mut fields = at.table("a table of a service's fields, such as `name` and `image`")?;
+    let mut fields =
+        at.table("a table of a service's fields, such as `name` and `image`")?.also_called(&foreign::SERVICE);
     // Another tool's whole file is one mistake, not one for each of its fields.
     if let Some(key) =
         ["apiVersion", "services"].into_iter().find(|key| fields.has(key) && !fields.has("image"))

@@ -52,7 +52,8 @@ fn long(at: &At<'_>, name: Option<PortName>) -> Option<Port> {
              or write the ports as {{ http = {number} }}"
         )),
         _ => {
-            let mut fields = at.table(if name.is_some() { PORT } else { "a table with `name` and `number`" })?;
+            let accepted = if name.is_some() { PORT } else { "a table with `name` and `number`" };
+            let mut fields = at.table(accepted)?.also_called(&foreign::PORT);
             let name = match name {
                 Some(name) => Some(name),
                 None => fields

@@ -59,7 +59,8 @@ pub(super) fn platform(at: &At<'_>) -> PlatformSpec {
 pub(super) fn resources(at: &At<'_>) -> Resources {
     let mut resources = Resources::default();
     let accepted = "a table with `cpu`, `memory`, `pids`, `cpu_reserve` and `memory_reserve`";
-    let Some(mut fields) = at.table(accepted) else { return resources };
+    let Some(fields) = at.table(accepted) else { return resources };
+    let mut fields = fields.also_called(&foreign::RESOURCES);
     resources.cpu = fields.take("cpu").and_then(|at| cpu(&at));
     resources.memory = fields.take("memory").and_then(|at| content::size(&at));
     resources.pids =
@@ -140,7 +141,8 @@ pub(super) fn security(at: &At<'_>) -> Security {
     let mut security = Security::default();
     let accepted = "a table with `read_only_root`, `no_new_privileges`, `add_capabilities`, `drop_capabilities`, `privileged` \
                     and `credential_spec`";
-    let Some(mut fields) = at.table(accepted) else { return security };
+    let Some(fields) = at.table(accepted) else { return security };
+    let mut fields = fields.also_called(&foreign::SECURITY);
     let flag = |at: Option<At<'_>>| at.and_then(|at| at.boolean()).unwrap_or_default();
     security.read_only_root = flag(fields.take("read_only_root"));
     security.no_new_privileges = flag(fields.take("no_new_privileges"));

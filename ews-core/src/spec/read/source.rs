@@ -15,7 +15,8 @@ pub(super) fn source(fields: &mut Fields<'_>) -> Option<Source> {
         (Some(at), None) => image_source(&at).map(Source::Image),
         (None, Some(at)) => artifact_source(&at).map(Source::Artifact),
         (Some(_), Some(artifact)) => {
-            artifact.fail("both `image` and `artifact` are given; accepted: exactly one of the two");
+            // An address may hold a token.
+            artifact.quiet().fail("both `image` and `artifact` are given; accepted: exactly one of the two");
             None
         }
         (None, None) => {
@@ -27,10 +28,11 @@ pub(super) fn source(fields: &mut Fields<'_>) -> Option<Source> {
 
 fn image_source(at: &At<'_>) -> Option<ImageSource> {
     if at.tree.as_text().is_some() {
-        return at.parsed::<ImageRef>(IMAGE).map(ImageSource::new);
+        // An address that was put here may hold a password; what may be shown of it is said by the type itself.
+        return at.clone().quiet().parsed::<ImageRef>(IMAGE).map(ImageSource::new);
     }
     let mut fields = at.table(&format!("{IMAGE}, or a table with `reference` and `pull`"))?;
-    let reference = fields.required("reference", IMAGE).and_then(|at| at.parsed::<ImageRef>(IMAGE));
+    let reference = fields.required("reference", IMAGE).and_then(|at| at.quiet().parsed::<ImageRef>(IMAGE));
     let pin = fields.take("pin").and_then(|at| image_pin(&at));
     let pull = fields.take("pull").and_then(|at| {
         at.one_of(
@@ -75,7 +77,9 @@ fn artifact_source(at: &At<'_>) -> Option<ArtifactSource> {
     if let Some(location) = at.tree.as_text() {
         return Some(ArtifactSource::new(location));
     }
-    let mut fields = at.table(&format!("{ARTIFACT}, or a table with `location` and `digest`"))?;
+    let mut fields = at
+        .table(&format!("{ARTIFACT}, or a table with `location` and `digest`"))?
+        .also_called(&foreign::ARTIFACT);
     let location = fields.required("location", ARTIFACT).and_then(|at| at.text(ARTIFACT));
     let digest = fields.take("digest").and_then(|at| at.parsed::<Digest>(DIGEST));
     fields.finish(foreign::artifact);

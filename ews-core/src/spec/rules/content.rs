@@ -61,7 +61,7 @@ impl Rules {
                             // The text before the `@` is a password: it is not repeated.
                             self.find(at, "the address holds a user or password; accepted: an https:// address without them");
                         } else if host.is_empty() || location.chars().any(|c| c.is_control() || c == ' ') {
-                            let shown = Shown(location);
+                            let shown = Shown(location.split(['?', '#']).next().unwrap_or_default());
                             self.find(
                                 at,
                                 format!("\"{shown}\" is not an address; accepted: https://host/path"),
@@ -70,11 +70,15 @@ impl Rules {
                             self.find(at, "the address is too long; accepted: at most 4096 bytes");
                         }
                         if artifact.digest.is_none() {
-                            self.find(
-                                field("artifact").key("digest"),
-                                "an address needs the digest of what it should give; accepted: { location = \"https://…\", \
-                                 digest = \"sha256:…\" }",
+                            // What follows a `?` may be a token, and what stands before an `@` a password.
+                            let plain = !location.contains(['?', '@', '#']);
+                            let own = if plain { location } else { "https://…" };
+                            let message = format!(
+                                "an address needs the digest of what it should give; accepted: {{ location = \"{}\", digest = \
+                                 \"sha256:…\" }}, with the 64 hexadecimal digits that `sha256sum` prints for the file",
+                                Shown(own)
                             );
+                            self.find(field("artifact").key("digest"), message);
                         }
                     }
                     Some(scheme) => {
@@ -302,7 +306,7 @@ impl Rules {
             Some(_) => "platform.os is darwin",
         };
         let message = format!(
-            "{what} for Windows only, and {found}; accepted: leave it out, or platform = \"windows\""
+            "{what} for Windows only, and {found}; accepted: leave it out, or set `platform.os` to \"windows\""
         );
         self.find_with(at, &[field("platform")], message);
     }

@@ -93,7 +93,7 @@ impl Rules {
             None => match tcp().count() {
                 1 => {}
                 0 => {
-                    let message = "there is no TCP port to probe; accepted: a service with `ports`, such as ports = { http = 8080 }";
+                    let message = "there is no TCP port to probe; accepted: the field `ports` at the top of the document, such as { http = 8080 }";
                     self.find_with(at.key("port"), &needs, message);
                 }
                 count => {

@@ -11,7 +11,7 @@ use crate::spec::placement::Placement;
 use crate::spec::probe::Probes;
 use crate::spec::resources::ByteSize;
 use crate::spec::{InstanceSpec, ServiceSpec};
-use crate::time::Shown;
+use crate::time::{Shown, ShownDuration};
 
 const SECOND: Duration = Duration::from_secs(1);
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -50,13 +50,18 @@ impl Rules {
         if restart.max_delay < restart.delay {
             let message = format!(
                 "found {}, less than `delay`; accepted: at least {}",
-                humantime::format_duration(restart.max_delay),
-                humantime::format_duration(restart.delay)
+                ShownDuration(restart.max_delay),
+                ShownDuration(restart.delay)
             );
             self.find_with(at.key("max_delay"), &[at.key("delay")], message);
         }
         let Some(job) = &spec.job else { return };
-        self.duration(field("job").key("deadline"), job.deadline, SECOND, MONTH);
+        if job.deadline.is_zero() {
+            let message = "found 0s, and every job has a deadline; accepted: from 1s to 30d; for the longest write \"30d\"";
+            self.find(field("job").key("deadline"), message);
+        } else {
+            self.duration(field("job").key("deadline"), job.deadline, SECOND, MONTH);
+        }
         self.whole(field("job").key("retries"), job.retries.into(), RETRIES);
         let needs = [field("job")];
         if spec.replicas > 1 {

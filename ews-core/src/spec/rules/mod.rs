@@ -19,6 +19,7 @@ use super::platform::Os;
 use super::{InstanceSpec, ServiceSpec};
 use crate::document::Path;
 use crate::document::walk::{Finding, Whole};
+use crate::time::ShownDuration;
 
 /// The most bytes of a spec, as JSON: under the `Store`'s 1 MiB for one value, with room for what a revision adds.
 pub(crate) const MAX_SPEC: usize = 768 * 1024;
@@ -96,9 +97,9 @@ impl Rules {
                 path,
                 format!(
                     "found {}; accepted: from {} to {}",
-                    humantime::format_duration(value),
-                    humantime::format_duration(least),
-                    humantime::format_duration(most)
+                    ShownDuration(value),
+                    ShownDuration(least),
+                    ShownDuration(most)
                 ),
             );
         }

@@ -96,8 +96,13 @@ impl Rules {
         };
         if name.len() > 253 || !name.split('.').all(label) {
             let hint = if name.contains('_') { ", and `_` is none of them" } else { "" };
+            let dashed = name.replace(['_', ' '], "-");
+            let meant = match dashed.len() <= 63 && dashed.split('.').all(label) {
+                true => format!(", did you mean \"{dashed}\"?"),
+                false => String::new(),
+            };
             let message = format!(
-                "\"{}\" is not a host name; accepted: labels of 1 to 63 letters, digits and `-`{hint}, joined by dots, starting \
+                "\"{}\" is not a host name{meant}; accepted: labels of 1 to 63 letters, digits and `-`{hint}, joined by dots, starting \
                  and ending with a letter or digit",
                 Shown(name)
             );

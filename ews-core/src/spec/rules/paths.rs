@@ -31,27 +31,52 @@ pub(super) fn canonical(text: &str) -> String {
     format!("/{}", parts.join("/"))
 }
 
+/// The path that one with `..` comes to; `None` where it is not absolute or leaves the root.
+fn outright(text: &str) -> Option<String> {
+    if !text.starts_with('/') {
+        return None;
+    }
+    let mut parts = Vec::new();
+    for part in text.split('/').filter(|part| !part.is_empty() && *part != ".") {
+        match part {
+            ".." => {
+                parts.pop()?;
+            }
+            part => parts.push(part),
+        }
+    }
+    (!parts.is_empty()).then(|| format!("/{}", parts.join("/")))
+}
+
 impl Rules {
     /// Checks an absolute path in an instance; where no system is said, either form will do.
     pub(super) fn path(&mut self, at: Path, text: &str) -> bool {
         let accepted = match self.os {
             Some(Os::Windows) => "an absolute path of Windows without `..`, such as D:\\data",
+            Some(_) if has_drive(text) => {
+                "an absolute path without `..`, such as \"/srv/data\", or with this path `platform.os` set to \"windows\""
+            }
             Some(_) => "an absolute path without `..`, such as \"/srv/data\"",
             None => "an absolute path without `..`, such as \"/srv/data\", or D:\\data for Windows",
         };
         let fault = self.path_fault(text);
         if let Some(fault) = &fault {
-            self.find_with(
-                at,
-                &[super::field("platform")],
-                format!("\"{}\" {fault}; accepted: {accepted}", Shown(text)),
-            );
+            let platform = [super::field("platform")];
+            // What is wrong on every system does not rest on the platform.
+            let always = Self::fault_anywhere(text).is_some();
+            let needs: &[Path] = if always { &[] } else { &platform };
+            let meant = match outright(text) {
+                Some(meant) if text.split(['/', '\\']).any(|part| part == "..") => {
+                    format!(", did you mean \"{}\"?", Shown(&meant))
+                }
+                _ => String::new(),
+            };
+            self.find_with(at, needs, format!("\"{}\" {fault}{meant}; accepted: {accepted}", Shown(text)));
         }
         fault.is_none()
     }
 
-    fn path_fault(&self, text: &str) -> Option<String> {
-        let drive = has_drive(text);
+    fn fault_anywhere(text: &str) -> Option<String> {
         if text.is_empty() {
             return Some("is empty".to_owned());
         }
@@ -61,18 +86,29 @@ impl Rules {
         if let Some(found) = text.chars().find(|c| c.is_control()) {
             return Some(format!("contains the control character {}", found.escape_default()));
         }
+        if !has_drive(text) && !text.starts_with('/') {
+            return Some("is not absolute".to_owned());
+        }
+        if text.split(['/', '\\']).any(|part| part == "..") {
+            return Some("contains `..`".to_owned());
+        }
+        None
+    }
+
+    fn path_fault(&self, text: &str) -> Option<String> {
+        let drive = has_drive(text);
         match self.os {
+            _ if text.is_empty() => return Self::fault_anywhere(text),
             Some(Os::Windows) if !drive => {
                 return Some("is not absolute on Windows, which platform.os asks for".to_owned());
             }
             Some(_) if !self.windows() && drive => {
                 return Some("is a path of Windows, but platform.os is not windows".to_owned());
             }
-            _ if !drive && !text.starts_with('/') => return Some("is not absolute".to_owned()),
             _ => {}
         }
-        if text.split(['/', '\\']).any(|part| part == "..") {
-            return Some("contains `..`".to_owned());
+        if let Some(fault) = Self::fault_anywhere(text) {
+            return Some(fault);
         }
         if drive {
             let rest = text.get(3..).unwrap_or_default();

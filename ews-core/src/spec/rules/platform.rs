@@ -115,7 +115,10 @@ impl Rules {
                 }
             }
             if ulimit.soft > ulimit.hard {
-                let message = "the soft limit is above the hard one; accepted: `soft` of at most `hard`";
+                let (soft, hard) = (shown_limit(ulimit.soft), shown_limit(ulimit.hard));
+                let message = format!(
+                    "the soft limit {soft} is above the hard one; accepted: at most {hard}; perhaps the two are interchanged"
+                );
                 self.find_with(at.key("soft"), &[at.key("hard")], message);
             }
         }
@@ -168,8 +171,7 @@ impl Rules {
                     let bare = capability.strip_prefix("CAP_").unwrap_or(capability);
                     let near = did_you_mean(bare, &Security::CAPABILITIES);
                     let message = format!(
-                        "\"{}\" is no capability that Linux has{near}; accepted: \"ALL\", or one of Linux's names in upper case without \
-                         CAP_, such as \"NET_ADMIN\"",
+                        "\"{}\" is no capability that Linux has{near}; accepted: \"ALL\", or one of Linux's names, such as \"NET_ADMIN\"",
                         Shown(capability)
                     );
                     self.find(at.index(index), message);
@@ -237,8 +239,11 @@ impl Rules {
                 for (name, path) in [("path", Some(&device.path)), ("target", device.target.as_ref())] {
                     let Some(path) = path else { continue };
                     if self.path(at.key(name), path) && !paths::canonical(path).starts_with("/dev/") {
-                        let message =
-                            format!("\"{}\" is no device; accepted: a path under /dev", Shown(path));
+                        let message = format!(
+                            "\"{}\" is no device; accepted: a path under /dev; files and directories of the node are `mounts` \
+                                 with `bind`",
+                            Shown(path)
+                        );
                         self.find(at.key(name), message);
                     }
                 }
@@ -291,7 +296,16 @@ impl Rules {
             ),
         };
         if !good {
-            let message = format!("\"{}\" is not a user; accepted: {accepted}", Shown(user));
+            let colon = user.replacen(' ', ":", 1);
+            let meant = match (self.os, colon.split_once(':')) {
+                (None | Some(Os::Linux), Some((name, group)))
+                    if colon != user && word(name) && id(name) && word(group) && id(group) =>
+                {
+                    format!(", did you mean \"{colon}\"?")
+                }
+                _ => String::new(),
+            };
+            let message = format!("\"{}\" is not a user{meant}; accepted: {accepted}", Shown(user));
             self.find_with(field("user"), &[field("platform")], message);
         }
     }
@@ -301,4 +315,8 @@ impl Rules {
             format!("Windows containers have no {what}; accepted: leave it out, or another platform");
         self.find_with(at, &[field("platform")], message);
     }
+}
+
+fn shown_limit(limit: u64) -> String {
+    if limit == Ulimit::UNLIMITED { "unlimited".to_owned() } else { limit.to_string() }
 }

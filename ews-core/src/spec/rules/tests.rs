@@ -301,18 +301,13 @@ fn probes() {
     };
     fine(good(), set(tcp()));
     broken(good(), "probes.readiness.interval", "found 0s", with(|p| p.interval = Duration::ZERO));
-    broken(
-        good(),
-        "probes.readiness.interval",
-        "to 1day",
-        with(|p| p.interval = Duration::from_secs(90_000)),
-    );
+    broken(good(), "probes.readiness.interval", "to 1d", with(|p| p.interval = Duration::from_secs(90_000)));
     broken(good(), "probes.readiness.timeout", "found 0s", with(|p| p.timeout = Duration::ZERO));
     broken(good(), "probes.readiness.timeout", "to 1h", with(|p| p.timeout = Duration::from_secs(3601)));
     broken(
         good(),
         "probes.readiness.initial_delay",
-        "to 1day",
+        "to 1d",
         with(|p| p.initial_delay = Duration::from_secs(90_000)),
     );
     broken(good(), "probes.readiness.success", "from 1 to 100", with(|p| p.success = 0));
@@ -382,7 +377,7 @@ fn probes() {
 #[test]
 fn lifecycle() {
     broken(good(), "replicas", "from 0 to 100000", |s| s.replicas = 100_001);
-    broken(good(), "stop.grace", "to 1day", |s| s.instance.stop.grace = Duration::from_secs(90_000));
+    broken(good(), "stop.grace", "to 1d", |s| s.instance.stop.grace = Duration::from_secs(90_000));
     broken(windows(), "stop.signal", "SIGHUP", |s| s.instance.stop.signal = Signal::HUP);
     fine(windows(), |s| s.instance.stop.signal = Signal::KILL);
     broken(good(), "log.max_size", "64KiB", |s| s.instance.log.max_size = ByteSize::from_bytes(10));
@@ -394,7 +389,7 @@ fn lifecycle() {
 #[test]
 fn pauses_and_jobs() {
     broken(good(), "restart.max_delay", "less than `delay`", |s| s.restart.delay = Duration::from_secs(301));
-    broken(good(), "restart.max_delay", "to 1day", |s| s.restart.max_delay = Duration::from_secs(90_000));
+    broken(good(), "restart.max_delay", "to 1d", |s| s.restart.max_delay = Duration::from_secs(90_000));
     broken(job(), "replicas", "runs one instance", |s| s.replicas = 2);
     broken(job(), "restart.condition", "not restarted", |s| s.restart.condition = RestartCondition::Always);
     broken(job(), "restart.condition", "job.retries", |s| s.restart.condition = RestartCondition::OnFailure);
