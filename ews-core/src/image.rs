@@ -25,7 +25,9 @@ pub trait ImageStore: Send + Sync + 'static {
     fn capabilities(&self) -> CapabilitySet;
 
     /// Sees to it that an image is there, by its pull policy. Concurrent calls for one image are one pull. The stream ends
-    /// with [`Progress::Done`] or an error; dropping it lets the pull go on.
+    /// with [`Progress::Done`] or an error, and nothing follows; dropping it lets the pull go on. What fails may fail the
+    /// call or end the stream. A pin is what must be there, whatever the name stands for by now; a local one is never
+    /// pulled.
     ///
     /// # Errors
     /// `ImageMissing`, `ImageDenied`, `ImageIncompatible`, `OutOfResources` for a full disk; `NotFound` for the node.

@@ -213,7 +213,8 @@ impl InstanceState {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct ExitStatus {
-    /// The exit code; `None` where a signal ended it or nobody knows.
+    /// The exit code; `None` where a signal ended it or nobody knows. An engine that reports 128 + number for a signal is
+    /// passed on as it is; see [`ended_by`](Self::ended_by).
     pub code: Option<i32>,
     /// The signal that ended it.
     pub signal: Option<Signal>,
@@ -242,6 +243,12 @@ impl ExitStatus {
     /// It ended, and nobody knows how: the one who knew is gone.
     pub const fn unknown(at: Timestamp) -> Self {
         Self { code: None, signal: None, oom_killed: false, at }
+    }
+
+    /// The signal that ended it, also where the peer says it in the shell's way, as the exit code 128 + number: Docker has
+    /// no other word for it.
+    pub fn ended_by(&self) -> Option<Signal> {
+        self.signal.or_else(|| Signal::from_number(self.code?.checked_sub(128)?).ok())
     }
 
     /// Whether it ended with exit code 0.

@@ -15,7 +15,8 @@ use crate::runtime::ByteStream;
 use crate::spec::platform::Platform;
 use crate::spec::source::{Digest, ImageRef};
 
-/// Where images live. Credentials are fetched by the driver for each operation and kept nowhere.
+/// Where images live. A name with a digest means that content, whatever its tag; one with neither means the tag `latest`.
+/// Dropping a future abandons the wait, not the operation. Credentials are fetched by the driver for each operation and kept nowhere.
 ///
 /// Errors carry the registry, the repository, the digest or tag, and the registry's own code as context. Common to all calls:
 /// `ImageDenied`, `Unauthorized`, `Unavailable` (rate limits included, with the registry's own pause respected), `Timeout`,
@@ -40,19 +41,20 @@ pub trait Registry: Send + Sync + 'static {
     /// The tags of the name's repository, ordered; at most `limit` after `after`.
     ///
     /// # Errors
-    /// `ImageMissing` for a repository that does not exist.
+    /// `ImageMissing` for a repository that does not exist; `Invalid` for a limit of zero.
     async fn tags(&self, name: &ImageRef, after: Option<String>, limit: usize) -> Result<Vec<String>>;
 
-    /// A blob of the name's repository from `offset` on, checked against its digest when read whole.
+    /// A blob of the name's repository from `offset` on, checked against its digest when read whole: a stream from offset 0
+    /// whose bytes do not have the digest ends with `Decode`. What is read from further on is for the reader to check.
     ///
     /// # Errors
-    /// `NotFound`.
+    /// `NotFound`; `Invalid` for an offset beyond the end.
     async fn open_blob(&self, name: &ImageRef, digest: &Digest, offset: u64) -> Result<ByteStream>;
 
     /// The size of a blob, or `None` where the repository lacks it.
     async fn blob_size(&self, name: &ImageRef, digest: &Digest) -> Result<Option<u64>>;
 
-    /// Puts a blob into the name's repository. Nothing is sent where it is there already.
+    /// Puts a blob into the name's repository. Nothing is sent, nor are the bytes asked for, where it is there already.
     ///
     /// # Errors
     /// `Invalid` where the bytes don't have this digest or size.
@@ -62,16 +64,18 @@ pub trait Registry: Send + Sync + 'static {
     }
 
     /// Makes a blob of another repository of the same registry appear in the name's, without moving bytes. Returns false
-    /// where the registry would not: then push it.
+    /// where the registry would not, or has no such blob there: then push it.
     async fn mount_blob(&self, name: &ImageRef, digest: &Digest, from: &ImageRef) -> Result<bool> {
         let _ = (name, digest, from);
         Err(Error::unsupported(Capability::RegistryMount))
     }
 
-    /// Puts a manifest or an index under the name's tag, or under its digest alone where the name has no tag.
+    /// Puts a manifest or an index under the name's tag, or under its digest alone where the name has a digest and no tag. A
+    /// tag that is there moves; what it stood for stays, by digest. The bytes are kept as they are.
     ///
     /// # Errors
-    /// `Invalid` where it refers to blobs or manifests that are not there, or its bytes don't have the name's digest.
+    /// `Invalid` where it refers to blobs or manifests that are not there, or its bytes don't have the name's digest, or it
+    /// is larger than 4 MiB.
     async fn push_manifest(&self, name: &ImageRef, manifest: &Manifest) -> Result<Digest> {
         let _ = (name, manifest);
         Err(Error::unsupported(Capability::RegistryPush))

@@ -5,11 +5,14 @@
 //! [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) and matches the capability that it then does not declare.
 //!
 //! # Rules for every method
-//! - **Cancellation.** Dropping a future abandons the wait, not the operation: a mutating call runs to its end in a task of
-//!   the driver ([`crate::detach()`]). Whoever called twice finds one result, by the rules of idempotence below.
+//! - **Cancellation.** Dropping a future abandons the wait, not the operation: from its first poll on, a mutating call runs to
+//!   its end in a task of the driver ([`crate::detach()`]), though nobody calls again. Whoever called twice finds one result,
+//!   by the rules of idempotence below.
 //! - **Silence.** An engine that can't be reached gives [`ErrorKind::Unavailable`](crate::ErrorKind::Unavailable) from a
 //!   call, and `Unknown` as the state in a list that other engines answered.
-//! - **Deadlines.** A driver bounds its calls by its engine's own limits; callers put `crate::layer::Deadline` in front.
+//! - **Deadlines.** A driver ends every call to an engine that hangs, with `Timeout` or `Unavailable`, by limits of its own;
+//!   only [`wait`](Runtime::wait) and followed [`logs`](Runtime::logs) may take for ever. Callers put
+//!   `crate::layer::Deadline` in front for limits of theirs.
 //! - **Ownership.** A driver touches only instances that carry an owner label of EWS; `list` finds no others.
 //! - **Common errors.** `Unavailable`, `Timeout`, `Decode`, `Internal` and `Unauthorized` may come from every call and are not
 //!   repeated below. An error carries `maybe_applied` where the operation may have happened.
@@ -47,7 +50,8 @@ pub trait Runtime: Send + Sync + 'static {
     /// What this driver can do. It answers at once, from what it learned when it connected.
     fn capabilities(&self) -> Arc<RuntimeCapabilities>;
 
-    /// The nodes, with their state. A node that does not answer is listed as `Unknown`, not left out.
+    /// The nodes, with their state. A node that does not answer is listed as `Unknown`, not left out; so are all of them where
+    /// the engine itself can't be reached, unless the driver does not know them and says `Unavailable`.
     async fn nodes(&self) -> Result<Vec<Node>>;
 
     /// Creates an instance without starting it.
@@ -67,7 +71,8 @@ pub trait Runtime: Send + Sync + 'static {
     ) -> Result<Instance>;
 
     /// Starts an instance that was created or has ended, and returns it in the state the start has led to. Each start that
-    /// took place raises the incarnation. Nothing happens where it runs already.
+    /// took place raises the incarnation; one that ended in `Failed` did not take place. Nothing happens where it runs
+    /// already.
     ///
     /// Where a port is published, it is reachable once `Running` is reported and the program listens.
     ///
@@ -85,11 +90,12 @@ pub trait Runtime: Send + Sync + 'static {
     async fn stop(&self, id: &InstanceId, options: &StopOptions) -> Result<ExitStatus>;
 
     /// Waits until the program has ended, for as long as it takes, and says how. An instance that was not started yet is
-    /// waited for until it was started and has ended.
+    /// waited for until it was started and has ended; a start that ended in `Failed` counts as an end, with the failure's
+    /// code. Dropping the future ends the wait and nothing else.
     ///
     /// # Errors
     /// `NotFound` where it does not exist or is removed meanwhile; `Stale` where the asked incarnation is over and how it
-    /// ended is no longer known, or a later one has begun.
+    /// ended is no longer known, which may be as soon as a later one has begun. A later one's end is never given for it.
     async fn wait(&self, id: &InstanceId, options: &WaitOptions) -> Result<ExitStatus>;
 
     /// Removes an instance with all that belongs to it alone; volumes stay. Nothing happens where it is gone before.
@@ -114,7 +120,8 @@ pub trait Runtime: Send + Sync + 'static {
     /// `Unavailable` where no engine can be reached.
     async fn list(&self, selector: &Selector) -> Result<Vec<Instance>>;
 
-    /// Events of instances that match and of all nodes, from now on. The stream's queue is bounded: a slow consumer gets a
+    /// Events of instances that match and of all nodes, from now on: at least when an instance is created, runs, has ended and
+    /// is gone. The stream's queue is bounded: a slow consumer gets a
     /// [`Gap`](crate::event::Gap), as does every consumer after a reconnect.
     async fn events(&self, selector: &Selector) -> Result<EventStream>;
 

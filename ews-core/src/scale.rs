@@ -10,7 +10,7 @@ use crate::capability::CapabilitySet;
 use crate::error::Result;
 use crate::id::{InstanceId, ServiceName};
 
-/// What a scaling decision acts on.
+/// What a scaling decision acts on. Dropping a future abandons the wait, not the operation.
 #[async_trait]
 pub trait ScaleTarget: Send + Sync + 'static {
     /// What it can do.
@@ -23,7 +23,7 @@ pub trait ScaleTarget: Send + Sync + 'static {
     async fn current(&self, service: &ServiceName) -> Result<Scale>;
 
     /// Records how many instances a service should have, and returns what holds then. Setting the count that is set already
-    /// changes nothing.
+    /// changes nothing, whatever victims are named; a version that is no longer the present one is refused even then.
     ///
     /// # Errors
     /// `NotFound`; `Stale` where the change's version is no longer the present one: read again and decide anew;
@@ -63,7 +63,8 @@ pub struct ScaleChange {
     pub desired: u32,
     /// Only if [`Scale::version`] is still this. `None`: whatever it is.
     pub version: Option<u64>,
-    /// Which instances go first on the way down. Empty: the reconciler chooses.
+    /// Which instances go first on the way down, in this order, and no more of them than the count asks for. Empty: the
+    /// reconciler chooses.
     pub victims: Vec<InstanceId>,
     /// Why, for the audit trail: the decision's own explanation.
     pub reason: String,

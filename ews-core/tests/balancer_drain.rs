@@ -132,9 +132,9 @@ async fn an_event_ends_it_sooner_than_the_poll_and_a_lost_event_not_later_than_i
 #[tokio::test(start_paused = true)]
 async fn what_never_ends_is_closed_at_the_deadline_and_counted() {
     let balancer = with_one_endpoint().await;
-    request(&balancer, 1);
-    request(&balancer, 1);
-    request(&balancer, 2);
+    for through in [1, 1, 2] {
+        request(&balancer, through);
+    }
     let (task, start) = begun(&balancer).await;
     assert_eq!(task.await.unwrap().unwrap(), Drained::Forced(3));
     assert!(start.elapsed() >= MINUTE && start.elapsed() < MINUTE + Duration::from_secs(1));
@@ -186,8 +186,9 @@ async fn a_gateway_that_never_heard_of_the_endpoint_is_no_proof() {
 async fn a_gateway_that_lags_is_waited_for_when_closing_too() {
     let balancer = with_one_endpoint().await;
     balancer.set_link(&gateway(1), Link::Slow(Duration::from_secs(3)));
-    request(&balancer, 1);
-    request(&balancer, 1);
+    for _ in 0..2 {
+        request(&balancer, 1);
+    }
     assert_eq!(drain(&balancer).await.unwrap(), Drained::Forced(2));
 }
 

@@ -9,7 +9,7 @@
 //! use ews_core::metrics::{Function, MetricKind, MetricQuery, Reading, Window};
 //! use ews_core::{Selector, Timestamp};
 //!
-//! let at = |second| Timestamp::from_micros(second * 1_000_000);
+//! let at = |second: u64| Timestamp::from_micros(second * 1_000_000);
 //! let samples = [Sample::new(at(100), 10.0), Sample::new(at(110), 30.0)];
 //! let query = MetricQuery::new("requests", Selector::everything())
 //!     .function(Function::Rate(Window(Duration::from_secs(60))));

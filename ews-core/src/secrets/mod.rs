@@ -27,7 +27,8 @@ use crate::spec::content::SecretRef;
 /// Resolves references to secrets.
 #[async_trait]
 pub trait Secrets: Send + Sync + 'static {
-    /// The value that a reference stands for now.
+    /// The value that a reference stands for now, byte by byte as it was stored: no line end is cut or added. Without a
+    /// version, the newest. Dropping the future abandons the question.
     ///
     /// # Errors
     /// `NotFound` where there is no such secret or version; `Invalid` for a reference that this provider can't have, such as a

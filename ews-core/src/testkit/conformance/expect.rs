@@ -8,7 +8,9 @@ use crate::error::{ErrorKind, Result};
 /// Fails the case with this text unless the condition holds.
 macro_rules! ensure {
     ($condition:expr, $($text:tt)+) => {
-        if !$condition {
+        // Bound first, so that a comparison with NaN is simply false.
+        let holds: bool = $condition;
+        if !holds {
             return Err($crate::testkit::conformance::Stop::fail(format!($($text)+)));
         }
     };

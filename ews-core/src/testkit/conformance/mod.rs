@@ -6,7 +6,14 @@
 
 pub mod balancer;
 mod expect;
+pub mod images;
+pub mod metrics;
+pub mod policy;
+pub mod registry;
 mod report;
+pub mod runtime;
+pub mod scale;
+pub mod secrets;
 pub mod store;
 
 pub use report::{CaseResult, Outcome, Report, Stop, Verdict, run_case};

@@ -188,7 +188,7 @@ pub async fn run_case(
     number: Option<u16>,
     name: impl Into<Cow<'static, str>>,
     deadline: Duration,
-    case: impl Future<Output = CaseResult> + Send,
+    case: impl Future<Output = CaseResult>,
 ) -> Outcome {
     // Boxed, since cases are large and every suite awaits dozens of them.
     let case = AssertUnwindSafe(Box::pin(case)).catch_unwind();
