@@ -36,8 +36,9 @@ pub struct RetryConfig {
     /// How often the driver is asked at most, the first time included. 1 to [`RetryConfig::MAX_ATTEMPTS`]. Default 4: with
     /// the default back-off they outlast a blink of the peer, not an outage, which is the engines' business.
     pub attempts: u32,
-    /// No new attempt begins later than this after the first began. Above zero. Default 60 s: a call that has used up minutes
-    /// is not repeated behind its caller's back.
+    /// No new attempt begins later than this after the first began. Above zero. Default 30 s, which is also the default of
+    /// the short deadline: what fails fast is repeated, a call that hung for its whole time is not, so that an engine that
+    /// hangs is known after one deadline and not after several. Where a hang shall be repeated, shorten the deadline.
     #[serde(with = "duration")]
     pub total: Duration,
     /// The pauses between. Default: 100 ms to 5 s with full jitter.
@@ -73,7 +74,7 @@ impl RetryConfig {
 impl Default for RetryConfig {
     fn default() -> Self {
         let backoff = BackoffConfig { max: Duration::from_secs(5), ..BackoffConfig::default() };
-        Self { attempts: 4, total: Duration::from_secs(60), backoff }
+        Self { attempts: 4, total: Duration::from_secs(30), backoff }
     }
 }
 

@@ -350,7 +350,8 @@ async fn a_create_whose_answer_was_lost_is_one_create() {
     let stub = Stub::new(|_, call| {
         if call == 1 { std::future::pending().boxed() } else { std::future::ready(Ok(())).boxed() }
     });
-    let deadline = DeadlineConfig::default().with_long(Duration::from_secs(40));
+    let deadline =
+        DeadlineConfig::default().with_short(Duration::from_secs(5)).with_long(Duration::from_secs(20));
     let config = StackConfig::default().with_deadline(deadline);
     let runtime = stack_with(Arc::clone(&stub) as Arc<dyn Runtime>, config).unwrap();
     let created = runtime.create(&spec(), &key(), &CreateOptions::default()).await.unwrap();
