@@ -129,11 +129,11 @@ impl Model {
 
     fn expire(&mut self) {
         let now = tokio::time::Instant::now();
-        for at in 0..self.leases.len() {
-            if self.leases[at].2 && self.leases[at].1 <= now {
-                self.end(at);
-            }
-        }
+        let mut due: Vec<usize> =
+            (0..self.leases.len()).filter(|at| self.leases[*at].2 && self.leases[*at].1 <= now).collect();
+        // The first to run out is the first to end, and a renewal moves a lease back in that order.
+        due.sort_by_key(|at| (self.leases[*at].1, *at));
+        due.into_iter().for_each(|at| self.end(at));
     }
 }
 

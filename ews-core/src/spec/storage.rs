@@ -9,7 +9,7 @@ use crate::id::VolumeName;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Mount {
-    /// Where the program sees it: an absolute path, `C:\…` on Windows.
+    /// Where the program sees it: an absolute path, `D:\…` on Windows, `\\.\pipe\…` for a named pipe.
     pub target: String,
     /// What is mounted.
     #[serde(flatten)]

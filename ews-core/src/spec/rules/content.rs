@@ -236,6 +236,17 @@ impl Rules {
         }
     }
 
+    fn pipe(&mut self, at: Path, path: &str) {
+        let name = path.strip_prefix(r"\\.\pipe\").unwrap_or_default();
+        if name.is_empty() || name.len() > 256 || name.contains(['\\', '/']) {
+            let message = format!(
+                "\"{}\" is not a named pipe; accepted: \\\\.\\pipe\\ and a name without `\\`",
+                Shown(path)
+            );
+            self.find(at, message);
+        }
+    }
+
     pub(super) fn storage(&mut self, spec: &InstanceSpec) {
         if !self.at_most(field("mounts"), spec.mounts.len(), MAX_FILES) {
             return;
@@ -243,7 +254,12 @@ impl Rules {
         for (index, mount) in spec.mounts.iter().enumerate() {
             let at = field("mounts").index(index);
             let target = at.key("target");
-            if self.path(target.clone(), &mount.target) {
+            // A pipe is seen under a pipe's name too: Docker's parser refuses any other target for it.
+            if matches!(mount.kind, MountKind::NamedPipe(_)) {
+                if self.windows() {
+                    self.pipe(target, &mount.target);
+                }
+            } else if self.path(target.clone(), &mount.target) {
                 let canonical = paths::canonical(&mount.target);
                 if canonical == "/" || canonical == "c:" {
                     let message = format!(
@@ -277,14 +293,7 @@ impl Rules {
                 MountKind::NamedPipe(path) => {
                     let at = at.key("named_pipe");
                     if self.windows() {
-                        let name = path.strip_prefix(r"\\.\pipe\").unwrap_or_default();
-                        if name.is_empty() || name.len() > 256 || name.contains(['\\', '/']) {
-                            let message = format!(
-                                "\"{}\" is not a named pipe; accepted: \\\\.\\pipe\\ and a name without `\\`",
-                                Shown(path)
-                            );
-                            self.find(at, message);
-                        }
+                        self.pipe(at, path);
                     } else {
                         self.only_windows(at, "named pipes are");
                     }

@@ -194,7 +194,7 @@ fn files_and_mounts() {
     broken(good(), "mounts[0].tmpfs", "at least 4096", |s| {
         s.instance.mounts = vec![Mount::new("/a", MountKind::Tmpfs(ByteSize::from_bytes(64)))];
     });
-    let pipe = |name: &str| Mount::new(r"D:\p", MountKind::NamedPipe(name.into()));
+    let pipe = |name: &str| Mount::new(r"\\.\pipe\inside", MountKind::NamedPipe(name.into()));
     broken(good(), "mounts[0].named_pipe", "platform.os is not given", |s| {
         s.instance.mounts = vec![pipe(r"\\.\pipe\x")]
     });
@@ -202,6 +202,9 @@ fn files_and_mounts() {
         s.instance.mounts = vec![pipe(r"\\.\pipe\a\b")]
     });
     fine(windows(), |s| s.instance.mounts = vec![pipe(r"\\.\pipe\x")]);
+    broken(windows(), "mounts[0].target", "not a named pipe", |s| {
+        s.instance.mounts = vec![Mount::new(r"D:\p", MountKind::NamedPipe(r"\\.\pipe\x".into()))]
+    });
     for (target, words) in [
         (r"C:\", "the root"),
         ("c:/", "the root"),

@@ -50,7 +50,7 @@ impl LeaseClocks {
         }
     }
 
-    /// The leases that are due; from here on they are ending.
+    /// The leases that are due, in the order of their deadlines; from here on they are ending.
     pub(crate) fn take_due(&mut self, now: Instant) -> Vec<LeaseId> {
         if self.earliest.is_none_or(|earliest| earliest > now) {
             return Vec::new();
@@ -60,12 +60,13 @@ impl LeaseClocks {
         for (lease, clock) in &mut self.clocks {
             if clock.ending || clock.deadline <= now {
                 clock.ending = true;
-                due.push(*lease);
+                due.push((clock.deadline, *lease));
             } else {
                 self.earliest = Some(self.earliest.map_or(clock.deadline, |first| first.min(clock.deadline)));
             }
         }
-        due
+        due.sort_unstable();
+        due.into_iter().map(|(_, lease)| lease).collect()
     }
 
     /// The end of these leases was committed.
