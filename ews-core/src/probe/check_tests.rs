@@ -262,7 +262,9 @@ async fn hostile_answers_fail_in_words_of_our_own() {
     }
     let reset = server(|stream| async move { stream.set_zero_linger().unwrap() }).await;
     let outcome = try_http(reset.0, HttpCheck::new("/")).await;
-    assert_eq!((outcome.verdict, &*outcome.reason), (Verdict::Fail, "connection reset"));
+    // Which of the two it is depends on whether the reset or the request is faster; Wine knows only the second.
+    let words = ["connection reset", "the connection was closed before the answer"];
+    assert!(outcome.verdict == Verdict::Fail && words.contains(&&*outcome.reason), "{outcome:?}");
 }
 
 #[tokio::test]
