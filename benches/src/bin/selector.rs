@@ -23,11 +23,14 @@ fn main() {
     let before = resident_bytes();
     let instances = fleet(PER_SERVICE);
     let after = resident_bytes();
+    // What services of their own make of it: every instance has labels of its own.
+    let apart = fleet(1);
+    let others = resident_bytes();
     let maps = fleet_of_maps();
     let last = resident_bytes();
-    if let (Some(before), Some(after), Some(last)) = (before, after, last) {
+    if let (Some(before), Some(after), Some(others), Some(last)) = (before, after, others, last) {
         let each = |from: u64, to: u64| to.saturating_sub(from) as f64 / f64::from(INSTANCES);
-        let (ours, peer) = (each(before, after), each(after, last));
+        let (ours, peer) = (each(before, after), each(others, last));
         bench.line("state of an instance", ours, "bytes", None, format!("of {INSTANCES}, in memory"));
         bench.line(
             "the same in maps of strings",
@@ -39,8 +42,6 @@ fn main() {
         bench.line("state of all", ours * f64::from(INSTANCES) / 1e6, "MB", Some(100.0), String::new());
     }
 
-    // What services of their own make of it: every instance has labels of its own.
-    let apart = fleet(1);
     // The target holds for the language's own example; the others show what is cheaper and what is dearer.
     for (text, target) in [
         ("app=app3,tier in (web,api),!legacy", Some(10.0)),
