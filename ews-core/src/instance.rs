@@ -143,6 +143,10 @@ impl Lookup for Instance {
             Some(_) => None,
         }
     }
+
+    fn first_byte(&self) -> u8 {
+        self.labels.first_byte()
+    }
 }
 
 /// What an instance is doing.

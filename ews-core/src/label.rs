@@ -21,6 +21,12 @@ pub const RESERVED_PREFIX: &str = "ews/";
 pub trait Lookup {
     /// The value of `key`, or `None` where the object has no such label.
     fn lookup(&self, key: &str) -> Option<Cow<'_, str>>;
+
+    /// A byte of the memory that a look-up reads first, so that [`Selector::select`](crate::Selector::select) can wait for
+    /// many objects' memory at once. The default reads nothing.
+    fn first_byte(&self) -> u8 {
+        0
+    }
 }
 
 /// A set of labels, at most [`Labels::MAX_COUNT`] of them.
@@ -201,6 +207,10 @@ impl Default for Labels {
 impl Lookup for Labels {
     fn lookup(&self, key: &str) -> Option<Cow<'_, str>> {
         self.get(key).map(Cow::Borrowed)
+    }
+
+    fn first_byte(&self) -> u8 {
+        self.text.as_bytes().first().copied().unwrap_or_default()
     }
 }
 

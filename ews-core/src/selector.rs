@@ -112,6 +112,17 @@ impl Selector {
         &self.requirements
     }
 
+    /// Those of many objects that match, in their order.
+    ///
+    /// It reads ahead: the labels of one object in a large fleet are seldom in the processor's cache, and waiting for thirty
+    /// of them takes hardly longer than waiting for one.
+    pub fn select<'a, T: Lookup>(&'a self, objects: &'a [T]) -> impl Iterator<Item = &'a T> {
+        objects.chunks(32).flat_map(move |chunk| {
+            std::hint::black_box(chunk.iter().fold(0, |sum, object| sum ^ object.first_byte()));
+            chunk.iter().filter(move |object| self.matches(*object))
+        })
+    }
+
     /// Whether these labels meet every requirement.
     pub fn matches(&self, labels: &impl Lookup) -> bool {
         self.requirements.iter().all(|requirement| requirement.holds(labels))
@@ -396,6 +407,17 @@ mod tests {
             assert_eq!(selector.matches(&labels()), expected, "{text}");
             assert_eq!(selector.to_string().parse::<Selector>().unwrap(), selector, "{text}");
         }
+    }
+
+    #[test]
+    fn selecting_from_many_is_matching_each() {
+        let many: Vec<Labels> = (0..100)
+            .map(|n| Labels::new([("n", n.to_string()), ("odd", (n % 2).to_string())]).unwrap())
+            .collect();
+        let selector: Selector = "odd=1,n notin (33,63)".parse().unwrap();
+        let matching: Vec<_> = many.iter().filter(|labels| selector.matches(*labels)).collect();
+        assert_eq!(matching.len(), 48);
+        assert_eq!(selector.select(&many).collect::<Vec<_>>(), matching);
     }
 
     #[test]
