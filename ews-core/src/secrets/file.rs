@@ -162,9 +162,9 @@ impl Secrets for FileSecrets {
     }
 }
 
-#[cfg(unix)]
 #[cfg(test)]
 mod tests {
+    #[cfg(unix)]
     use std::os::unix::fs::{PermissionsExt as _, symlink};
 
     use super::*;
@@ -173,7 +173,10 @@ mod tests {
         let path = directory.join(name);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(&path, content).unwrap();
+        #[cfg(unix)]
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        #[cfg(not(unix))]
+        let _ = mode;
     }
 
     async fn resolve(secrets: &FileSecrets, name: &str) -> Result<Vec<u8>> {
@@ -197,6 +200,7 @@ mod tests {
         }
     }
 
+    #[cfg(unix)]
     #[tokio::test]
     async fn links_within_are_followed_and_links_out_are_refused() {
         let outside = tempfile::tempdir().unwrap();
@@ -227,6 +231,7 @@ mod tests {
         std::fs::remove_dir_all(twin).unwrap();
     }
 
+    #[cfg(unix)]
     #[tokio::test]
     async fn what_others_may_read_is_no_secret_and_what_they_may_write_never_is() {
         let directory = tempfile::tempdir().unwrap();
@@ -259,6 +264,7 @@ mod tests {
         assert_eq!(FileSecrets::new(directory.path()).unwrap_err().kind(), ErrorKind::Unauthorized);
     }
 
+    #[cfg(unix)]
     #[tokio::test]
     async fn what_is_missing_too_large_or_no_file_is_refused_without_reading() {
         let directory = tempfile::tempdir().unwrap();
