@@ -137,6 +137,8 @@ capabilities! {
     ImageCommit = "image_commit",
     /// Image store: writes and reads image archives.
     ImageArchive = "image_archive",
+    /// Image store: gives an image another name.
+    ImageTag = "image_tag",
     /// Image store: pushes to a registry.
     ImagePush = "image_push",
 

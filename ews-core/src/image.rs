@@ -70,7 +70,7 @@ pub trait ImageStore: Send + Sync + 'static {
     /// `ImageMissing`.
     async fn tag(&self, image: &ImageQuery, name: &ImageRef) -> Result<()> {
         let _ = (image, name);
-        Err(Error::unsupported(Capability::ImagePush))
+        Err(Error::unsupported(Capability::ImageTag))
     }
 
     /// Pushes an image under its name. The stream ends with [`Progress::Done`], which carries the manifest's digest.

@@ -297,7 +297,8 @@ async fn the_fake_passes() {
     run(&Harness::new(M::None, None, None)).await.assert_passed(&[]);
     for (missing, skips) in [
         (Capability::ImageCommit, &["a_commit_needs_its_instance"][..]),
-        (Capability::ImagePush, &["a_tag_is_another_name", "a_push_ends_with_the_manifest"]),
+        (Capability::ImageTag, &["a_tag_is_another_name"]),
+        (Capability::ImagePush, &["a_push_ends_with_the_manifest"]),
         (Capability::ImageArchive, &["an_archive_brings_images_back", "what_is_no_archive_is_invalid"]),
     ] {
         run(&Harness::new(M::None, Some(missing), None)).await.assert_passed(skips);

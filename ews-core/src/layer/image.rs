@@ -64,7 +64,7 @@ impl<C: ImageStore + ?Sized, A: Around> ImageStore for Layered<C, A> {
     }
 
     async fn tag(&self, image: &ImageQuery, name: &ImageRef) -> Result<()> {
-        let check = || self.inner.capabilities().require(Capability::ImagePush);
+        let check = || self.inner.capabilities().require(Capability::ImageTag);
         let call = call("image_store.tag", CallKind::Idempotent).about(Subject::object(name)).checked(&check);
         self.around.around(call, || self.inner.tag(image, name)).await
     }

@@ -338,7 +338,7 @@ impl ImageStore for FakeImages {
     }
 
     async fn tag(&self, image: &ImageQuery, name: &ImageRef) -> Result<()> {
-        self.shared.capabilities.require(Capability::ImagePush)?;
+        self.shared.capabilities.require(Capability::ImageTag)?;
         let mut state = self.shared.state();
         let mut found = state.find(image)?.clone();
         found.names = vec![name.clone()];
