@@ -20,8 +20,8 @@
 //! - **You work on EWS itself**: `ARCHITECTURE.md` in the repository.
 //!
 //! # Modules, in reading order
-//! Words: [`error`], [`id`], [`time`], [`label`], [`selector`], [`spec`], [`revision`], [`node`], [`instance`], [`endpoint`],
-//! [`event`], [`capability`].
+//! Words: [`error`], [`id`], [`time`], [`label`], [`selector`], [`overlay`], [`spec`] and [`document`] (reading it), [`revision`], [`node`],
+//! [`instance`], [`endpoint`], [`event`], [`capability`], [`histogram`].
 //! Contracts: [`runtime`], [`image`], [`registry`], [`balancer`], [`metrics`], [`policy`], [`store`], [`secrets`], [`clock`],
 //! [`scale`].
 //! In front of contracts: [`layer`]. Shared by engines: [`backoff`], [`bus`], [`place`](mod@place), `probe` and `http` (features of the
