@@ -5,6 +5,7 @@
 //! [`Report::assert_passed`] fails on each skip that the caller did not expect.
 
 pub mod balancer;
+pub mod clock;
 mod expect;
 pub mod images;
 pub mod metrics;
