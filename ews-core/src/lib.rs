@@ -54,6 +54,8 @@ pub mod place;
 pub mod policy;
 #[cfg(feature = "probe")]
 pub mod probe;
+#[cfg(all(feature = "process", any(target_os = "linux", windows)))]
+pub mod process;
 pub mod registry;
 pub mod revision;
 pub mod runtime;
