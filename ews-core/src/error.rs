@@ -327,6 +327,19 @@ impl fmt::Debug for Error {
     }
 }
 
+/// An error of a stream or file.
+pub(crate) fn io_error(what: &'static str, error: std::io::Error) -> Error {
+    use std::io::ErrorKind as Io;
+    let kind = match error.kind() {
+        Io::StorageFull | Io::QuotaExceeded | Io::FileTooLarge | Io::OutOfMemory => ErrorKind::OutOfResources,
+        Io::NotFound => ErrorKind::NotFound,
+        Io::AlreadyExists => ErrorKind::AlreadyExists,
+        Io::PermissionDenied | Io::ReadOnlyFilesystem => ErrorKind::Unauthorized,
+        _ => ErrorKind::Unavailable,
+    };
+    Error::new(kind, what).with_detail(error.to_string()).with_source(error)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

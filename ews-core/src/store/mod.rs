@@ -24,7 +24,7 @@
 //! }
 //! ```
 
-mod embedded;
+pub(crate) mod embedded;
 mod ext;
 mod key;
 mod memory;

@@ -26,7 +26,7 @@ use super::codec::{self, corrupt, meta};
 use super::file::{self, NewFile};
 use super::rows::{Backend, Rows, RowsMut, Table};
 use super::{Embedded, EmbeddedConfig, apply};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, io_error};
 use crate::store::{Key, Record, StoreRevision};
 
 const MAGIC: &[u8; 8] = b"EWSSTORE";
@@ -87,19 +87,6 @@ impl<B: Backend> Embedded<B> {
         spawn_blocking(move || new.publish()).await.map_err(lost)??;
         Ok(summary)
     }
-}
-
-/// An error of a stream or file.
-pub(crate) fn io_error(what: &'static str, error: std::io::Error) -> Error {
-    use std::io::ErrorKind as Io;
-    let kind = match error.kind() {
-        Io::StorageFull | Io::QuotaExceeded | Io::FileTooLarge | Io::OutOfMemory => ErrorKind::OutOfResources,
-        Io::NotFound => ErrorKind::NotFound,
-        Io::AlreadyExists => ErrorKind::AlreadyExists,
-        Io::PermissionDenied | Io::ReadOnlyFilesystem => ErrorKind::Unauthorized,
-        _ => ErrorKind::Unavailable,
-    };
-    Error::new(kind, what).with_detail(error.to_string()).with_source(error)
 }
 
 /// The bytes so far, and their digest.

@@ -7,8 +7,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::backup::{io_error, salt};
-use crate::error::{Error, ErrorKind, Result};
+use super::backup::salt;
+use crate::error::{Error, ErrorKind, Result, io_error};
 
 /// A file that does not have its name yet. Dropping it removes it.
 #[derive(Debug)]
@@ -97,13 +97,14 @@ fn owner_only(options: &mut OpenOptions) {
 #[cfg(not(unix))]
 fn owner_only(_: &mut OpenOptions) {}
 
+/// Makes the names in a folder durable.
 #[cfg(unix)]
-fn sync_folder(folder: &Path) -> io::Result<()> {
+pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
 /// A folder can't be synced there; the file system's journal keeps the name.
 #[cfg(not(unix))]
-fn sync_folder(_: &Path) -> io::Result<()> {
+pub(crate) fn sync_folder(_: &Path) -> io::Result<()> {
     Ok(())
 }

@@ -12,9 +12,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use redb::StorageBackend;
 use redb::backends::FileBackend;
 
-use super::super::embedded::backup::io_error;
 use super::super::embedded::codec::corrupt;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, io_error};
 
 /// Where a database's bytes are.
 #[derive(Debug)]

@@ -1,0 +1,259 @@
+//! The root directory of a runtime: its layout, its lock, and who may look into it.
+//!
+//! ```text
+//! root/                 0711
+//!   lock                locked by the controller that has it
+//!   format              the number of this layout
+//!   ports               where allotting goes on
+//!   s/                  0700, the shims' sockets
+//!   instances/          0711
+//!     ews_…/            an instance, 0711
+//!       instance.json run.json end.json run.lock shim.log
+//!       work/           0700, the program's own; its files, its `tmp`
+//!       log/            0700, what it has written
+//!     .new-…  .gone-…   half made, half removed; swept when the root is opened
+//! ```
+//! A program that runs as another user must be able to reach its work directory, so the directories above may be passed
+//! through, and not be read, by everybody.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::record::{FORMAT, at};
+use crate::error::{Error, ErrorKind, Result, io_error};
+use crate::id::InstanceId;
+use crate::spec::source::Digest;
+
+/// The longest path that a Unix socket can have, without the byte that ends it.
+#[cfg(unix)]
+const SOCKET_PATH: usize = 107;
+
+/// How often a locked root is tried again.
+const AGAIN: Duration = Duration::from_millis(20);
+
+/// The root directory, locked.
+#[derive(Debug)]
+pub(super) struct Root {
+    path: PathBuf,
+    /// What tells this root from others of the machine, in names outside it.
+    tag: String,
+    /// Held for as long as this value lives.
+    _lock: File,
+}
+
+impl Root {
+    /// Makes and locks it; waits for a predecessor for so long.
+    pub(super) async fn open(path: &Path, patience: Duration) -> Result<Self> {
+        let made = {
+            let path = path.to_owned();
+            blocking(move || make(&path)).await?
+        };
+        let until = tokio::time::Instant::now() + patience;
+        loop {
+            let lock = made.join("lock");
+            if let Some(lock) = blocking(move || try_lock(&lock)).await? {
+                let root = Self { tag: Digest::of(made.to_string_lossy().as_bytes()).short(), path: made, _lock: lock };
+                let checked = root.path.clone();
+                blocking(move || check_format(&checked)).await?;
+                root.check_socket_path()?;
+                return Ok(root);
+            }
+            if tokio::time::Instant::now() >= until {
+                let error = Error::new(
+                    ErrorKind::Busy,
+                    "another process runtime has this directory; end it first, or use another directory",
+                );
+                return Err(at(error, path));
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
+    }
+
+    pub(super) fn tag(&self) -> &str {
+        &self.tag
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn instances(&self) -> PathBuf {
+        self.path.join("instances")
+    }
+
+    pub(super) fn instance(&self, id: &InstanceId) -> InstancePaths {
+        InstancePaths { socket: self.socket(id), directory: self.instances().join(id.as_str()) }
+    }
+
+    /// A name in the folder of instances that no instance has.
+    pub(super) fn hidden(&self, what: &str, id: &InstanceId) -> PathBuf {
+        self.instances().join(format!(".{what}-{id}"))
+    }
+
+    pub(super) fn ports(&self) -> PathBuf {
+        self.path.join("ports")
+    }
+
+    #[cfg(unix)]
+    fn socket(&self, id: &InstanceId) -> PathBuf {
+        self.path.join("s").join(Digest::of(id.as_str().as_bytes()).short())
+    }
+
+    #[cfg(windows)]
+    fn socket(&self, id: &InstanceId) -> PathBuf {
+        PathBuf::from(format!(r"\\.\pipe\ews-{}-{}", self.tag, Digest::of(id.as_str().as_bytes()).short()))
+    }
+
+    /// A root too deep for sockets is found out now, not at the first start.
+    fn check_socket_path(&self) -> Result<()> {
+        #[cfg(unix)]
+        {
+            let length = self.socket(&InstanceId::new("x")?).as_os_str().len();
+            if length > SOCKET_PATH {
+                let most = self.path.as_os_str().len() + SOCKET_PATH - length;
+                let error = Error::invalid(format!(
+                    "the path is too long for the sockets below it; accepted: at most {most} bytes"
+                ));
+                return Err(at(error, &self.path));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Where the parts of an instance are.
+#[derive(Debug, Clone)]
+pub(super) struct InstancePaths {
+    pub(super) directory: PathBuf,
+    pub(super) socket: PathBuf,
+}
+
+impl InstancePaths {
+    pub(super) fn record(&self) -> PathBuf {
+        self.directory.join("instance.json")
+    }
+
+    pub(super) fn run(&self) -> PathBuf {
+        self.directory.join("run.json")
+    }
+
+    pub(super) fn end(&self) -> PathBuf {
+        self.directory.join("end.json")
+    }
+
+    pub(super) fn lock(&self) -> PathBuf {
+        self.directory.join("run.lock")
+    }
+
+    pub(super) fn work(&self) -> PathBuf {
+        self.directory.join("work")
+    }
+
+    pub(super) fn log(&self) -> PathBuf {
+        self.directory.join("log")
+    }
+
+    pub(super) fn shim_log(&self) -> PathBuf {
+        self.directory.join("shim.log")
+    }
+}
+
+/// Runs what waits for the disk where it may.
+pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| Error::internal("a thread of the process runtime failed").with_source(error))?
+}
+
+/// The lock on a file, `None` where another has it. It is let go when the last handle to the open file is closed.
+pub(super) fn try_lock(path: &Path) -> Result<Option<File>> {
+    let wrong = |error| at(io_error("a lock file could not be opened", error), path);
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::OpenOptionsExt as _;
+        options.mode(0o600);
+    }
+    let file = options.open(path).map_err(wrong)?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(fs::TryLockError::WouldBlock) => Ok(None),
+        Err(fs::TryLockError::Error(error)) => Err(wrong(error)),
+    }
+}
+
+/// Makes a directory with these permission bits, whatever the umask; one that is there is left as it is.
+pub(super) fn directory(path: &Path, mode: u32) -> io::Result<()> {
+    match fs::create_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => return Ok(()),
+        made => made?,
+    }
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt as _;
+        fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
+    }
+    let _ = mode;
+    Ok(())
+}
+
+fn make(path: &Path) -> Result<PathBuf> {
+    let wrong = |error| at(io_error("the runtime's directory could not be made", error), path);
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent).map_err(wrong)?;
+    }
+    directory(path, 0o711).map_err(wrong)?;
+    // Without links, so that one directory has one lock, one tag and one length.
+    let path = path.canonicalize().map_err(wrong)?;
+    check_owner(&path)?;
+    directory(&path.join("instances"), 0o711).map_err(wrong)?;
+    directory(&path.join("s"), 0o700).map_err(wrong)?;
+    Ok(path)
+}
+
+/// Whoever may write here may run programs as this user.
+#[cfg(unix)]
+fn check_owner(path: &Path) -> Result<()> {
+    use std::os::unix::fs::MetadataExt as _;
+    let metadata = path
+        .metadata()
+        .map_err(|error| at(io_error("the runtime's directory can't be read", error), path))?;
+    let own = metadata.uid() == rustix::process::geteuid().as_raw();
+    if own && metadata.mode() & 0o022 == 0 {
+        return Ok(());
+    }
+    let error = Error::new(
+        ErrorKind::Unauthorized,
+        format!(
+            "the runtime's directory belongs to user {} with mode {:04o}; accepted: one of this user's that nobody else may \
+             write to",
+            metadata.uid(),
+            metadata.mode() & 0o7777
+        ),
+    );
+    Err(at(error, path))
+}
+
+/// Elsewhere the folder's access list is what protects it.
+#[cfg(not(unix))]
+fn check_owner(_: &Path) -> Result<()> {
+    Ok(())
+}
+
+fn check_format(root: &Path) -> Result<()> {
+    let path = root.join("format");
+    match super::record::read::<u32>(&path)? {
+        None => super::record::write(&path, &FORMAT, super::record::Durable::Synced),
+        Some(FORMAT) => Ok(()),
+        Some(other) => {
+            let error = Error::new(
+                ErrorKind::Corrupt,
+                format!("the runtime's directory is of format {other}; this version reads {FORMAT}"),
+            );
+            Err(at(error, &path))
+        }
+    }
+}

@@ -1,0 +1,306 @@
+//! Starting programs, and steering them.
+//!
+//! This file is excepted from the ban on `unsafe` for one call, `pre_exec`: what is done between fork and exec are system calls
+//! that allocate nothing and take no lock.
+
+#![allow(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use rustix::process::{Pid, Resource, Rlimit, Signal as Raw};
+use rustix::pty::OpenptFlags;
+use rustix::termios::Winsize;
+use tokio::io::unix::AsyncFd;
+use tokio::net::unix::pipe;
+
+use crate::capability::Capability;
+use crate::process::protocol::{Limit, User};
+use crate::runtime::TtySize;
+use crate::spec::lifecycle::Signal;
+
+/// What programs can do on this system beyond what they can everywhere.
+pub(in crate::process) const FEATURES: &[Capability] = &[
+    Capability::ExecTty,
+    Capability::ExecResize,
+    Capability::Init,
+    Capability::Ulimits,
+    Capability::NoNewPrivileges,
+];
+
+/// The signals that can be sent: all.
+pub(in crate::process) fn signals() -> Vec<Signal> {
+    Vec::new()
+}
+
+/// What is started.
+pub(in crate::process) struct Program<'a> {
+    pub(in crate::process) command: &'a [String],
+    pub(in crate::process) env: &'a BTreeMap<String, String>,
+    pub(in crate::process) workdir: &'a Path,
+    pub(in crate::process) user: Option<&'a User>,
+    pub(in crate::process) ulimits: &'a [Limit],
+    pub(in crate::process) no_new_privileges: bool,
+    /// The files by which it joins its control groups.
+    pub(in crate::process) joins: Vec<PathBuf>,
+    pub(in crate::process) input: Input,
+}
+
+/// What a program reads from and writes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::process) enum Input {
+    /// It sees the end of its input at once; its two outputs are apart.
+    Closed,
+    /// A pipe; its two outputs are apart.
+    Pipe,
+    /// A terminal of this size.
+    Terminal(TtySize),
+}
+
+/// A program that was started.
+#[derive(Debug)]
+pub(in crate::process) struct Spawned {
+    pub(in crate::process) pid: u32,
+    pub(in crate::process) stdin: Option<pipe::Sender>,
+    pub(in crate::process) stdout: Option<pipe::Receiver>,
+    pub(in crate::process) stderr: Option<pipe::Receiver>,
+    pub(in crate::process) terminal: Option<Terminal>,
+}
+
+/// Why a program could not be started, in the words of a shell's exit code: 127 it is not there, 126 it can't be run.
+#[derive(Debug)]
+pub(in crate::process) struct NotStarted {
+    pub(in crate::process) code: i32,
+    pub(in crate::process) message: String,
+}
+
+impl NotStarted {
+    pub(in crate::process) fn new(code: i32, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
+    }
+}
+
+/// Starts a program in a session of its own. It dies with this process, should that be killed.
+pub(in crate::process) fn spawn(program: Program<'_>) -> Result<Spawned, NotStarted> {
+    let refused = |what: &str, error: io::Error| NotStarted::new(126, format!("{what}: {error}"));
+    let Some((name, args)) = program.command.split_first() else {
+        return Err(NotStarted::new(127, "there is no program to start"));
+    };
+    if !program.workdir.is_dir() {
+        let text = format!("the working directory {} does not exist", program.workdir.display());
+        return Err(NotStarted::new(126, text));
+    }
+    let mut command = Command::new(name);
+    command.args(args).env_clear().envs(program.env).current_dir(program.workdir);
+    let mut terminal = None;
+    match program.input {
+        Input::Terminal(size) => {
+            let (ours, theirs) = open_terminal(size, program.user).map_err(|e| refused("no terminal", e))?;
+            let copy = |fd: &OwnedFd| fd.try_clone().map(Stdio::from).map_err(|e| refused("no terminal", e));
+            command.stdin(copy(&theirs)?).stdout(copy(&theirs)?).stderr(theirs);
+            terminal = Some(ours);
+        }
+        Input::Pipe => {
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        }
+        Input::Closed => {
+            command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        }
+    }
+    let join = |path: &PathBuf| File::options().write(true).open(path);
+    let joins = program.joins.iter().map(join).collect::<io::Result<Vec<_>>>();
+    let joins = joins.map_err(|error| refused("its control group can't be joined", error))?;
+    let limits = program.ulimits.iter().filter_map(|limit| {
+        let to = Rlimit { current: limit.soft, maximum: limit.hard };
+        resource(&limit.name).map(|resource| (resource, to))
+    });
+    let limits: Vec<_> = limits.collect();
+    let groups = program.user.map(|user| {
+        let groups = user.groups.iter().map(|group| rustix::process::Gid::from_raw(*group));
+        let (uid, gid) = (rustix::process::Uid::from_raw(user.uid), rustix::process::Gid::from_raw(user.gid));
+        (uid, gid, groups.collect::<Vec<_>>())
+    });
+    let parent = rustix::process::getpid();
+    let (privileges, has_terminal) = (program.no_new_privileges, terminal.is_some());
+    let between = move || -> io::Result<()> {
+        rustix::process::setsid()?;
+        if has_terminal {
+            rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())?;
+        }
+        for file in &joins {
+            rustix::io::write(file, b"0")?;
+        }
+        for (resource, limit) in &limits {
+            rustix::process::setrlimit(*resource, *limit)?;
+        }
+        if let Some((uid, gid, groups)) = &groups {
+            rustix::thread::set_thread_groups(groups)?;
+            rustix::thread::set_thread_res_gid(*gid, *gid, *gid)?;
+            rustix::thread::set_thread_res_uid(*uid, *uid, *uid)?;
+        }
+        if privileges {
+            rustix::thread::set_no_new_privs(true)?;
+        }
+        // After the change of user, which would undo it. Should the parent have gone before, nobody will tell.
+        rustix::process::set_parent_process_death_signal(Some(Raw::KILL))?;
+        if rustix::process::getppid() != Some(parent) {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        Ok(())
+    };
+    // SAFETY: `between` makes system calls only; what it reads was made before the fork and is not changed by others.
+    unsafe { command.pre_exec(between) };
+    let mut child = command.spawn().map_err(|error| not_started(name, &error))?;
+    let output = |pipe: OwnedFd| {
+        pipe::Receiver::from_owned_fd(pipe).map_err(|error| refused("its output can't be read", error))
+    };
+    let stdout = child.stdout.take().map(|pipe| output(pipe.into())).transpose();
+    let stderr = child.stderr.take().map(|pipe| output(pipe.into())).transpose();
+    let stdin = child.stdin.take().map(|pipe| {
+        let pipe = pipe::Sender::from_owned_fd(pipe.into());
+        pipe.map_err(|error| refused("its input can't be written", error))
+    });
+    match (stdin.transpose(), stdout, stderr) {
+        (Ok(stdin), Ok(stdout), Ok(stderr)) => {
+            Ok(Spawned { pid: child.id(), stdin, stdout, stderr, terminal })
+        }
+        (Err(error), _, _) | (_, Err(error), _) | (_, _, Err(error)) => {
+            let _ = child.kill();
+            let _ = child.wait();
+            Err(error)
+        }
+    }
+}
+
+fn not_started(name: &str, error: &io::Error) -> NotStarted {
+    match error.kind() {
+        io::ErrorKind::NotFound => {
+            // The kernel says the same of a missing program, a missing interpreter and a missing loader.
+            let there = name.contains('/') && Path::new(name).exists();
+            let why = if there { "its interpreter or loader is missing" } else { "it does not exist" };
+            NotStarted::new(127, format!("`{name}` can't be started: {why} ({error})"))
+        }
+        io::ErrorKind::BrokenPipe => NotStarted::new(126, "the shim ended while it started the program"),
+        _ => NotStarted::new(126, format!("`{name}` can't be started: {error}")),
+    }
+}
+
+/// Sends a signal to a process of ours that was not waited for yet, so that its number can't be another's.
+pub(in crate::process) fn signal(pid: u32, signal: Signal) -> io::Result<()> {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    let pid = pid.ok_or(io::ErrorKind::InvalidInput)?;
+    // SAFETY: the number is 1 to 64, and the kernel refuses those that it does not have.
+    let raw = unsafe { Raw::from_raw_unchecked(i32::from(signal.number())) };
+    Ok(rustix::process::kill_process(pid, raw)?)
+}
+
+/// Asks a program to end in the spec's way.
+pub(in crate::process) fn ask_to_end(pid: u32, with: Signal) -> io::Result<()> {
+    signal(pid, with)
+}
+
+/// The system's limit of a name; the spec has checked that there is one.
+fn resource(name: &str) -> Option<Resource> {
+    Some(match name {
+        "as" => Resource::As,
+        "core" => Resource::Core,
+        "cpu" => Resource::Cpu,
+        "data" => Resource::Data,
+        "fsize" => Resource::Fsize,
+        "locks" => Resource::Locks,
+        "memlock" => Resource::Memlock,
+        "msgqueue" => Resource::Msgqueue,
+        "nice" => Resource::Nice,
+        "nofile" => Resource::Nofile,
+        "nproc" => Resource::Nproc,
+        "rss" => Resource::Rss,
+        "rtprio" => Resource::Rtprio,
+        "rttime" => Resource::Rttime,
+        "sigpending" => Resource::Sigpending,
+        "stack" => Resource::Stack,
+        _ => return None,
+    })
+}
+
+/// Our side of a terminal.
+#[derive(Debug)]
+pub(in crate::process) struct Terminal(AsyncFd<OwnedFd>);
+
+fn open_terminal(size: TtySize, user: Option<&User>) -> io::Result<(Terminal, OwnedFd)> {
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    let ours = rustix::pty::openpt(flags)?;
+    rustix::pty::grantpt(&ours)?;
+    rustix::pty::unlockpt(&ours)?;
+    let theirs = rustix::pty::ioctl_tiocgptpeer(&ours, flags)?;
+    rustix::termios::tcsetwinsize(&theirs, winsize(size))?;
+    if let Some(user) = user {
+        rustix::fs::fchown(&theirs, Some(rustix::fs::Uid::from_raw(user.uid)), None)?;
+    }
+    rustix::io::ioctl_fionbio(&ours, true)?;
+    Ok((Terminal(AsyncFd::new(ours)?), theirs))
+}
+
+fn winsize(size: TtySize) -> Winsize {
+    Winsize { ws_row: size.rows, ws_col: size.columns, ws_xpixel: 0, ws_ypixel: 0 }
+}
+
+impl Terminal {
+    /// Reads what the program writes; 0 when nobody has the other side any more.
+    pub(in crate::process) async fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let mut ready = self.0.readable().await?;
+            match ready.try_io(|fd| Ok(rustix::io::read(fd, &mut *buffer)?)) {
+                // The kernel's word for the end of a terminal.
+                Ok(Err(error)) if error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) => return Ok(0),
+                Ok(read) => return read,
+                Err(_would_block) => {}
+            }
+        }
+    }
+
+    /// Writes some of what the program is to read.
+    pub(in crate::process) async fn write(&self, bytes: &[u8]) -> io::Result<usize> {
+        loop {
+            let mut ready = self.0.writable().await?;
+            if let Ok(written) = ready.try_io(|fd| Ok(rustix::io::write(fd, bytes)?)) {
+                return written;
+            }
+        }
+    }
+
+    pub(in crate::process) fn resize(&self, size: TtySize) -> io::Result<()> {
+        Ok(rustix::termios::tcsetwinsize(self.0.get_ref(), winsize(size))?)
+    }
+}
+
+/// What a new shim is given.
+pub(in crate::process) struct ShimStart<'a> {
+    pub(in crate::process) program: &'a Path,
+    /// For who looks at a list of processes.
+    pub(in crate::process) name: &'a str,
+    /// Its side of the first connection.
+    pub(in crate::process) connection: OwnedFd,
+    /// The lock that says that it lives. It is kept by the file that is open, whoever has it.
+    pub(in crate::process) lock: File,
+    /// Where its last words go.
+    pub(in crate::process) log: File,
+}
+
+/// Starts a shim, which leaves this program's session as its first deed.
+pub(in crate::process) fn spawn_shim(start: ShimStart<'_>) -> io::Result<Child> {
+    let mut command = Command::new(start.program);
+    command.arg0("ews-shim").arg(crate::process::shim::MARKER).arg(start.name).env_clear().current_dir("/");
+    command.stdin(start.connection).stdout(start.lock).stderr(start.log);
+    command.spawn()
+}
+
+/// This program, also after its file was replaced.
+pub(in crate::process) fn own_program() -> io::Result<PathBuf> {
+    let path = PathBuf::from("/proc/self/exe");
+    fs::metadata(&path).map(|_| path)
+}

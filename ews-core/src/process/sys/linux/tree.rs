@@ -1,0 +1,82 @@
+//! Ending a tree of processes: by control group where there is one, else by ancestry and by mark.
+//!
+//! A shim is the reaper of everything below it, so whatever its program started, daemons that left their session included, still
+//! descends from it. Where the shim itself is gone, the mark in a process's environment leads to it.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::proc;
+use crate::process::cgroup::{self, Paths};
+use crate::process::environment::MARK;
+
+/// How long a tree is being killed before it is given up: what does not end then waits in the kernel.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Kills everything below the calling shim.
+pub(in crate::process) async fn kill_all(cgroups: &Paths) -> bool {
+    let own = std::process::id();
+    until_gone(|| {
+        if cgroups.is_empty() { kill(&proc::descendants(own)) } else { cgroup::kill(cgroups, None) }
+    })
+    .await
+}
+
+/// Kills what a command run inside has started: its own child of the unified group, or what descends from it or carries its mark.
+pub(in crate::process) async fn kill_command(cgroups: &Paths, child: &str, pid: u32, mark: &str) -> bool {
+    let own = std::process::id();
+    until_gone(|| {
+        if cgroups.unified.is_some() {
+            return cgroup::kill(cgroups, Some(child));
+        }
+        let below: HashSet<u32> = proc::descendants(own).into_iter().collect();
+        let mut found = proc::descendants(pid);
+        found.push(pid);
+        found.extend(proc::marked(COMMAND_MARK, |value| value == mark).into_iter().map(|(pid, _)| pid));
+        found.retain(|pid| below.contains(pid));
+        kill(&found)
+    })
+    .await
+}
+
+/// The variable that tells a command's processes from the program's.
+pub(in crate::process) const COMMAND_MARK: &str = "EWS_COMMAND_MARK";
+
+/// Kills what a dead shim has left: everything in its groups, or everything with the instance's mark.
+pub(in crate::process) async fn kill_left(cgroups: &Paths, mark: &str) -> bool {
+    until_gone(|| {
+        if !cgroups.is_empty() {
+            return cgroup::kill(cgroups, None);
+        }
+        let marked = proc::marked(MARK, |value| value == mark);
+        kill(&marked.into_iter().map(|(pid, _)| pid).collect::<Vec<_>>())
+    })
+    .await
+}
+
+/// `true` where there was nothing to kill.
+fn kill(pids: &[u32]) -> bool {
+    for pid in pids {
+        if let Some(pid) = i32::try_from(*pid).ok().and_then(Pid::from_raw) {
+            // Who has ended meanwhile needs no signal.
+            let _ = kill_process(pid, Signal::KILL);
+        }
+    }
+    pids.is_empty()
+}
+
+/// Repeats a step that kills until it finds nothing; `false` where that does not happen.
+async fn until_gone(mut step: impl FnMut() -> bool) -> bool {
+    let until = tokio::time::Instant::now() + PATIENCE;
+    let mut pause = Duration::from_micros(200);
+    while !step() {
+        if tokio::time::Instant::now() >= until {
+            return false;
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_millis(20));
+    }
+    true
+}
