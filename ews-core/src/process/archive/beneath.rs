@@ -1,0 +1,241 @@
+//! One step from an open directory to a name in it, never through a link.
+//!
+//! A single name without `/` can't be resolved to anything but an entry of the open directory, and none of these calls
+//! follows it where it is a symbolic link. So whatever the instance's program swaps meanwhile, we stay beneath the directory
+//! that we opened. On Windows the same holds by `cap-std`, which resolves every reparse point itself; a link that leads
+//! within the directory may be followed there if it is swapped in between our look and our open.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io;
+
+use cap_std::fs::{Dir, DirBuilder, OpenOptions};
+
+use super::Owner;
+
+/// How often a file that appears again and again in the place of a new one is removed before we give up.
+const REPLACE_TRIES: usize = 16;
+
+/// Opens the directory of this name.
+///
+/// # Errors
+/// `NotADirectory` for anything else, a link to a directory included.
+#[cfg(unix)]
+pub(super) fn open_dir(at: &Dir, name: &OsStr) -> io::Result<Dir> {
+    use rustix::fs::{Mode, OFlags};
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    match rustix::fs::openat(at, name, flags, Mode::empty()) {
+        Ok(directory) => Ok(directory.into()),
+        // Systems differ in what they say of a link here.
+        Err(rustix::io::Errno::LOOP) => Err(io::ErrorKind::NotADirectory.into()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// See the Unix version.
+#[cfg(not(unix))]
+pub(super) fn open_dir(at: &Dir, name: &OsStr) -> io::Result<Dir> {
+    if !at.symlink_metadata(name)?.is_dir() {
+        return Err(io::ErrorKind::NotADirectory.into());
+    }
+    at.open_dir(name)
+}
+
+/// Opens the regular file of this name for reading; `None` for anything else. It never blocks: a pipe without a writer is
+/// opened without waiting, and then seen to be none.
+#[cfg(unix)]
+pub(super) fn open_file(at: &Dir, name: &OsStr) -> io::Result<Option<File>> {
+    use rustix::fs::{Mode, OFlags};
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = match rustix::fs::openat(at, name, flags, Mode::empty()) {
+        Ok(file) => File::from(file),
+        // A link, or a socket.
+        Err(rustix::io::Errno::LOOP | rustix::io::Errno::NXIO) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    Ok(file.metadata()?.is_file().then_some(file))
+}
+
+/// See the Unix version.
+#[cfg(not(unix))]
+pub(super) fn open_file(at: &Dir, name: &OsStr) -> io::Result<Option<File>> {
+    if !at.symlink_metadata(name)?.is_file() {
+        return Ok(None);
+    }
+    let file = at.open(name)?.into_std();
+    Ok(file.metadata()?.is_file().then_some(file))
+}
+
+/// Opens the directory of this name, made with this mode if it is missing; says whether it was made. One that is there
+/// keeps its mode and owner.
+///
+/// # Errors
+/// `NotADirectory` where something else has the name.
+pub(super) fn make_dir(at: &Dir, name: &OsStr, mode: u32, owner: Owner) -> io::Result<(Dir, bool)> {
+    match at.create_dir_with(name, &closed_dir()) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            return Ok((open_dir(at, name)?, false));
+        }
+        Err(error) => return Err(error),
+    }
+    let directory = open_dir(at, name)?;
+    settle_dir(&directory, mode, owner)?;
+    Ok((directory, true))
+}
+
+/// A new directory is closed to others until it has its mode.
+#[cfg(unix)]
+fn closed_dir() -> DirBuilder {
+    use cap_std::fs::DirBuilderExt as _;
+    let mut builder = DirBuilder::new();
+    builder.mode(0o700);
+    builder
+}
+
+/// Access lists are inherited.
+#[cfg(not(unix))]
+fn closed_dir() -> DirBuilder {
+    DirBuilder::new()
+}
+
+#[cfg(unix)]
+fn settle_dir(directory: &Dir, mode: u32, owner: Owner) -> io::Result<()> {
+    if let Some((user, group)) = owner.ids {
+        // Between making and opening, the name could be given to another directory of ours that must not be given away.
+        // An empty one is no loss.
+        if directory.entries()?.next().is_some() {
+            return Err(io::Error::new(io::ErrorKind::ResourceBusy, "it was replaced while it was made"));
+        }
+        std::os::unix::fs::fchown(directory, Some(user), Some(group))?;
+    }
+    Ok(rustix::fs::fchmod(directory, permission_bits(mode))?)
+}
+
+#[cfg(not(unix))]
+fn settle_dir(_: &Dir, _: u32, _: Owner) -> io::Result<()> {
+    Ok(())
+}
+
+/// Makes a file that was not there, which only its maker may read yet.
+///
+/// # Errors
+/// `AlreadyExists` where anything has the name, a link that leads nowhere included.
+pub(super) fn new_file(at: &Dir, name: &OsStr) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    {
+        use cap_std::fs::OpenOptionsExt as _;
+        options.mode(0o600);
+    }
+    at.open_with(name, &options).map(cap_std::fs::File::into_std)
+}
+
+/// Gives a file its owner, then its mode: in this order, since a change of owner may take bits away, and so that nobody has
+/// the mode's rights before the owner is right.
+#[cfg(unix)]
+pub(super) fn settle_file(file: &File, mode: u32, owner: Owner) -> io::Result<()> {
+    if let Some((user, group)) = owner.ids {
+        std::os::unix::fs::fchown(file, Some(user), Some(group))?;
+    }
+    Ok(rustix::fs::fchmod(file, permission_bits(mode))?)
+}
+
+/// Windows has neither; access lists are inherited from the work directory.
+#[cfg(not(unix))]
+pub(super) fn settle_file(_: &File, _: u32, _: Owner) -> io::Result<()> {
+    Ok(())
+}
+
+/// Set-id and sticky bits never pass.
+#[cfg(unix)]
+fn permission_bits(mode: u32) -> rustix::fs::Mode {
+    // The width of a mode is the system's; nine bits fit every one.
+    rustix::fs::Mode::from_raw_mode((mode & 0o777) as rustix::fs::RawMode)
+}
+
+/// Makes something at a name where a file may be already: what is there is removed, never written through, since it may be
+/// a link, have other names, or be a program that runs.
+///
+/// # Errors
+/// `IsADirectory` where a directory has the name.
+pub(super) fn replacing<T>(at: &Dir, name: &OsStr, mut make: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    for _ in 0..REPLACE_TRIES {
+        match make() {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            made => return made,
+        }
+        match at.remove_file(name) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            // Systems differ in what they say of a directory here.
+            Err(error) => {
+                let directory = at.symlink_metadata(name).is_ok_and(|found| found.is_dir());
+                return Err(if directory { io::ErrorKind::IsADirectory.into() } else { error });
+            }
+        }
+    }
+    Err(io::Error::new(io::ErrorKind::ResourceBusy, "it comes back as often as it is removed"))
+}
+
+/// Makes a symbolic link.
+#[cfg(unix)]
+pub(super) fn new_link(at: &Dir, target: &[u8], name: &OsStr) -> io::Result<()> {
+    use std::os::unix::ffi::OsStrExt as _;
+    at.symlink(OsStr::from_bytes(target), name)
+}
+
+/// Windows tells links to directories from links to files, so the target must be there already to be told.
+#[cfg(not(unix))]
+pub(super) fn new_link(at: &Dir, target: &[u8], name: &OsStr) -> io::Result<()> {
+    let target = std::str::from_utf8(target).map_err(|_| io::ErrorKind::InvalidFilename)?.replace('/', "\\");
+    if at.metadata(&target).is_ok_and(|found| found.is_dir()) {
+        return at.symlink_dir(&target, name);
+    }
+    at.symlink_file(&target, name)
+}
+
+/// Where a symbolic link leads, as it would stand in an archive.
+#[cfg(unix)]
+pub(super) fn link_target(at: &Dir, name: &OsStr) -> io::Result<Vec<u8>> {
+    use std::os::unix::ffi::OsStringExt as _;
+    at.read_link_contents(name).map(|target| target.into_os_string().into_vec())
+}
+
+/// See the Unix version.
+#[cfg(not(unix))]
+pub(super) fn link_target(at: &Dir, name: &OsStr) -> io::Result<Vec<u8>> {
+    let target = at.read_link_contents(name)?;
+    let text = target.to_str().ok_or(io::ErrorKind::InvalidFilename)?;
+    Ok(text.replace('\\', "/").into_bytes())
+}
+
+/// Whether both are the same directory.
+#[cfg(unix)]
+pub(super) fn same(one: &Dir, other: &Dir) -> io::Result<bool> {
+    use cap_std::fs::MetadataExt as _;
+    let (one, other) = (one.dir_metadata()?, other.dir_metadata()?);
+    Ok((one.dev(), one.ino()) == (other.dev(), other.ino()))
+}
+
+/// A file's number is not to be had without `unsafe` here, so two times with a resolution of 100 ns must do: a directory
+/// has the times of itself, and another that has them too is refused at worst.
+#[cfg(not(unix))]
+pub(super) fn same(one: &Dir, other: &Dir) -> io::Result<bool> {
+    let (one, other) = (one.dir_metadata()?, other.dir_metadata()?);
+    Ok((one.created()?, one.modified()?) == (other.created()?, other.modified()?))
+}
+
+/// The permission bits of a file or directory, as an archive holds them.
+#[cfg(unix)]
+pub(super) fn mode(metadata: &cap_std::fs::Metadata) -> u32 {
+    use cap_std::fs::MetadataExt as _;
+    metadata.mode() & 0o777
+}
+
+/// What others would expect, since Windows has no such bits.
+#[cfg(not(unix))]
+pub(super) fn mode(metadata: &cap_std::fs::Metadata) -> u32 {
+    if metadata.is_dir() { 0o755 } else { 0o644 }
+}
