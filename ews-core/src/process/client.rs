@@ -40,9 +40,11 @@ impl Silence {
             Self::Broken(error) if error.kind() == io::ErrorKind::TimedOut => {
                 Error::new(ErrorKind::Timeout, "the instance's shim does not answer")
             }
-            Self::Broken(error) => Error::new(ErrorKind::Unavailable, "the connection to the instance's shim broke")
-                .with_detail(error.to_string())
-                .with_source(error),
+            Self::Broken(error) => {
+                Error::new(ErrorKind::Unavailable, "the connection to the instance's shim broke")
+                    .with_detail(error.to_string())
+                    .with_source(error)
+            }
             Self::Strange([low, high]) => Error::new(
                 ErrorKind::Unsupported,
                 format!(
@@ -74,7 +76,9 @@ pub(super) async fn greet(connection: Connection) -> Result<Session, Silence> {
             Ok(Session { reader, write, incarnation, stopping })
         }
         Some(Frame::Words(Tell::Strange { versions })) => Err(Silence::Strange(versions)),
-        Some(_) => Err(Silence::Broken(io::Error::new(io::ErrorKind::InvalidData, "these are no words of welcome"))),
+        Some(_) => {
+            Err(Silence::Broken(io::Error::new(io::ErrorKind::InvalidData, "these are no words of welcome")))
+        }
         None => Err(Silence::Broken(io::ErrorKind::UnexpectedEof.into())),
     }
 }

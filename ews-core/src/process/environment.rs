@@ -8,8 +8,18 @@ use crate::instance::InstanceKey;
 /// What a program needs of the machine's environment; nothing in it is the controller's own business.
 pub(super) const INHERITED: &[&str] = if cfg!(windows) {
     &[
-        "PATH", "PATHEXT", "SystemRoot", "SystemDrive", "windir", "COMSPEC", "ProgramData", "ProgramFiles",
-        "NUMBER_OF_PROCESSORS", "PROCESSOR_ARCHITECTURE", "OS", "TZ",
+        "PATH",
+        "PATHEXT",
+        "SystemRoot",
+        "SystemDrive",
+        "windir",
+        "COMSPEC",
+        "ProgramData",
+        "ProgramFiles",
+        "NUMBER_OF_PROCESSORS",
+        "PROCESSOR_ARCHITECTURE",
+        "OS",
+        "TZ",
     ]
 } else {
     &["PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ"]

@@ -102,7 +102,11 @@ mod tests {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, b)).unwrap();
         let ports = Ports::new(range.clone(), file.clone(), BTreeSet::new());
         assert_eq!(ports.allot(Protocol::Tcp).unwrap(), a);
-        assert_eq!(ports.allot(Protocol::Tcp).unwrap(), c, "somebody listens on the second, on loopback only");
+        assert_eq!(
+            ports.allot(Protocol::Tcp).unwrap(),
+            c,
+            "somebody listens on the second, on loopback only"
+        );
         ports.release([a, c]);
         assert_eq!(ports.allot(Protocol::Tcp).unwrap(), d, "those given back come last");
         // The next controller goes on where this one was.

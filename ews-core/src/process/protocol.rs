@@ -206,7 +206,10 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
                 if self.buffer.is_empty() {
                     return Ok(None);
                 }
-                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the connection ended within a frame"));
+                return Err(io::Error::new(
+                    io::ErrorKind::UnexpectedEof,
+                    "the connection ended within a frame",
+                ));
             }
         }
     }

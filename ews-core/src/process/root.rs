@@ -54,7 +54,11 @@ impl Root {
         loop {
             let lock = made.join("lock");
             if let Some(lock) = blocking(move || try_lock(&lock)).await? {
-                let root = Self { tag: Digest::of(made.to_string_lossy().as_bytes()).short(), path: made, _lock: lock };
+                let root = Self {
+                    tag: Digest::of(made.to_string_lossy().as_bytes()).short(),
+                    path: made,
+                    _lock: lock,
+                };
                 let checked = root.path.clone();
                 blocking(move || check_format(&checked)).await?;
                 root.check_socket_path()?;
@@ -161,7 +165,9 @@ impl InstancePaths {
 }
 
 /// Runs what waits for the disk where it may.
-pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
     tokio::task::spawn_blocking(work)
         .await
         .map_err(|error| Error::internal("a thread of the process runtime failed").with_source(error))?

@@ -10,7 +10,7 @@ use super::archive::{self, Limits, Owner};
 use super::cgroup::Groups;
 use super::client::{self, Silence, answer, in_time, unsure};
 use super::config::{ProcessConfig, ShimProgram};
-use super::controller::{Controller, Orphans, now, not_running, survey};
+use super::controller::{Controller, Orphans, not_running, now, survey};
 use super::log;
 use super::ports::Ports;
 use super::protocol::{Ask, ExecPlan, Frame, Tell};
@@ -26,8 +26,8 @@ use crate::id::{InstanceId, NodeId};
 use crate::instance::{ExitStatus, Instance, InstanceKey, InstanceState};
 use crate::node::{Capacity, Node};
 use crate::runtime::{
-    ByteStream, CreateOptions, ExecSession, ExecSpec, LogOptions, LogStream, RemoveOptions, Runtime, StopOptions,
-    Usage, WaitOptions,
+    ByteStream, CreateOptions, ExecSession, ExecSpec, LogOptions, LogStream, RemoveOptions, Runtime,
+    StopOptions, Usage, WaitOptions,
 };
 use crate::selector::Selector;
 use crate::spec::InstanceSpec;
@@ -144,10 +144,8 @@ impl ProcessRuntime {
 
     fn owner_of(&self, id: &InstanceId) -> Result<Owner> {
         let user = self.controller.with(id, |entry| entry.record.spec.user.clone())?;
-        Ok(match user {
-            Some(user) => Owner::of(&user::resolve(&user)?),
-            None => Owner::default(),
-        })
+        let user = user.as_deref().map(user::resolve).transpose()?;
+        Ok(user::owner(user.as_ref()))
     }
 }
 
@@ -160,9 +158,9 @@ fn shim_program(choice: &ShimProgram) -> Result<PathBuf> {
             "this program can't be its own shim: call `ews_core::process::shim_entry()` as the first line of `main`, or name the \
              program `ews-shim` by `ShimProgram::Path`",
         )),
-        ShimProgram::Path(path) => path
-            .canonicalize()
-            .map_err(|error| io_error("the shim's program can't be found", error).with_context("path", path.display())),
+        ShimProgram::Path(path) => path.canonicalize().map_err(|error| {
+            io_error("the shim's program can't be found", error).with_context("path", path.display())
+        }),
     }
 }
 
@@ -225,7 +223,12 @@ impl Runtime for ProcessRuntime {
         Ok(vec![node])
     }
 
-    async fn create(&self, spec: &InstanceSpec, key: &InstanceKey, options: &CreateOptions) -> Result<Instance> {
+    async fn create(
+        &self,
+        spec: &InstanceSpec,
+        key: &InstanceKey,
+        options: &CreateOptions,
+    ) -> Result<Instance> {
         detach(Arc::clone(&self.controller).create(spec.clone(), key.clone(), options.clone()))
             .await
             .map_err(|error| error.with_operation("runtime.create"))
@@ -295,7 +298,8 @@ impl Runtime for ProcessRuntime {
         let mut wake = stream::empty().boxed();
         if options.follow && instance.state.is_running() {
             let asked = async {
-                let mut session = client::ask(&paths.socket, &Ask::Follow, self.controller.config.call).await?;
+                let mut session =
+                    client::ask(&paths.socket, &Ask::Follow, self.controller.config.call).await?;
                 answer(&mut session).await?;
                 Ok(session)
             };
@@ -411,7 +415,8 @@ impl Runtime for ProcessRuntime {
 
 /// What no system could start.
 fn check_exec(spec: &ExecSpec) -> Result<()> {
-    let wrong = |what: &'static str, field: &'static str| Err(Error::invalid(what).with_context("field", field));
+    let wrong =
+        |what: &'static str, field: &'static str| Err(Error::invalid(what).with_context("field", field));
     if spec.command.first().is_none_or(String::is_empty) {
         return wrong("there is no program to run", "command");
     }

@@ -51,7 +51,8 @@ pub(super) fn session(connection: Session, plan: &ExecPlan, id: InstanceId) -> E
         id,
         tasks: [reading.abort_handle(), writing.abort_handle()],
     };
-    let output = stream::unfold(given, |mut given| async move { given.recv().await.map(|piece| (Ok(piece), given)) });
+    let output =
+        stream::unfold(given, |mut given| async move { given.recv().await.map(|piece| (Ok(piece), given)) });
     let stdin = stdin.map(|stdin| Box::pin(stdin) as std::pin::Pin<Box<dyn tokio::io::AsyncWrite + Send>>);
     ExecSession { stdin, output: output.boxed(), control: Box::new(control) }
 }
@@ -169,7 +170,8 @@ impl ExecControl for Control {
         let mut ended = self.ended.clone();
         let status = ended.wait_for(Option::is_some).await.ok().and_then(|ended| ended.clone().flatten());
         status.ok_or_else(|| {
-            Error::not_found("instance", &self.id).with_detail("it ended while a command ran in it, which ended with it")
+            Error::not_found("instance", &self.id)
+                .with_detail("it ended while a command ran in it, which ended with it")
         })
     }
 }

@@ -9,7 +9,8 @@ use flate2::read::MultiGzDecoder;
 
 use super::copy::copy_tree;
 use super::digest::Hashed;
-use super::{Limits, Owner, fault, unpack};
+use super::unpack::unpack;
+use super::{Limits, Owner, fault};
 use crate::error::{Error, ErrorKind, Result};
 use crate::spec::source::ArtifactSource;
 use crate::time::Shown;

@@ -33,14 +33,9 @@ mod stream;
 mod tests;
 mod unpack;
 
-#[allow(unused_imports, reason = "the runtime that calls them is written beside this")]
-pub(crate) use {
-    artifact::{Placed, place_artifact},
-    file::place_file,
-    pack::pack,
-    stream::{get, put},
-    unpack::unpack,
-};
+pub(crate) use artifact::{Placed, place_artifact};
+pub(crate) use file::place_file;
+pub(crate) use stream::{get, put};
 
 /// The most that one archive or artifact may become.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

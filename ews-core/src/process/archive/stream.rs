@@ -14,7 +14,8 @@ use tokio::task::{JoinError, JoinHandle, spawn_blocking};
 
 use super::names::Inside;
 use super::pack::Target;
-use super::{Limits, Owner, fault, unpack};
+use super::unpack::unpack;
+use super::{Limits, Owner, fault};
 use crate::error::{Error, ErrorKind, Result};
 use crate::runtime::ByteStream;
 

@@ -76,7 +76,11 @@ impl Groups {
     pub(in crate::process) fn enforcement(&self) -> [Enforcement; 3] {
         ["cpu", "memory", "pids"].map(|controller| {
             let legacy = self.legacy.iter().any(|(name, _)| name == controller);
-            if legacy || self.enabled.contains(controller) { Enforcement::Hard } else { Enforcement::BestEffort }
+            if legacy || self.enabled.contains(controller) {
+                Enforcement::Hard
+            } else {
+                Enforcement::BestEffort
+            }
         })
     }
 
@@ -163,7 +167,8 @@ fn hierarchies(own: &str, mounts: &str) -> Vec<Hierarchy> {
     for line in own.lines() {
         let mut parts = line.splitn(3, ':');
         let (Some(_), Some(names), Some(path)) = (parts.next(), parts.next(), parts.next()) else { continue };
-        let controllers: Vec<String> = names.split(',').filter(|n| !n.is_empty()).map(str::to_owned).collect();
+        let controllers: Vec<String> =
+            names.split(',').filter(|n| !n.is_empty()).map(str::to_owned).collect();
         let mount = mounts.lines().filter_map(mount).find(|mount| match controllers.first() {
             None => mount.kind == "cgroup2",
             Some(first) => mount.kind == "cgroup" && mount.options.split(',').any(|option| option == first),

@@ -31,7 +31,8 @@ impl Paths {
     /// # Errors
     /// What the kernel says of a limit that it could hold and does not take.
     pub(in crate::process) fn limit(&self, limits: &Limits) -> io::Result<()> {
-        let unified = |file: &str| self.unified.as_ref().map(|path| path.join(file)).filter(|path| path.exists());
+        let unified =
+            |file: &str| self.unified.as_ref().map(|path| path.join(file)).filter(|path| path.exists());
         if let Some(bytes) = limits.memory {
             if let Some(file) = unified("memory.max") {
                 fs::write(file, bytes.to_string())?;
@@ -53,7 +54,8 @@ impl Paths {
             }
         }
         if let Some(pids) = limits.pids {
-            let group = unified("pids.max").or_else(|| self.legacy("pids").map(|group| group.join("pids.max")));
+            let group =
+                unified("pids.max").or_else(|| self.legacy("pids").map(|group| group.join("pids.max")));
             if let Some(file) = group {
                 fs::write(file, pids.to_string())?;
             }
@@ -185,7 +187,10 @@ mod tests {
         file("io.stat", "8:0 rbytes=5 wbytes=6 rios=1\n8:16 rbytes=10 wbytes=20\n");
         let unified = Paths { unified: Some(folder.path().to_owned()), legacy: Vec::new() };
         let counted = unified.count();
-        assert_eq!((counted.cpu_nanos, counted.memory, counted.memory_limit), (Some(1_500_000), Some(6000), None));
+        assert_eq!(
+            (counted.cpu_nanos, counted.memory, counted.memory_limit),
+            (Some(1_500_000), Some(6000), None)
+        );
         assert_eq!((counted.io_read, counted.io_written, counted.pids), (Some(15), Some(26), None));
 
         file("cpuacct.usage", "77\n");
@@ -196,8 +201,7 @@ mod tests {
         file("memory.oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill 2\n");
         let path = || folder.path().to_owned();
         let names = ["cpuacct", "memory", "pids", "blkio"];
-        let legacy =
-            Paths { unified: None, legacy: names.map(|name| (name.to_owned(), path())).to_vec() };
+        let legacy = Paths { unified: None, legacy: names.map(|name| (name.to_owned(), path())).to_vec() };
         let counted = legacy.count();
         assert_eq!((counted.cpu_nanos, counted.memory, counted.memory_limit), (Some(77), Some(6000), None));
         assert_eq!((counted.io_read, counted.io_written, counted.pids), (Some(31), Some(2), Some(3)));

@@ -12,7 +12,8 @@ use super::{Controller, Entry, now};
 use crate::error::{Error, ErrorKind, Result, Retry, io_error};
 use crate::id::{InstanceId, PortName};
 use crate::instance::{Instance, InstanceKey};
-use crate::process::archive::{Limits, Owner, Placed, place_artifact, place_file};
+use crate::process::archive::{Limits, Placed, place_artifact, place_file};
+use crate::process::protocol::User;
 use crate::process::record::{self, Durable, InstanceRecord, at};
 use crate::process::root::{blocking, directory};
 use crate::process::sys::user;
@@ -41,10 +42,7 @@ impl Controller {
                 .with_context("instance", id));
         }
         self.check(&spec, &options)?;
-        let owner = match &spec.user {
-            Some(text) => Owner::of(&user::resolve(text)?),
-            None => Owner::default(),
-        };
+        let runs_as = spec.user.as_deref().map(user::resolve).transpose()?;
         let secrets = self.secrets_of(&spec).await?;
         let mut files = Vec::new();
         for (index, file) in spec.files.iter().enumerate() {
@@ -52,7 +50,9 @@ impl Controller {
                 FileContent::Content(text) => text.clone().into_bytes(),
                 FileContent::Secret(secret) => match secrets.get(secret) {
                     Some(value) => value.expose().to_vec(),
-                    None => return Err(Error::internal("a secret was not resolved").with_context("file", index)),
+                    None => {
+                        return Err(Error::internal("a secret was not resolved").with_context("file", index));
+                    }
                 },
             });
         }
@@ -62,7 +62,7 @@ impl Controller {
         let this = Arc::clone(&self);
         let (spec_of, key_of, id_of) = (spec.clone(), key.clone(), id.clone());
         let laid_out =
-            blocking(move || this.lay_out(spec_of, key_of, &id_of, ports, &files, owner)).await;
+            blocking(move || this.lay_out(spec_of, key_of, &id_of, ports, &files, runs_as.as_ref())).await;
         let record = match laid_out {
             Ok(record) => record,
             Err(error) => {
@@ -87,13 +87,16 @@ impl Controller {
         if let Some(node) = options.node.as_ref().filter(|node| **node != self.node) {
             return Err(Error::not_found("node", node));
         }
-        spec.check()?;
+        // What this runtime lacks comes first: it is the same on every machine, and the rest may depend on the platform.
         self.capabilities.check(spec)?;
+        spec.check()?;
         let host = crate::spec::platform::Platform::host();
         if !host.as_ref().is_some_and(|host| host.meets(&spec.platform)) {
             let host = host.map_or_else(|| "unknown".to_owned(), |host| host.to_string());
-            return Err(Error::invalid(format!("this machine is {host}, the spec asks for another platform"))
-                .with_context("field", "platform"));
+            return Err(Error::invalid(format!(
+                "this machine is {host}, the spec asks for another platform"
+            ))
+            .with_context("field", "platform"));
         }
         if self.config.secrets.is_none() && secrets_in(spec).next().is_some() {
             return Err(Error::new(
@@ -110,11 +113,15 @@ impl Controller {
         let wanted: BTreeSet<&SecretRef> = secrets_in(spec).collect();
         for reference in wanted {
             let Some(secrets) = &self.config.secrets else {
-                return Err(Error::new(ErrorKind::Unsupported, "this runtime was given no way to resolve secrets"));
+                return Err(Error::new(
+                    ErrorKind::Unsupported,
+                    "this runtime was given no way to resolve secrets",
+                ));
             };
             let value = tokio::time::timeout(self.config.call, secrets.resolve(reference)).await;
             let late = |_| {
-                Error::new(ErrorKind::Timeout, "a secret was not resolved in time").with_context("secret", reference)
+                Error::new(ErrorKind::Timeout, "a secret was not resolved in time")
+                    .with_context("secret", reference)
             };
             values.insert(reference.clone(), value.map_err(late)??);
         }
@@ -146,7 +153,7 @@ impl Controller {
         id: &InstanceId,
         ports: BTreeMap<PortName, u16>,
         files: &[Vec<u8>],
-        owner: Owner,
+        runs_as: Option<&User>,
     ) -> Result<InstanceRecord> {
         let place = self.root.instance(id).directory;
         if place.symlink_metadata().is_ok() {
@@ -159,9 +166,10 @@ impl Controller {
         let new = self.root.hidden("new", id);
         // What a killed controller left.
         remove_tree(&new)?;
-        let made = self.fill(&new, spec, key, ports, files, owner).and_then(|record| {
+        let made = self.fill(&new, spec, key, ports, files, runs_as).and_then(|record| {
             let named = fs::rename(&new, &place).and_then(|()| sync_folder(&self.root.instances()));
-            named.map_err(|error| at(io_error("the instance could not be given its place", error), &place))?;
+            named
+                .map_err(|error| at(io_error("the instance could not be given its place", error), &place))?;
             Ok(record)
         });
         if made.is_err()
@@ -179,8 +187,9 @@ impl Controller {
         key: InstanceKey,
         ports: BTreeMap<PortName, u16>,
         files: &[Vec<u8>],
-        owner: Owner,
+        runs_as: Option<&User>,
     ) -> Result<InstanceRecord> {
+        let owner = user::owner(runs_as);
         let wrong = |error| at(io_error("the instance's directory could not be made", error), new);
         let work = new.join("work");
         directory(new, 0o711).map_err(wrong)?;
@@ -206,8 +215,7 @@ impl Controller {
         }
         // The artifact may bring one of its own.
         directory(&work.join("tmp"), 0o700).map_err(wrong)?;
-        owner.give(&work.join("tmp")).map_err(wrong)?;
-        owner.give(&work).map_err(wrong)?;
+        user::give(&work.join("tmp"), runs_as).and_then(|()| user::give(&work, runs_as)).map_err(wrong)?;
         let record = InstanceRecord {
             spec_hash: spec.hash(),
             key,

@@ -92,6 +92,13 @@ pub(super) fn now() -> Timestamp {
     std::time::SystemTime::now().into()
 }
 
+impl Drop for Controller {
+    fn drop(&mut self) {
+        // Groups that still have members stay. The root's lock is let go after this, so no successor is disturbed.
+        self.parts.groups.remove();
+    }
+}
+
 impl Controller {
     pub(super) fn new(parts: Parts) -> Self {
         Self { parts, entries: Mutex::default(), turns: Mutex::default() }

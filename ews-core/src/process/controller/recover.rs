@@ -59,7 +59,9 @@ pub(in crate::process) fn survey(root: &Root, boot: &str) -> Result<Found> {
             Ok(Some(record)) => instances.push((id, record)),
             Ok(None) => {}
             // Its files stay for whoever mends them, and its name is taken.
-            Err(error) => tracing::error!(instance = %id, %error, "an instance can't be read and is left alone"),
+            Err(error) => {
+                tracing::error!(instance = %id, %error, "an instance can't be read and is left alone")
+            }
         }
     }
     Ok(Found { instances })
@@ -97,7 +99,8 @@ impl Controller {
             // It lives, or is being started.
             match client::ask(&paths.socket, &Ask::Watch, self.config.call.min(CREATION_GRACE)).await {
                 Ok(session) => {
-                    let state = if session.stopping { InstanceState::Stopping } else { InstanceState::Running };
+                    let state =
+                        if session.stopping { InstanceState::Stopping } else { InstanceState::Running };
                     let run = run.filter(|run| run.incarnation == session.incarnation);
                     let shim = run.as_ref().map_or(0, |run| run.shim.pid);
                     let started = run.map_or_else(now, |run| run.started_at);

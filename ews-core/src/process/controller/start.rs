@@ -6,8 +6,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::stop::AFTERMATH;
 use super::watch::Orphan;
-use super::{Controller, Entry, Run, now};
+use super::{Controller, Entry, Run, Turn, now};
 use crate::endpoint::{Endpoint, EndpointKey, Scope};
 use crate::error::{Error, ErrorKind, Result, io_error};
 use crate::id::{InstanceId, PortName};
@@ -21,6 +22,7 @@ use crate::process::record::{InstanceRecord, at};
 use crate::process::root::{InstancePaths, blocking, try_lock};
 use crate::process::sys::spawn::{ShimStart, spawn_shim};
 use crate::process::sys::{ipc, user};
+use crate::runtime::WaitOptions;
 use crate::spec::content::EnvValue;
 use crate::spec::resources::Ulimit;
 use crate::time::Timestamp;
@@ -34,8 +36,7 @@ const SHIM_LOG: u64 = 64 << 10;
 impl Controller {
     /// Starts an instance, where it does not run.
     pub(in crate::process) async fn start(self: Arc<Self>, id: InstanceId) -> Result<Instance> {
-        let _turn = self.turn(&id).await;
-        let (found, record) = self.with(&id, |entry| (entry.instance.clone(), Arc::clone(&entry.record)))?;
+        let (_turn, found, record) = self.turn_unless_stopping(&id).await?;
         match found.state {
             ref state if state.is_running() => return Ok(found),
             InstanceState::Unknown { .. } => {
@@ -57,8 +58,7 @@ impl Controller {
         let incarnation = Incarnation(found.incarnation.0 + 1);
         let plan = self.plan(&id, &record, &paths, incarnation).await?;
         let cgroups = plan.cgroups.clone();
-        let limits =
-            Limits { memory: plan.memory_limit, cpu_millis: plan.cpu_millis, pids: plan.pids_limit };
+        let limits = Limits { memory: plan.memory_limit, cpu_millis: plan.cpu_millis, pids: plan.pids_limit };
         let groups = cgroups.clone();
         blocking(move || {
             let made = groups.make().and_then(|()| groups.limit(&limits));
@@ -91,6 +91,33 @@ impl Controller {
                 self.set_state(&id, InstanceState::Unknown { since: now() })?;
                 self.find_out(id.clone(), incarnation, orphan);
                 Err(error.with_context("instance", id))
+            }
+        }
+    }
+
+    /// The turn of an instance that is not being stopped: who asks for a start then wants it to run after that.
+    async fn turn_unless_stopping(
+        self: &Arc<Self>,
+        id: &InstanceId,
+    ) -> Result<(Turn, Instance, Arc<InstanceRecord>)> {
+        loop {
+            let turn = self.turn(id).await;
+            let (found, record) =
+                self.with(id, |entry| (entry.instance.clone(), Arc::clone(&entry.record)))?;
+            if found.state != InstanceState::Stopping {
+                return Ok((turn, found, record));
+            }
+            drop(turn);
+            let ended = WaitOptions::incarnation(found.incarnation);
+            let limit = record.spec.stop.grace.saturating_add(AFTERMATH);
+            let late = |_| {
+                Error::new(ErrorKind::Busy, "the instance is being stopped, with a grace longer than its own")
+                    .with_context("instance", id)
+            };
+            match tokio::time::timeout(limit, self.wait(id, &ended)).await.map_err(late)? {
+                // Somebody else has started it meanwhile.
+                Err(error) if error.kind() == ErrorKind::Stale => {}
+                ended => drop(ended?),
             }
         }
     }
@@ -129,7 +156,8 @@ impl Controller {
             record.ports.get(&port.name).map(|number| (port.name.clone(), *number))
         };
         let ports: Vec<(PortName, u16)> = spec.ports.iter().filter_map(numbers).collect();
-        let inherited = self.config.inherit.iter().filter_map(|name| Some((name.clone(), std::env::var(name).ok()?)));
+        let inherited =
+            self.config.inherit.iter().filter_map(|name| Some((name.clone(), std::env::var(name).ok()?)));
         let mut env = environment::base(inherited, &record.key, &work, &ports);
         env.insert(MARK.to_owned(), self.mark(id));
         let secrets = self.secrets_of(spec).await?;
@@ -138,7 +166,11 @@ impl Controller {
                 EnvValue::Plain(value) => value.clone(),
                 EnvValue::Secret { secret } => match secrets.get(secret) {
                     Some(value) => without_nul(value.expose_str()?, name)?,
-                    None => return Err(Error::internal("a secret was not resolved").with_context("variable", name)),
+                    None => {
+                        return Err(
+                            Error::internal("a secret was not resolved").with_context("variable", name)
+                        );
+                    }
                 },
             };
             env.insert(name.clone(), value);
@@ -210,8 +242,10 @@ impl Controller {
                 Ok(Launched::Started { session: Box::new(session), at, shim })
             }
             Ok((_, Some(Frame::Words(Tell::Failed(failure))))) => Ok(Launched::Failed(failure)),
-            Ok(_) => Err(Error::new(ErrorKind::Unavailable, "the shim ended before it had started the program")
-                .with_maybe_applied()),
+            Ok(_) => {
+                Err(Error::new(ErrorKind::Unavailable, "the shim ended before it had started the program")
+                    .with_maybe_applied())
+            }
             Err(silence) => Err(unsure(silence)),
         };
         (launched, orphan)
@@ -251,7 +285,9 @@ fn text(path: &Path) -> Result<String> {
 
 fn without_nul(value: &str, name: &str) -> Result<String> {
     if value.contains('\0') {
-        return Err(Error::invalid("the secret holds NUL, which no variable can").with_context("variable", name));
+        return Err(
+            Error::invalid("the secret holds NUL, which no variable can").with_context("variable", name)
+        );
     }
     Ok(value.to_owned())
 }
@@ -261,7 +297,11 @@ fn shim_log(path: &Path) -> Result<std::fs::File> {
     let mut options = OpenOptions::new();
     let large = path.metadata().is_ok_and(|metadata| metadata.len() > SHIM_LOG);
     options.create(true);
-    if large { options.write(true).truncate(true) } else { options.append(true) };
+    if large {
+        options.write(true).truncate(true)
+    } else {
+        options.append(true)
+    };
     #[cfg(unix)]
     {
         use std::os::unix::fs::OpenOptionsExt as _;

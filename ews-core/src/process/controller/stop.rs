@@ -19,7 +19,7 @@ use crate::runtime::{RemoveOptions, StopOptions, WaitOptions};
 use crate::spec::lifecycle::Signal;
 
 /// How long the end of a killed program may take to be seen: its tree is killed, its last output read, its end written.
-const AFTERMATH: Duration = Duration::from_secs(20);
+pub(super) const AFTERMATH: Duration = Duration::from_secs(20);
 
 impl Controller {
     /// Ends an instance, where it runs, and says how.
@@ -64,15 +64,23 @@ impl Controller {
         let wanted = WaitOptions::incarnation(instance.incarnation);
         let ended = tokio::time::timeout(grace.saturating_add(AFTERMATH), self.wait(&id, &wanted)).await;
         ended.unwrap_or_else(|_| {
-            Err(Error::new(ErrorKind::Timeout, "the program was killed and has not ended; it waits in the kernel")
-                .with_maybe_applied()
-                .with_context("instance", id))
+            Err(Error::new(
+                ErrorKind::Timeout,
+                "the program was killed and has not ended; it waits in the kernel",
+            )
+            .with_maybe_applied()
+            .with_context("instance", id))
         })
     }
 
     /// Waits for the end of a start.
-    pub(in crate::process) async fn wait(&self, id: &InstanceId, options: &WaitOptions) -> Result<ExitStatus> {
-        let (mut changed, first) = self.with(id, |entry| (entry.changed.subscribe(), entry.instance.incarnation))?;
+    pub(in crate::process) async fn wait(
+        &self,
+        id: &InstanceId,
+        options: &WaitOptions,
+    ) -> Result<ExitStatus> {
+        let (mut changed, first) =
+            self.with(id, |entry| (entry.changed.subscribe(), entry.instance.incarnation))?;
         let wanted = options.incarnation.unwrap_or(Incarnation(first.0.max(1)));
         loop {
             let (state, now_at, end) = self.with(id, |entry| {
@@ -96,9 +104,14 @@ impl Controller {
     }
 
     /// Removes an instance with everything of it.
-    pub(in crate::process) async fn remove(self: Arc<Self>, id: InstanceId, options: RemoveOptions) -> Result<()> {
+    pub(in crate::process) async fn remove(
+        self: Arc<Self>,
+        id: InstanceId,
+        options: RemoveOptions,
+    ) -> Result<()> {
         let _turn = self.turn(&id).await;
-        let Ok((instance, record)) = self.with(&id, |entry| (entry.instance.clone(), Arc::clone(&entry.record)))
+        let Ok((instance, record)) =
+            self.with(&id, |entry| (entry.instance.clone(), Arc::clone(&entry.record)))
         else {
             return Ok(());
         };
@@ -110,8 +123,11 @@ impl Controller {
             }
             ref state if state.is_running() => {
                 if !options.force {
-                    return Err(Error::new(ErrorKind::Busy, "the instance runs; stop it first, or force the removal")
-                        .with_context("instance", id));
+                    return Err(Error::new(
+                        ErrorKind::Busy,
+                        "the instance runs; stop it first, or force the removal",
+                    )
+                    .with_context("instance", id));
                 }
                 let kill = Ask::Stop { signal: None, grace: 0 };
                 match client::done(&paths.socket, &kill, self.config.call).await {
@@ -121,9 +137,12 @@ impl Controller {
                 let wanted = WaitOptions::incarnation(instance.incarnation);
                 let ended = tokio::time::timeout(AFTERMATH, self.wait(&id, &wanted)).await;
                 ended.map_err(|_| {
-                    Error::new(ErrorKind::Timeout, "the program was killed and has not ended; it waits in the kernel")
-                        .with_maybe_applied()
-                        .with_context("instance", &id)
+                    Error::new(
+                        ErrorKind::Timeout,
+                        "the program was killed and has not ended; it waits in the kernel",
+                    )
+                    .with_maybe_applied()
+                    .with_context("instance", &id)
                 })??;
             }
             _ => {}
@@ -135,8 +154,9 @@ impl Controller {
         let (place, gone) = (paths.directory.clone(), self.root.hidden("gone", &id));
         let renamed = blocking(move || {
             remove_tree(&gone)?;
-            fs::rename(&place, &gone)
-                .map_err(|error| at(io_error("the instance's directory could not be taken away", error), &place))?;
+            fs::rename(&place, &gone).map_err(|error| {
+                at(io_error("the instance's directory could not be taken away", error), &place)
+            })?;
             Ok(gone)
         });
         let gone = match renamed.await {
@@ -155,14 +175,17 @@ impl Controller {
             self.bus.publish(Told { instance: Arc::new(entry.instance), event });
         }
         drop(lock);
-        blocking(move || remove_tree(&gone)).await.map_err(|error| error.with_maybe_applied().with_context("instance", id))
+        blocking(move || remove_tree(&gone))
+            .await
+            .map_err(|error| error.with_maybe_applied().with_context("instance", id))
     }
 
     /// Sends a signal to the program.
     pub(in crate::process) async fn signal(&self, id: &InstanceId, signal: Signal) -> Result<()> {
         let state = self.get(id)?.state;
         if let InstanceState::Unknown { .. } = state {
-            return Err(Error::new(ErrorKind::Unavailable, "the instance's shim does not answer").with_context("instance", id));
+            return Err(Error::new(ErrorKind::Unavailable, "the instance's shim does not answer")
+                .with_context("instance", id));
         }
         if !state.is_running() {
             return Err(not_running(id));

@@ -115,7 +115,13 @@ impl Controller {
 }
 
 /// Hears a shim out.
-async fn hear(weak: Weak<Controller>, id: InstanceId, incarnation: Incarnation, mut session: Box<Session>, orphan: Orphan) {
+async fn hear(
+    weak: Weak<Controller>,
+    id: InstanceId,
+    incarnation: Incarnation,
+    mut session: Box<Session>,
+    orphan: Orphan,
+) {
     loop {
         match session.reader.next::<Tell>().await {
             Ok(Some(Frame::Words(Tell::Ended(status)))) => {
@@ -159,8 +165,11 @@ async fn seek(weak: Weak<Controller>, id: InstanceId, incarnation: Incarnation, 
                 if let Some(run) = run {
                     run.cgroups.remove();
                 }
-                let failure =
-                    crate::instance::Failure::new("its shim was killed before the program had started", None, now());
+                let failure = crate::instance::Failure::new(
+                    "its shim was killed before the program had started",
+                    None,
+                    now(),
+                );
                 let _ = controller.set_state(&id, InstanceState::Failed(failure));
                 return;
             }
@@ -228,10 +237,9 @@ pub(super) async fn look(
     };
     // Nobody else has the lock, so nobody writes.
     let (run_path, end_path) = (paths.run(), paths.end());
-    let (run, end) = blocking(move || {
-        Ok((record::read::<RunRecord>(&run_path)?, record::read::<EndRecord>(&end_path)?))
-    })
-    .await?;
+    let (run, end) =
+        blocking(move || Ok((record::read::<RunRecord>(&run_path)?, record::read::<EndRecord>(&end_path)?)))
+            .await?;
     if let Some(EndRecord { incarnation: of, end: End::Exited(status) }) = end
         && of == incarnation
     {

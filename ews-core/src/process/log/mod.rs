@@ -26,10 +26,6 @@ mod tail;
 mod tests;
 mod writer;
 
-#[allow(unused_imports, reason = "TEMP: until the shim writes a log and the runtime reads it")]
-pub(crate) use self::{
-    lines::Lines,
-    reader::LogReader,
-    stream::stream,
-    writer::{Dropped, LogWriter},
-};
+pub(crate) use lines::Lines;
+pub(crate) use stream::stream;
+pub(crate) use writer::LogWriter;

@@ -210,7 +210,10 @@ async fn type_in(terminal: &Terminal, bytes: &[u8]) -> io::Result<()> {
 async fn show(mut pipe: impl AsyncRead + Unpin, stream: OutputStream, write: Write) {
     let mut buffer = vec![0; MOST_BYTES];
     while let Ok(count @ 1..) = pipe.read(&mut buffer).await {
-        if send_output(&mut *write.lock().await, stream, buffer.get(..count).unwrap_or_default()).await.is_err() {
+        if send_output(&mut *write.lock().await, stream, buffer.get(..count).unwrap_or_default())
+            .await
+            .is_err()
+        {
             return;
         }
     }

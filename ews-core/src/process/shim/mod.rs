@@ -248,7 +248,9 @@ fn now() -> Timestamp {
 }
 
 /// A connection's two halves.
-fn halves(connection: Connection) -> (FrameReader<tokio::io::ReadHalf<Connection>>, tokio::io::WriteHalf<Connection>) {
+fn halves(
+    connection: Connection,
+) -> (FrameReader<tokio::io::ReadHalf<Connection>>, tokio::io::WriteHalf<Connection>) {
     let (read, write) = tokio::io::split(connection);
     (FrameReader::new(read), write)
 }

@@ -38,6 +38,7 @@ impl Log {
 
     /// Nothing more will be written.
     pub(super) fn end(&self) {
+        self.writer.borrow_mut().finish(now());
         self.changed.borrow_mut().take();
     }
 
@@ -60,7 +61,7 @@ pub(super) fn keep(
 ) -> JoinHandle<()> {
     let shim = Rc::clone(shim);
     tokio::task::spawn_local(async move {
-        let mut lines = Lines::new();
+        let mut lines = Lines::default();
         // Taken when there is something to read and given back then: most programs are silent most of the time.
         let mut buffer = Vec::new();
         loop {

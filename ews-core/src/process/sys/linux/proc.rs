@@ -125,7 +125,8 @@ pub(in crate::process) fn count(pids: &[u32]) -> Counted {
         resident += stat.resident * page;
         threads += stat.threads;
         if let Ok(text) = fs::read_to_string(format!("/proc/{pid}/io")) {
-            let field = |name: &str| text.lines().find_map(|l| l.strip_prefix(name)?.trim().parse::<u64>().ok());
+            let field =
+                |name: &str| text.lines().find_map(|l| l.strip_prefix(name)?.trim().parse::<u64>().ok());
             read = field("read_bytes:").map(|n| n + read.unwrap_or(0)).or(read);
             written = field("write_bytes:").map(|n| n + written.unwrap_or(0)).or(written);
         }
@@ -178,7 +179,8 @@ mod tests {
     #[test]
     fn a_child_descends_and_its_mark_is_found() {
         let mark = format!("descends-{}", std::process::id());
-        let mut child = std::process::Command::new("sleep").arg("60").env("EWS_T_MARK", &mark).spawn().unwrap();
+        let mut child =
+            std::process::Command::new("sleep").arg("60").env("EWS_T_MARK", &mark).spawn().unwrap();
         assert!(descendants(std::process::id()).contains(&child.id()));
         let found = marked("EWS_T_MARK", |value| value == mark);
         // Before it has become the other program it is a copy of this one.

@@ -18,9 +18,11 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Kills everything below the calling shim.
 pub(in crate::process) async fn kill_all(cgroups: &Paths) -> bool {
     let own = std::process::id();
-    until_gone(|| {
-        if cgroups.is_empty() { kill(&proc::descendants(own)) } else { cgroup::kill(cgroups, None) }
-    })
+    until_gone(
+        || {
+            if cgroups.is_empty() { kill(&proc::descendants(own)) } else { cgroup::kill(cgroups, None) }
+        },
+    )
     .await
 }
 

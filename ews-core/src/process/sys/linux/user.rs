@@ -3,13 +3,26 @@
 //! Directories such as LDAP are not asked: name such a user by number.
 
 use std::fs;
+use std::io;
+use std::path::Path;
 
 use crate::error::{Error, Result};
+use crate::process::archive::Owner;
 use crate::process::protocol::User;
 
 /// Whether this process may run programs as others.
 pub(in crate::process) fn may_change() -> bool {
     rustix::process::geteuid().is_root()
+}
+
+/// Who owns the files of a program that runs as this user.
+pub(in crate::process) fn owner(user: Option<&User>) -> Owner {
+    user.map_or_else(Owner::default, |user| Owner::of(user.uid, user.gid))
+}
+
+/// Gives a file or directory to a user; before the program that could put a link in its place has ever run.
+pub(in crate::process) fn give(path: &Path, user: Option<&User>) -> io::Result<()> {
+    user.map_or(Ok(()), |user| std::os::unix::fs::chown(path, Some(user.uid), Some(user.gid)))
 }
 
 /// Reads `user`, `uid`, `user:group` or `uid:gid`.
@@ -30,9 +43,10 @@ fn look_up(text: &str, passwd: &str, group: &str) -> Result<User> {
         ))
         .with_context("field", "user")
     };
-    let entry = passwd.lines().map(fields).find(|fields| {
-        fields.first() == Some(&user) || (is_number(user) && fields.get(2) == Some(&user))
-    });
+    let entry = passwd
+        .lines()
+        .map(fields)
+        .find(|fields| fields.first() == Some(&user) || (is_number(user) && fields.get(2) == Some(&user)));
     let known = |at: usize| entry.as_ref().and_then(|fields| fields.get(at)?.parse::<u32>().ok());
     let uid = known(2).or_else(|| number(user)).ok_or_else(|| unknown("user", user))?;
     let gid = match wanted_group {

@@ -58,6 +58,7 @@ async fn create_twice_is_one(cx: &Cx<'_>) -> CaseResult {
         third.state.as_str(),
         third.incarnation
     );
+    drop(runtime);
     let other = cx.reconnect().await?;
     let options = CreateOptions::default();
     if cx.has(Capability::SurvivesController).await? {

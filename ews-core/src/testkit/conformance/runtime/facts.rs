@@ -40,6 +40,7 @@ async fn nodes_answer_in_five_seconds(cx: &Cx<'_>) -> CaseResult {
     let ids: BTreeSet<_> = nodes.iter().map(|node| &node.id).collect();
     ensure!(ids.len() == nodes.len(), "two nodes have one id: {ids:?}");
     ensure!(nodes.iter().any(|node| node.state == NodeState::Ready), "no node is ready: {nodes:?}");
+    drop(runtime);
     let mut again: Vec<_> = cx.reconnect().await?.nodes().await?.into_iter().map(|node| node.id).collect();
     again.sort();
     ensure!(again.iter().collect::<BTreeSet<_>>() == ids, "another controller sees other nodes: {again:?}");

@@ -215,7 +215,8 @@ async fn recover(cx: &Cx<'_>, what: &str, step: Step, slot: u32) -> CaseResult {
         "{what}: it is {} after a start",
         started.state.as_str()
     );
-    let most = if matches!(step, Step::Stop) { 2 } else { 1 };
+    // A removal that was forced kills first, so it may have been interrupted between the two.
+    let most = if matches!(step, Step::Stop | Step::Remove) { 2 } else { 1 };
     ensure!(started.incarnation.0 <= most, "{what}: the incarnation is {}", started.incarnation);
     let stopped = runtime.stop(&created.id, &StopOptions::default()).await?;
     let waited = runtime.wait(&created.id, &WaitOptions::default()).await?;

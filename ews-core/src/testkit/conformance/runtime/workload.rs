@@ -203,7 +203,10 @@ impl Workload {
                 "i=0; while [ $i -lt {children} ]; do sleep 600 & i=$((i+1)); done && echo started; {IDLE}"
             ),
             Self::Cat => "exec cat".to_owned(),
-            Self::RawTty { bytes } => format!("stty raw -echo; printf R; exec head -c {bytes}"),
+            // Not `head`, which on a terminal keeps what it has until a line ends.
+            Self::RawTty { bytes } => {
+                format!("stty raw -echo; printf R; exec dd bs=1 count={bytes} 2>/dev/null")
+            }
             Self::TermSize => "while :; do stty size; sleep 0.2; done".to_owned(),
             Self::Zeros { bytes } => format!("exec head -c {bytes} /dev/zero"),
             Self::CountMarked { mark } => format!(
