@@ -1,6 +1,7 @@
 //! Stopping, waiting and removing.
 
 use std::fs;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +21,9 @@ use crate::spec::lifecycle::Signal;
 
 /// How long the end of a killed program may take to be seen: its tree is killed, its last output read, its end written.
 pub(super) const AFTERMATH: Duration = Duration::from_secs(20);
+
+/// How long a shim that broke off may take to be known as ended.
+const ENDING: Duration = Duration::from_secs(1);
 
 impl Controller {
     /// Ends an instance, where it runs, and says how.
@@ -48,19 +52,7 @@ impl Controller {
         let signal = (!grace.is_zero()).then_some(spec_stop.signal.number());
         let ask = Ask::Stop { signal, grace: u64::try_from(grace.as_millis()).unwrap_or(u64::MAX) };
         let socket = self.root.instance(&id).socket;
-        if instance.state != InstanceState::Stopping {
-            self.change(&id, |entry| {
-                // It may have ended since.
-                if entry.instance.state.is_running() {
-                    entry.instance.state = InstanceState::Stopping;
-                }
-            })?;
-        }
-        match client::done(&socket, &ask, self.config.call).await {
-            // It has ended by itself, and its watch will say so.
-            Ok(()) | Err(Silence::Nobody) => {}
-            Err(silence) => return Err(unsure(silence).with_context("instance", id)),
-        }
+        self.ask_to_stop(&id, instance.incarnation, &socket, &ask).await?;
         let wanted = WaitOptions::incarnation(instance.incarnation);
         let ended = tokio::time::timeout(grace.saturating_add(AFTERMATH), self.wait(&id, &wanted)).await;
         ended.unwrap_or_else(|_| {
@@ -71,6 +63,32 @@ impl Controller {
             .with_maybe_applied()
             .with_context("instance", id))
         })
+    }
+
+    /// Asks the shim to end its program. A shim that breaks off is one that ends, where its end is told soon.
+    async fn ask_to_stop(&self, id: &InstanceId, of: Incarnation, socket: &Path, ask: &Ask) -> Result<()> {
+        match client::done(socket, ask, self.config.call).await {
+            Ok(()) => {
+                self.change(id, |entry| {
+                    if entry.instance.state == InstanceState::Running {
+                        entry.instance.state = InstanceState::Stopping;
+                    }
+                })?;
+                Ok(())
+            }
+            Err(Silence::Nobody) => Ok(()),
+            Err(silence) if self.ends_soon(id, of).await => {
+                tracing::debug!(instance = %id, error = %silence.error(), "it ended while it was asked to");
+                Ok(())
+            }
+            Err(silence) => Err(unsure(silence).with_context("instance", id)),
+        }
+    }
+
+    /// Whether the end of a start is told within the time that a shim takes to end.
+    async fn ends_soon(&self, id: &InstanceId, of: Incarnation) -> bool {
+        let ended = WaitOptions::incarnation(of);
+        tokio::time::timeout(ENDING, self.wait(id, &ended)).await.is_ok()
     }
 
     /// Waits for the end of a start.
@@ -130,10 +148,7 @@ impl Controller {
                     .with_context("instance", id));
                 }
                 let kill = Ask::Stop { signal: None, grace: 0 };
-                match client::done(&paths.socket, &kill, self.config.call).await {
-                    Ok(()) | Err(Silence::Nobody) => {}
-                    Err(silence) => return Err(unsure(silence).with_context("instance", id)),
-                }
+                self.ask_to_stop(&id, instance.incarnation, &paths.socket, &kill).await?;
                 let wanted = WaitOptions::incarnation(instance.incarnation);
                 let ended = tokio::time::timeout(AFTERMATH, self.wait(&id, &wanted)).await;
                 ended.map_err(|_| {
@@ -195,6 +210,9 @@ impl Controller {
         match client::done(&socket, &ask, self.config.call).await {
             Ok(()) => Ok(()),
             Err(Silence::Nobody) => Err(not_running(id)),
+            Err(Silence::Broken(_)) if self.get(id).is_ok_and(|instance| instance.state.is_ended()) => {
+                Err(not_running(id))
+            }
             Err(silence) => Err(unsure(silence).with_context("instance", id).with_context("signal", signal)),
         }
     }
