@@ -8,6 +8,8 @@ mod hosted;
 mod kills;
 #[path = "process/program.rs"]
 mod program;
+#[path = "process/servers.rs"]
+mod servers;
 #[path = "process/roots.rs"]
 mod roots;
 

@@ -10,3 +10,5 @@ pub mod custom_runtime;
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
 pub struct Readme;
+#[cfg(target_os = "linux")]
+pub mod quickstart;

@@ -1,0 +1,34 @@
+//! The tour: a real service on the process runtime, through a crash of an instance and of the controller, to a clean end.
+//!
+//! `cargo run --release --bin quickstart` needs nothing but Rust. It prints what it does and what it saw, and exits with 0 only
+//! if everything held.
+
+use std::process::ExitCode;
+
+#[cfg(target_os = "linux")]
+fn main() -> ExitCode {
+    // This program is its own shim, and its own service.
+    ews_core::process::shim_entry();
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let Ok(runtime) = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() else {
+        return ExitCode::FAILURE;
+    };
+    match words[..] {
+        [] => runtime.block_on(ews_examples::quickstart::tour()),
+        ["controller", root] => runtime.block_on(ews_examples::quickstart::controller(root.as_ref())),
+        ["serve"] => runtime.block_on(ews_examples::quickstart::serve()),
+        _ => {
+            use std::io::Write as _;
+            let _ = writeln!(std::io::stderr(), "usage: quickstart (it takes no arguments)");
+            ExitCode::from(2)
+        }
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+#[allow(clippy::print_stdout, reason = "it is a program")]
+fn main() -> ExitCode {
+    println!("the quickstart runs on Linux");
+    ExitCode::FAILURE
+}
