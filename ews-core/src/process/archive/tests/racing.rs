@@ -14,7 +14,7 @@ use crate::spec::content::FileMode;
 
 /// So often at least each side has its turn, and so often at most ours.
 const TURNS: usize = 400;
-const MOST_TURNS: usize = 200_000;
+const MOST_TURNS: usize = 20_000;
 
 /// Ends the other thread however this one ends, so that a failed assertion does not wait for it.
 struct Stop<'a>(&'a AtomicBool);
