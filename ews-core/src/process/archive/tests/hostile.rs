@@ -142,12 +142,15 @@ fn files_and_directories_do_not_take_each_others_place() {
     std::fs::write(yard.inside("f"), "kept").unwrap();
     for archive in [
         Forge::default().file("d", "x"),
-        Forge::default().symlink("d", "x"),
         Forge::default().file("g", "").hard_link("d", "g"),
         Forge::default().dir("f"),
         Forge::default().file("f/x", "x"),
     ] {
         assert_eq!(kind(yard.unpack(&archive.end())), ErrorKind::Invalid);
+    }
+    // Whoever may make no links on Windows is told that instead.
+    if cfg!(unix) {
+        assert_eq!(kind(yard.unpack(&Forge::default().symlink("d", "x").end())), ErrorKind::Invalid);
     }
     yard.unpack(&Forge::default().dir("d").end()).unwrap();
     assert_eq!(std::fs::read(yard.inside("d/kept")).unwrap(), b"kept");
