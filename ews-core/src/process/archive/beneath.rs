@@ -2,8 +2,11 @@
 //!
 //! A single name without `/` can't be resolved to anything but an entry of the open directory, and none of these calls
 //! follows it where it is a symbolic link. So whatever the instance's program swaps meanwhile, we stay beneath the directory
-//! that we opened. On Windows the same holds by `cap-std`, which resolves every reparse point itself; a link that leads
-//! within the directory may be followed there if it is swapped in between our look and our open.
+//! that we opened.
+//!
+//! On Windows `cap-std` builds some calls from the open directory's path. It opens directories so that they can't be renamed
+//! or removed while they are open, nor can what they lie in, so that path stays true. A link that leads within the directory
+//! may be followed there if it is swapped in between our look and our open; one that leads out is not.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -191,9 +194,15 @@ pub(super) fn new_link(at: &Dir, target: &[u8], name: &OsStr) -> io::Result<()> 
 pub(super) fn new_link(at: &Dir, target: &[u8], name: &OsStr) -> io::Result<()> {
     let target = std::str::from_utf8(target).map_err(|_| io::ErrorKind::InvalidFilename)?.replace('/', "\\");
     if at.metadata(&target).is_ok_and(|found| found.is_dir()) {
-        return at.symlink_dir(&target, name);
+        at.symlink_dir(&target, name)?;
+    } else {
+        at.symlink_file(&target, name)?;
     }
-    at.symlink_file(&target, name)
+    // Wine 8 says that it made a link, and makes none.
+    if at.symlink_metadata(name).is_ok_and(|found| found.is_symlink()) {
+        return Ok(());
+    }
+    Err(io::Error::new(io::ErrorKind::Unsupported, "this system makes no symbolic links"))
 }
 
 /// Where a symbolic link leads, as it would stand in an archive.
@@ -219,12 +228,19 @@ pub(super) fn same(one: &Dir, other: &Dir) -> io::Result<bool> {
     Ok((one.dev(), one.ino()) == (other.dev(), other.ino()))
 }
 
-/// A file's number is not to be had without `unsafe` here, so two times with a resolution of 100 ns must do: a directory
-/// has the times of itself, and another that has them too is refused at worst.
+/// A file's number is not to be had without `unsafe` here, so its times and its names must do: a directory has those of
+/// itself, and another that has the same is refused at worst.
 #[cfg(not(unix))]
 pub(super) fn same(one: &Dir, other: &Dir) -> io::Result<bool> {
-    let (one, other) = (one.dir_metadata()?, other.dir_metadata()?);
-    Ok((one.created()?, one.modified()?) == (other.created()?, other.modified()?))
+    let times = |dir: &Dir| {
+        let metadata = dir.dir_metadata()?;
+        Ok::<_, io::Error>((metadata.created()?, metadata.modified()?))
+    };
+    // The first names are enough to tell two directories that were made in one moment.
+    let names = |dir: &Dir| {
+        dir.entries()?.take(64).map(|entry| Ok(entry?.file_name())).collect::<io::Result<Vec<_>>>()
+    };
+    Ok(times(one)? == times(other)? && names(one)? == names(other)?)
 }
 
 /// The permission bits of a file or directory, as an archive holds them.

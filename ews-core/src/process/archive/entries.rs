@@ -297,8 +297,11 @@ fn once<T>(header: &Header, slot: &mut Option<T>, value: T) -> Result<()> {
     Ok(())
 }
 
+/// A pax record's key and value, and what follows it.
+type Record<'a> = ((&'a [u8], &'a [u8]), &'a [u8]);
+
 /// Splits the first pax record off: `length key=value\n`, where the length counts the whole record.
-fn record(records: &[u8]) -> Option<((&[u8], &[u8]), &[u8])> {
+fn record(records: &[u8]) -> Option<Record<'_>> {
     let digits = records.iter().take(8).position(|byte| *byte == b' ')?;
     let length = usize::try_from(number(records.get(..digits)?)?).ok()?;
     let (record, after) = records.split_at_checked(length)?;

@@ -25,6 +25,7 @@ pub(super) fn file(doing: &str, place: &dyn Display, error: io::Error) -> Error 
             ErrorKind::Invalid
         }
         Io::PermissionDenied => ErrorKind::Unauthorized,
+        Io::Unsupported => ErrorKind::Unsupported,
         Io::StorageFull | Io::QuotaExceeded | Io::FileTooLarge | Io::OutOfMemory | Io::TooManyLinks => {
             ErrorKind::OutOfResources
         }

@@ -80,16 +80,20 @@ fn set_modified(file: &File, seconds: u64) {
     }
 }
 
+/// How much may follow the archive's end besides what the limit allows: tar fills its last record with empty blocks, by
+/// default to 10 KiB.
+const FILLING: u64 = 1 << 20;
+
 /// Reads on to the end, so that the sender can finish and what is checked at the end (a digest, gzip's own sum) covers all
 /// of it.
 fn drain(mut rest: impl Read, limits: &Limits) -> Result<()> {
-    let drained = io::copy(&mut (&mut rest).take(limits.bytes.saturating_add(1)), &mut io::sink());
-    if drained.map_err(fault::read)? > limits.bytes {
+    let most = limits.bytes.saturating_add(FILLING);
+    let drained = io::copy(&mut (&mut rest).take(most.saturating_add(1)), &mut io::sink());
+    if drained.map_err(fault::read)? > most {
         return Err(Error::new(
             ErrorKind::OutOfResources,
             format!(
-                "more than {} bytes follow the archive's end, the limit of what is unpacked",
-                limits.bytes
+                "more than {most} bytes follow the archive's end; accepted: the limit of what is unpacked and 1 MiB"
             ),
         ));
     }

@@ -199,7 +199,8 @@ fn a_directory_is_copied_within_the_limits() {
             assert_eq!(std::fs::read(yard.inside("bin/run")).unwrap(), b"12345");
             assert_eq!(names(&yard.inside("bin")), ["empty", "run"]);
         } else {
-            assert_eq!(kind(placed), ErrorKind::OutOfResources);
+            let error = placed.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::OutOfResources, "{error}");
         }
     }
 }

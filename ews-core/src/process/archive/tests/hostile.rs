@@ -142,12 +142,15 @@ fn files_and_directories_do_not_take_each_others_place() {
     std::fs::write(yard.inside("f"), "kept").unwrap();
     for archive in [
         Forge::default().file("d", "x"),
-        Forge::default().symlink("d", "x"),
         Forge::default().file("g", "").hard_link("d", "g"),
         Forge::default().dir("f"),
         Forge::default().file("f/x", "x"),
     ] {
         assert_eq!(kind(yard.unpack(&archive.end())), ErrorKind::Invalid);
+    }
+    // Whoever may make no links on Windows is told that instead.
+    if cfg!(unix) {
+        assert_eq!(kind(yard.unpack(&Forge::default().symlink("d", "x").end())), ErrorKind::Invalid);
     }
     yard.unpack(&Forge::default().dir("d").end()).unwrap();
     assert_eq!(std::fs::read(yard.inside("d/kept")).unwrap(), b"kept");
@@ -221,9 +224,10 @@ fn a_file_beyond_the_limit_is_not_begun() {
 #[test]
 fn what_follows_the_end_is_bounded_too() {
     let limits = Limits { bytes: 2000, ..Limits::default() };
-    for (following, good) in [(1000, true), (3000, false)] {
+    for (following, good) in [(0, true), (2000 + (1 << 20), true), (2000 + (1 << 20) + 1, false)] {
         let mut archive = Forge::default().file("a", "x").end();
-        archive.resize(archive.len() + following, 1);
+        // One of the two empty blocks is the end, the other follows it.
+        archive.resize(archive.len() - 512 + following, 1);
         let yard = Yard::new();
         assert_eq!(
             unpack(&yard.dir, archive.as_slice(), &limits, Owner::default()).is_ok(),

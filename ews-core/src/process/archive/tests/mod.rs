@@ -3,7 +3,7 @@
 mod artifacts;
 mod hostile;
 mod mutated;
-#[cfg(unix)]
+#[cfg(target_os = "linux")]
 mod racing;
 mod round_trips;
 mod streams;
