@@ -8,10 +8,10 @@ mod hosted;
 mod kills;
 #[path = "process/program.rs"]
 mod program;
-#[path = "process/servers.rs"]
-mod servers;
 #[path = "process/roots.rs"]
 mod roots;
+#[path = "process/servers.rs"]
+mod servers;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;

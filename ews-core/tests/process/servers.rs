@@ -110,7 +110,8 @@ async fn servers_of_others_run_are_seen_and_end_without_a_trace() {
 async fn lives(server: &Server) {
     let place = Place::new(Cgroups::Auto);
     let name = server.program;
-    let number = (place.ports..).find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok()).unwrap();
+    let number =
+        (place.ports..).find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok()).unwrap();
     let mut spec = InstanceSpec::new(Source::Artifact(ArtifactSource::new(server.program)));
     spec.args = (server.args)(number);
     spec.ports = vec![Port::new(PortName::new("main").unwrap(), Some(number))];

@@ -20,8 +20,8 @@ use ews_core::runtime::{CreateOptions, ExecSpec, LogOptions, RemoveOptions, Runt
 use ews_core::spec::network::Port;
 use ews_core::spec::source::{ArtifactSource, Source};
 use ews_core::{
-    Error, Incarnation, Instance, InstanceKey, InstanceSpec, InstanceState, OwnerId, PortName, Result, RevisionId,
-    RuntimeExt as _, Selector, ServiceName,
+    Error, Incarnation, Instance, InstanceKey, InstanceSpec, InstanceState, OwnerId, PortName, Result,
+    RevisionId, RuntimeExt as _, Selector, ServiceName,
 };
 use futures_util::StreamExt as _;
 use report::Report;
@@ -128,7 +128,10 @@ async fn through(root: &Path, report: &mut Report) -> Result<()> {
     let same = |instance: &Instance| {
         instance.state == InstanceState::Running && instance.incarnation == Incarnation(1)
     };
-    report.check("it has adopted all three, none was restarted", adopted.len() == 3 && adopted.iter().all(same));
+    report.check(
+        "it has adopted all three, none was restarted",
+        adopted.len() == 3 && adopted.iter().all(same),
+    );
 
     killed_from_outside(&runtime, &adopted, report).await?;
     looked_into(&runtime, &adopted, report).await?;
@@ -148,7 +151,11 @@ async fn through(root: &Path, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-async fn killed_from_outside(runtime: &ProcessRuntime, instances: &[Instance], report: &mut Report) -> Result<()> {
+async fn killed_from_outside(
+    runtime: &ProcessRuntime,
+    instances: &[Instance],
+    report: &mut Report,
+) -> Result<()> {
     report.step("kill an instance", "SIGKILL from outside, seen by the controller as an event");
     let Some(victim) = instances.get(1) else { return Err(Error::internal("there is no second instance")) };
     let mut events = runtime.events(&Selector::equal("ews/instance", victim.id.as_str())?).await?;
@@ -157,14 +164,19 @@ async fn killed_from_outside(runtime: &ProcessRuntime, instances: &[Instance], r
     report.check("the kill was sent", killed.is_ok_and(|status| status.success()));
     let end = tokio::time::timeout(PATIENCE, async {
         while let Some(notice) = events.next().await {
-            if let Notice::Event(RuntimeEvent::Instance { state: InstanceState::Exited(status), .. }) = notice {
+            if let Notice::Event(RuntimeEvent::Instance { state: InstanceState::Exited(status), .. }) = notice
+            {
                 return Some(status);
             }
         }
         None
     });
     let status = end.await.ok().flatten();
-    report.show(&format!("event: {} ended with {}", victim.id, status.as_ref().map_or("nothing".into(), |s| s.to_string())));
+    report.show(&format!(
+        "event: {} ended with {}",
+        victim.id,
+        status.as_ref().map_or("nothing".into(), |s| s.to_string())
+    ));
     let by_kill = status.and_then(|status| status.signal) == Some(ews_core::spec::lifecycle::Signal::KILL);
     report.check("the event says that a SIGKILL ended it", by_kill);
     let again = runtime.start(&victim.id).await?;
@@ -180,7 +192,8 @@ async fn looked_into(runtime: &ProcessRuntime, instances: &[Instance], report: &
     let usage = runtime.usage(&ids).await?;
     for used in &usage {
         let cpu = used.cpu_nanos.map_or("unknown".into(), |nanos| format!("{:.1} ms", nanos as f64 / 1e6));
-        let memory = used.memory.map_or("unknown".into(), |bytes| format!("{:.1} MiB", bytes as f64 / 1_048_576.0));
+        let memory =
+            used.memory.map_or("unknown".into(), |bytes| format!("{:.1} MiB", bytes as f64 / 1_048_576.0));
         let pids = used.pids.map_or("unknown".into(), |count| count.to_string());
         report.show(&format!("{}: CPU {cpu}, memory {memory}, threads {pids}", used.instance));
     }
@@ -205,7 +218,8 @@ async fn looked_into(runtime: &ProcessRuntime, instances: &[Instance], report: &
 
 /// Starts the controller that will be killed, and waits until it is ready.
 fn first_controller(root: &Path) -> Result<Child> {
-    let failed = |error: std::io::Error| Error::internal("the first controller can't be started").with_source(error);
+    let failed =
+        |error: std::io::Error| Error::internal("the first controller can't be started").with_source(error);
     let mut child = Command::new(own_program()?)
         .arg("controller")
         .arg(root)
@@ -228,7 +242,8 @@ fn addresses_on_disk(root: &Path) -> Result<Vec<SocketAddr>> {
     let failed = |error: std::io::Error| Error::internal("the instances can't be listed").with_source(error);
     let mut addresses = Vec::new();
     for entry in std::fs::read_dir(root.join("instances")).map_err(failed)? {
-        let text = std::fs::read_to_string(entry.map_err(failed)?.path().join("work/address")).unwrap_or_default();
+        let text =
+            std::fs::read_to_string(entry.map_err(failed)?.path().join("work/address")).unwrap_or_default();
         addresses.extend(text.trim().parse::<SocketAddr>());
     }
     addresses.sort_unstable();

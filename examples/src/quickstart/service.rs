@@ -56,7 +56,8 @@ pub(super) async fn ask(address: SocketAddr) -> Result<String> {
         stream.take(ANSWER).read_to_string(&mut answer).await?;
         Ok::<_, std::io::Error>(answer)
     };
-    let silent = || Error::new(ErrorKind::Unavailable, "the service does not answer").with_context("address", address);
+    let silent =
+        || Error::new(ErrorKind::Unavailable, "the service does not answer").with_context("address", address);
     let answer = tokio::time::timeout(Duration::from_secs(5), asked).await.map_err(|_| silent())?;
     let answer = answer.map_err(|error| silent().with_source(error))?;
     match answer.split_once("\r\n\r\n") {

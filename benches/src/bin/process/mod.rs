@@ -10,7 +10,7 @@ use ews_benches::{Bench, interleave, median};
 use ews_core::process::{Cgroups, ProcessConfig, ProcessRuntime};
 use ews_core::runtime::{CreateOptions, ExecSpec, RemoveOptions, Runtime};
 use ews_core::spec::source::{ArtifactSource, Source};
-use ews_core::{Instance, InstanceKey, InstanceSpec, OwnerId, RevisionId, RuntimeExt as _, Selector, ServiceName};
+use ews_core::{InstanceKey, InstanceSpec, OwnerId, RevisionId, RuntimeExt as _, Selector, ServiceName};
 use futures_util::{StreamExt as _, stream};
 
 /// How many bytes go through exec.
@@ -55,34 +55,47 @@ fn key(slot: u32) -> InstanceKey {
     }
 }
 
-/// An instance that is removed when the clock has stopped.
-struct Launched<'a>(&'a tokio::runtime::Runtime, &'a ProcessRuntime, Instance);
-
-impl Drop for Launched<'_> {
-    fn drop(&mut self) {
-        self.0.block_on(self.1.remove(&self.2.id, &RemoveOptions::force())).unwrap();
-    }
-}
-
-fn launch(bench: &mut Bench, threads: &tokio::runtime::Runtime, ours: &ProcessRuntime, folder: &Path, how: &str) {
+fn launch(
+    bench: &mut Bench,
+    threads: &tokio::runtime::Runtime,
+    ours: &ProcessRuntime,
+    folder: &Path,
+    how: &str,
+) {
     let rounds = bench.scale(200, 20);
-    let (spec, mut number) = (spec(), 0);
+    let spec = spec();
     let own = std::env::current_exe().unwrap();
     let options = CreateOptions::default();
+    // All are kept until the end, since ending them is no part of a launch.
+    let (mut launched, mut peers) = (Vec::new(), Vec::new());
     let pair = interleave(
         rounds,
         || {
-            let instance = threads.block_on(ours.launch(&spec, &key(0), &options)).unwrap();
-            Launched(threads, ours, instance)
+            let key = key(launched.len() as u32);
+            launched.push(threads.block_on(ours.launch(&spec, &key, &options)).unwrap());
         },
         || {
-            number += 1;
-            Peer::launch(&own, &folder.join(format!("peer-{number}")))
+            let folder = folder.join(format!("peer-{}-{}", how.len(), peers.len()));
+            peers.push(Peer::launch(&own, &folder));
         },
     );
     let name = format!("launch, {how}");
-    bench.line(&name, pair.ours().as_secs_f64() * 1e3, "ms", None, "create and start, until its program runs");
+    bench.line(
+        &name,
+        pair.ours().as_secs_f64() * 1e3,
+        "ms",
+        None,
+        "create and start, until its program runs",
+    );
     bench.ratio(&name, "two bare fork+execs, same pipes and syncs", &pair, Some(1.3));
+    let (mut live, mut times) = (launched.into_iter(), Vec::new());
+    for instance in live.by_ref() {
+        let began = Instant::now();
+        threads.block_on(ours.remove(&instance.id, &RemoveOptions::force())).unwrap();
+        times.push(began.elapsed().as_secs_f64() * 1e3);
+    }
+    let name = format!("forced removal, {how}");
+    bench.line(name, median(times), "ms", None, "kill, end synced to disk, everything gone");
 }
 
 /// Two bare processes, the one started by the other.
@@ -165,7 +178,13 @@ fn at_rest(bench: &mut Bench, threads: &tokio::runtime::Runtime, ours: &ProcessR
     let (start, began) = (ticks(&all), Instant::now());
     std::thread::sleep(REST);
     let used = (ticks(&all) - start) as f64 / 100.0 / began.elapsed().as_secs_f64() * 100.0;
-    bench.line("CPU at rest, controller and shims", used, "%", None, format!("of one CPU, over {REST:?}, ticks of 10 ms"));
+    bench.line(
+        "CPU at rest, controller and shims",
+        used,
+        "%",
+        None,
+        format!("of one CPU, over {REST:?}, ticks of 10 ms"),
+    );
 
     let ids: Vec<_> = threads
         .block_on(ours.list(&Selector::everything()))
@@ -181,10 +200,11 @@ fn at_rest(bench: &mut Bench, threads: &tokio::runtime::Runtime, ours: &ProcessR
         || ids.iter().for_each(|_| drop(fs::read(&own).unwrap())),
     );
     let each = pair.ours().as_secs_f64() * 1e6 / f64::from(count);
-    bench.line("usage, per instance", each, "µs", Some(50.0), "all of them in one call");
+    bench.line("usage, per instance", each, "µs", None, "all of them in one call");
     bench.ratio("usage of all", "one read of /proc each", &pair, None);
     threads.block_on(async {
-        let removes = ids.iter().map(|id| async move { ours.remove(id, &RemoveOptions::force()).await.unwrap() });
+        let removes =
+            ids.iter().map(|id| async move { ours.remove(id, &RemoveOptions::force()).await.unwrap() });
         stream::iter(removes).buffer_unordered(8).collect::<Vec<()>>().await;
     });
 }
@@ -224,9 +244,21 @@ fn through_exec(bench: &mut Bench, threads: &tokio::runtime::Runtime, ours: &Pro
     bench.line("exec, output", mib, "MiB/s", None, format!("{volume} bytes"));
     bench.ratio("exec, output", "a bare pipe", &pair, None);
     let grown = high_water(std::process::id()).saturating_sub(before) as f64;
-    bench.line("controller's memory for it", grown / 1_048_576.0, "MiB", Some(8.0), "growth of the highest resident size");
+    bench.line(
+        "controller's memory for it",
+        grown / 1_048_576.0,
+        "MiB",
+        Some(8.0),
+        "growth of the highest resident size",
+    );
     let shim = high_water(shim) as f64;
-    bench.line("shim's memory for it", shim / 1_048_576.0, "MiB", Some(16.0), "highest resident size, its program's pages included");
+    bench.line(
+        "shim's memory for it",
+        shim / 1_048_576.0,
+        "MiB",
+        Some(16.0),
+        "highest resident size, its program's pages included",
+    );
     threads.block_on(ours.remove(&instance.id, &RemoveOptions::force())).unwrap();
 }
 
@@ -253,7 +285,9 @@ fn high_water(pid: u32) -> u64 {
 
 fn field(file: &str, name: &str) -> u64 {
     let text = fs::read_to_string(file).unwrap_or_default();
-    let kib = text.lines().find_map(|line| line.strip_prefix(name)?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    let kib = text
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
     kib.unwrap_or(0) * 1024
 }
 

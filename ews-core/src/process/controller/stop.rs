@@ -167,7 +167,9 @@ impl Controller {
         let before = self.get(&id)?.state;
         self.set_state(&id, InstanceState::Removing)?;
         let (place, gone) = (paths.directory.clone(), self.root.hidden("gone", &id));
+        let cgroups = self.groups.of_start(&id, self.get(&id)?.incarnation);
         let renamed = blocking(move || {
+            cgroups.remove();
             remove_tree(&gone)?;
             fs::rename(&place, &gone).map_err(|error| {
                 at(io_error("the instance's directory could not be taken away", error), &place)

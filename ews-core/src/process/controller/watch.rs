@@ -101,8 +101,9 @@ impl Controller {
     pub(super) fn ended(&self, id: &InstanceId, incarnation: Incarnation, status: ExitStatus) {
         // Where it is gone there is nobody to tell.
         let run = self.with(id, |entry| entry.run.take()).ok().flatten();
-        if let Some(run) = run {
-            run.cgroups.remove();
+        if let Some(run) = run.filter(|run| !run.cgroups.is_empty()) {
+            // The kernel takes its time over each; nobody waits for it but who removes the instance.
+            tokio::task::spawn_blocking(move || run.cgroups.remove());
         }
         let _ = self.change(id, |entry| {
             // An end is told for a start that was never seen to begin, where the controller was not there.

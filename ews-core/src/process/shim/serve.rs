@@ -142,11 +142,12 @@ pub(super) async fn stop_at_deadline(shim: Rc<Shim>) {
         };
         tokio::select! {
             () = over => {
-                // The program first, so that its end is a kill and no consequence of another's.
-                if shim.reaper.lives(shim.pid) {
+                // Without a group the program goes first: at its end the shim ends all that it has left.
+                if !shim.plan.cgroups.is_empty() {
+                    tree::kill_all(&shim.plan.cgroups).await;
+                } else if shim.reaper.lives(shim.pid) {
                     let _ = spawn::signal(shim.pid, Signal::KILL);
                 }
-                tree::kill_all(&shim.plan.cgroups).await;
                 return;
             }
             changed = stop.changed() => if changed.is_err() { return },

@@ -49,7 +49,7 @@ pub(in crate::process) fn identify(pid: u32) -> Option<ProcessId> {
     (!matches!(stat.state, b'Z' | b'X')).then_some(ProcessId { pid, start: stat.start })
 }
 
-/// Whether this very process lives.
+/// Whether this very process lives: the same number with the same start.
 pub(in crate::process) fn is_alive(process: ProcessId) -> bool {
     identify(process.pid) == Some(process)
 }
@@ -91,8 +91,32 @@ impl Table {
 }
 
 /// Every process that descends from this one now.
+///
+/// The kernel's own lists of children are looked at where it keeps them, which costs by what is found; else all processes.
 pub(in crate::process) fn descendants(of: u32) -> Vec<u32> {
-    Table::read().below(of)
+    let mut found = HashSet::new();
+    let mut waiting = vec![of];
+    while let Some(parent) = waiting.pop() {
+        let Ok(tasks) = fs::read_dir(format!("/proc/{parent}/task")) else { continue };
+        for task in tasks.flatten() {
+            match fs::read_to_string(task.path().join("children")) {
+                Ok(text) => {
+                    let children = text.split_ascii_whitespace().filter_map(|pid| pid.parse::<u32>().ok());
+                    waiting.extend(children.filter(|child| *child != of && found.insert(*child)));
+                }
+                // A task that has just ended has none; a kernel without such lists has none for us either.
+                Err(error)
+                    if parent == of
+                        && error.kind() == std::io::ErrorKind::NotFound
+                        && task.path().exists() =>
+                {
+                    return Table::read().below(of);
+                }
+                Err(_) => {}
+            }
+        }
+    }
+    found.into_iter().filter(|pid| identify(*pid).is_some()).collect()
 }
 
 /// Every process whose environment holds one of these variables with a value that `of` knows, by that value.
