@@ -22,6 +22,8 @@ mod scan;
 mod segment;
 mod stream;
 mod tail;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 #[allow(unused_imports, reason = "TEMP: until the shim writes a log and the runtime reads it")]
