@@ -6,7 +6,7 @@
 //!
 //! - A directory holds segments, numbered from 1: `00000001.log`, `00000002.log`, … Only the newest is written to; from the
 //!   moment the next one exists, a segment never changes again. The oldest are removed.
-//! - A segment is a row of records ([`format`]). A record is whole or it does not count: it carries a checksum over its
+//! - A segment is a row of records ([`mod@format`]). A record is whole or it does not count: it carries a checksum over its
 //!   content and its place, so what a killed writer left half, what a disk damaged and what merely looks like a record are
 //!   all told from a record that was written there.
 //! - Whole records never change. A writer that fails cuts back what is not whole, and nothing else.

@@ -3,8 +3,8 @@
 use std::fs::File;
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
 
 use proptest::prelude::*;
 
@@ -20,6 +20,14 @@ struct SmallDisk {
     room: Arc<AtomicU64>,
     keeps_what_it_has: Arc<AtomicBool>,
     calls: Arc<AtomicU64>,
+    /// Looks at the worst moment: when part of what was to be written is there and is about to be cut away.
+    follower: Arc<Mutex<Option<Follower>>>,
+}
+
+#[derive(Debug)]
+struct Follower {
+    reader: LogReader,
+    lines: Vec<LogLine>,
 }
 
 #[derive(Debug)]
@@ -34,6 +42,18 @@ impl SmallDisk {
         let disk = Self::default();
         disk.room.store(room, SeqCst);
         disk
+    }
+
+    fn follow(&self, dir: &Path) {
+        let reader = LogReader::open(dir.to_owned(), &LogOptions::follow()).unwrap();
+        *self.follower.lock().unwrap() = Some(Follower { reader, lines: Vec::new() });
+    }
+
+    fn look(&self) -> Vec<LogLine> {
+        let mut follower = self.follower.lock().unwrap();
+        let Some(follower) = follower.as_mut() else { return Vec::new() };
+        follower.lines.extend(drain(&mut follower.reader));
+        follower.lines.clone()
     }
 
     fn has(&self, file: File) -> SmallFile {
@@ -75,6 +95,7 @@ impl Segment for SmallFile {
     }
 
     fn cut(&mut self, length: u64) -> io::Result<()> {
+        self.disk.look();
         if self.disk.keeps_what_it_has.load(SeqCst) {
             return Err(io::Error::other("no"));
         }
@@ -203,8 +224,8 @@ proptest! {
         let dir = tempfile::tempdir().unwrap();
         let disk = SmallDisk::of(0);
         let mut writer = LogWriter::open_on(disk.clone(), dir.path(), &limits(max_size, 1_000)).unwrap();
-        let mut reader = LogReader::open(dir.path().to_owned(), &LogOptions::follow()).unwrap();
-        let (mut expected, mut read, mut gap) = (Vec::new(), Vec::new(), 0);
+        disk.follow(dir.path());
+        let (mut expected, mut gap) = (Vec::new(), 0);
         for (index, (room, length)) in steps.iter().enumerate() {
             disk.room.fetch_add(*room, SeqCst);
             let before = writer.dropped().lines;
@@ -216,14 +237,11 @@ proptest! {
                 expected.push((gap, written));
                 gap = 0;
             }
-            // A reader that looks at every moment never reads on a place that is cut away later.
-            read.extend(drain(&mut reader));
         }
         disk.room.fetch_add(1 << 20, SeqCst);
         writer.finish(at(0));
-        read.extend(drain(&mut reader));
         let (mut found, mut said, mut all_said) = (Vec::new(), 0, 0);
-        for line in read {
+        for line in disk.look() {
             if line.stream == ERR {
                 let text = String::from_utf8(line.bytes.to_vec()).unwrap();
                 let lines: u64 = text.split(' ').nth(1).unwrap().parse().unwrap();
@@ -235,6 +253,7 @@ proptest! {
             }
         }
         prop_assert_eq!(found, expected);
+        prop_assert_eq!(disk.look(), read_all(dir.path()));
         prop_assert_eq!(all_said, writer.dropped().lines);
     }
 }

@@ -45,16 +45,27 @@ async fn with_follow_it_goes_on_when_woken_and_ends_with_the_wake_and_what_is_le
 }
 
 #[tokio::test]
-async fn a_log_that_does_not_exist_yet_can_be_followed() {
+async fn what_is_written_just_before_the_wake_ends_is_given() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().to_owned();
+    let wake = stream::poll_fn(move |_| {
+        write_all(&log, &roomy(), &[numbered(1)]);
+        std::task::Poll::Ready(None)
+    });
+    let lines = log_stream(dir.path().to_owned(), LogOptions::follow(), wake.boxed());
+    assert_eq!(lines.map(crate::Result::unwrap).collect::<Vec<_>>().await, [numbered(1)]);
+}
+
+#[tokio::test]
+async fn a_log_that_does_not_exist_yet_can_be_followed_from_wake_to_wake() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path().join("later");
     let log = dir.clone();
-    // It is asked for only when the first look has found nothing.
-    let wake =
-        stream::iter([()]).inspect(move |()| write_all(&log, &limits(65, 9), &[1, 2, 3].map(numbered)));
+    // A wake is asked for only when a look has found nothing, so each look but the first finds just what its wake wrote.
+    let wake = stream::iter(1..=9).map(move |number| write_all(&log, &limits(65, 9), &[numbered(number)]));
     let options = LogOptions { tail: Some(0), ..LogOptions::follow() };
     let lines: Vec<_> = log_stream(dir, options, wake.boxed()).map(crate::Result::unwrap).collect().await;
-    assert_eq!(lines, [1, 2, 3].map(numbered));
+    assert_eq!(lines, Vec::from_iter((1..=9).map(numbered)));
 }
 
 #[tokio::test]

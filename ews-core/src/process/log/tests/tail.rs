@@ -19,7 +19,7 @@ fn lines() -> impl Strategy<Value = Vec<LogLine>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn a_tail_is_the_end_of_what_is_there(
