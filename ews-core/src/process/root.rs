@@ -173,16 +173,15 @@ pub(super) async fn blocking<T: Send + 'static>(
         .map_err(|error| Error::internal("a thread of the process runtime failed").with_source(error))?
 }
 
-/// The lock on a file, `None` where another has it. It is let go when the last handle to the open file is closed.
+/// The lock on a file, `None` where another has it. It is let go when the last handle to the open file is closed, and may so be
+/// handed to a child with the file.
+#[cfg(unix)]
 pub(super) fn try_lock(path: &Path) -> Result<Option<File>> {
     let wrong = |error| at(io_error("a lock file could not be opened", error), path);
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false);
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::OpenOptionsExt as _;
-        options.mode(0o600);
-    }
+    use std::os::unix::fs::OpenOptionsExt as _;
+    options.mode(0o600);
     let file = options.open(path).map_err(wrong)?;
     match file.try_lock() {
         Ok(()) => Ok(Some(file)),
@@ -190,6 +189,26 @@ pub(super) fn try_lock(path: &Path) -> Result<Option<File>> {
         Err(fs::TryLockError::Error(error)) => Err(wrong(error)),
     }
 }
+
+/// The lock on a file, `None` where another has it. It is let go when the last handle to the open file is closed, and may so be
+/// handed to a child with the file: to have it open is to have it locked, since nobody else may open it meanwhile. What the
+/// system calls a lock belongs to one process there, and between a controller that lets it go and a shim that takes it, the
+/// shim would look dead.
+#[cfg(windows)]
+pub(super) fn try_lock(path: &Path) -> Result<Option<File>> {
+    use std::os::windows::fs::OpenOptionsExt as _;
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).share_mode(0);
+    match options.open(path) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.raw_os_error() == Some(SHARING_VIOLATION) => Ok(None),
+        Err(error) => Err(at(io_error("a lock file could not be opened", error), path)),
+    }
+}
+
+/// `ERROR_SHARING_VIOLATION`: somebody has the file open in a way that this one can't be opened beside.
+#[cfg(windows)]
+const SHARING_VIOLATION: i32 = 32;
 
 /// Makes a directory with these permission bits, whatever the umask; one that is there is left as it is.
 pub(super) fn directory(path: &Path, mode: u32) -> io::Result<()> {
