@@ -232,11 +232,57 @@ fn make(path: &Path) -> Result<PathBuf> {
     }
     directory(path, 0o711).map_err(wrong)?;
     // Without links, so that one directory has one lock, one tag and one length.
-    let path = path.canonicalize().map_err(wrong)?;
+    let path = plain(path.canonicalize().map_err(wrong)?);
     check_owner(&path)?;
     directory(&path.join("instances"), 0o711).map_err(wrong)?;
     directory(&path.join("s"), 0o700).map_err(wrong)?;
     Ok(path)
+}
+
+/// The form `\\?\C:\…` that the system gives is one that many programs can't have as their current directory.
+#[cfg(windows)]
+fn plain(path: PathBuf) -> PathBuf {
+    let drive = path
+        .to_str()
+        .and_then(|text| text.strip_prefix(r"\\?\"))
+        .filter(|rest| matches!(rest.as_bytes(), [letter, b':', b'\\', ..] if letter.is_ascii_alphabetic()));
+    drive.map(PathBuf::from).unwrap_or(path)
+}
+
+#[cfg(not(windows))]
+fn plain(path: PathBuf) -> PathBuf {
+    path
+}
+
+/// Takes a locked directory away under another name. The lock is held until it is gone: no shim lives, and none is made.
+#[cfg(not(windows))]
+pub(super) fn take_away(place: &Path, gone: &Path, lock: File) -> io::Result<()> {
+    fs::rename(place, gone)?;
+    drop(lock);
+    Ok(())
+}
+
+/// Takes a locked directory away under another name. No directory is renamed while something in it is open, so the lock is let
+/// go before: it has told that no shim lives, and only who has the instance's turn makes one. What a process had open that has
+/// just ended may be closed a moment later.
+#[cfg(windows)]
+pub(super) fn take_away(place: &Path, gone: &Path, lock: File) -> io::Result<()> {
+    const TRIES: u32 = 100;
+    drop(lock);
+    let mut tries = 0;
+    loop {
+        match fs::rename(place, gone) {
+            Err(error)
+                if tries < TRIES
+                    && (error.kind() == io::ErrorKind::PermissionDenied
+                        || error.raw_os_error() == Some(SHARING_VIOLATION)) =>
+            {
+                tries += 1;
+                std::thread::sleep(AGAIN);
+            }
+            renamed => return renamed,
+        }
+    }
 }
 
 /// Whoever may write here may run programs as this user.
