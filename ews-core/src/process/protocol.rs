@@ -18,6 +18,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
+use super::cgroup::Limits;
 use super::record::ProcessId;
 use crate::instance::{ExitStatus, Failure, Incarnation};
 use crate::runtime::{OutputStream, TtySize};
@@ -128,6 +129,10 @@ pub(super) struct Plan {
 impl Plan {
     pub(super) fn log(&self) -> LogLimits {
         LogLimits { max_size: self.log_size, max_files: self.log_files }
+    }
+
+    pub(super) fn limits(&self) -> Limits {
+        Limits { memory: self.memory_limit, cpu_millis: self.cpu_millis, pids: self.pids_limit }
     }
 }
 

@@ -173,16 +173,15 @@ pub(super) async fn blocking<T: Send + 'static>(
         .map_err(|error| Error::internal("a thread of the process runtime failed").with_source(error))?
 }
 
-/// The lock on a file, `None` where another has it. It is let go when the last handle to the open file is closed.
+/// The lock on a file, `None` where another has it. It is let go when the last handle to the open file is closed, and may so be
+/// handed to a child with the file.
+#[cfg(unix)]
 pub(super) fn try_lock(path: &Path) -> Result<Option<File>> {
     let wrong = |error| at(io_error("a lock file could not be opened", error), path);
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false);
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::OpenOptionsExt as _;
-        options.mode(0o600);
-    }
+    use std::os::unix::fs::OpenOptionsExt as _;
+    options.mode(0o600);
     let file = options.open(path).map_err(wrong)?;
     match file.try_lock() {
         Ok(()) => Ok(Some(file)),
@@ -190,6 +189,26 @@ pub(super) fn try_lock(path: &Path) -> Result<Option<File>> {
         Err(fs::TryLockError::Error(error)) => Err(wrong(error)),
     }
 }
+
+/// The lock on a file, `None` where another has it. It is let go when the last handle to the open file is closed, and may so be
+/// handed to a child with the file: to have it open is to have it locked, since nobody else may open it meanwhile. What the
+/// system calls a lock belongs to one process there, and between a controller that lets it go and a shim that takes it, the
+/// shim would look dead.
+#[cfg(windows)]
+pub(super) fn try_lock(path: &Path) -> Result<Option<File>> {
+    use std::os::windows::fs::OpenOptionsExt as _;
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).share_mode(0);
+    match options.open(path) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.raw_os_error() == Some(SHARING_VIOLATION) => Ok(None),
+        Err(error) => Err(at(io_error("a lock file could not be opened", error), path)),
+    }
+}
+
+/// `ERROR_SHARING_VIOLATION`: somebody has the file open in a way that this one can't be opened beside.
+#[cfg(windows)]
+const SHARING_VIOLATION: i32 = 32;
 
 /// Makes a directory with these permission bits, whatever the umask; one that is there is left as it is.
 pub(super) fn directory(path: &Path, mode: u32) -> io::Result<()> {
@@ -213,11 +232,57 @@ fn make(path: &Path) -> Result<PathBuf> {
     }
     directory(path, 0o711).map_err(wrong)?;
     // Without links, so that one directory has one lock, one tag and one length.
-    let path = path.canonicalize().map_err(wrong)?;
+    let path = plain(path.canonicalize().map_err(wrong)?);
     check_owner(&path)?;
     directory(&path.join("instances"), 0o711).map_err(wrong)?;
     directory(&path.join("s"), 0o700).map_err(wrong)?;
     Ok(path)
+}
+
+/// The form `\\?\C:\…` that the system gives is one that many programs can't have as their current directory.
+#[cfg(windows)]
+fn plain(path: PathBuf) -> PathBuf {
+    let drive = path
+        .to_str()
+        .and_then(|text| text.strip_prefix(r"\\?\"))
+        .filter(|rest| matches!(rest.as_bytes(), [letter, b':', b'\\', ..] if letter.is_ascii_alphabetic()));
+    drive.map(PathBuf::from).unwrap_or(path)
+}
+
+#[cfg(not(windows))]
+fn plain(path: PathBuf) -> PathBuf {
+    path
+}
+
+/// Takes a locked directory away under another name. The lock is held until it is gone: no shim lives, and none is made.
+#[cfg(not(windows))]
+pub(super) fn take_away(place: &Path, gone: &Path, lock: File) -> io::Result<()> {
+    fs::rename(place, gone)?;
+    drop(lock);
+    Ok(())
+}
+
+/// Takes a locked directory away under another name. No directory is renamed while something in it is open, so the lock is let
+/// go before: it has told that no shim lives, and only who has the instance's turn makes one. What a process had open that has
+/// just ended may be closed a moment later.
+#[cfg(windows)]
+pub(super) fn take_away(place: &Path, gone: &Path, lock: File) -> io::Result<()> {
+    const TRIES: u32 = 100;
+    drop(lock);
+    let mut tries = 0;
+    loop {
+        match fs::rename(place, gone) {
+            Err(error)
+                if tries < TRIES
+                    && (error.kind() == io::ErrorKind::PermissionDenied
+                        || error.raw_os_error() == Some(SHARING_VIOLATION)) =>
+            {
+                tries += 1;
+                std::thread::sleep(AGAIN);
+            }
+            renamed => return renamed,
+        }
+    }
 }
 
 /// Whoever may write here may run programs as this user.

@@ -6,18 +6,7 @@ use std::path::Path;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::Paths;
-
-/// What a group is held to.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(in crate::process) struct Limits {
-    /// Bytes.
-    pub(in crate::process) memory: Option<u64>,
-    /// Thousandths of a CPU.
-    pub(in crate::process) cpu_millis: Option<u32>,
-    /// Processes and threads.
-    pub(in crate::process) pids: Option<u32>,
-}
+use super::{Counted, Limits, Paths};
 
 /// The time over which a CPU limit is held: the kernel's own default.
 const PERIOD_MICROS: u64 = 100_000;
@@ -101,17 +90,6 @@ impl Paths {
         }
         counted
     }
-}
-
-/// What a group has used.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(in crate::process) struct Counted {
-    pub(in crate::process) cpu_nanos: Option<u64>,
-    pub(in crate::process) memory: Option<u64>,
-    pub(in crate::process) memory_limit: Option<u64>,
-    pub(in crate::process) pids: Option<u64>,
-    pub(in crate::process) io_read: Option<u64>,
-    pub(in crate::process) io_written: Option<u64>,
 }
 
 /// How often the kernel has killed for memory here.

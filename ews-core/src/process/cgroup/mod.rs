@@ -6,16 +6,50 @@
 //!
 //! An instance's group in the unified hierarchy has a child for its program (`main`) and one for each command run inside, since
 //! v2 wants processes in leaves only, and so that a command's tree can be ended alone. In v1 all of them share one group.
+//!
+//! Windows has none; what a job object does there the shim sees to, and [`Groups`] only says how far limits are held.
 
+#[cfg(windows)]
+mod absent;
+#[cfg(target_os = "linux")]
 mod detect;
+#[cfg(target_os = "linux")]
 mod files;
 
+#[cfg(windows)]
+pub(super) use absent::{Groups, oom_killed};
+#[cfg(target_os = "linux")]
 pub(super) use detect::Groups;
-pub(super) use files::{Counted, Limits, kill, oom_killed};
+#[cfg(target_os = "linux")]
+pub(super) use files::{kill, oom_killed};
 
-use std::path::{Path, PathBuf};
+#[cfg(target_os = "linux")]
+use std::path::Path;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+
+/// What a group is held to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Limits {
+    /// Bytes.
+    pub(super) memory: Option<u64>,
+    /// Thousandths of a CPU.
+    pub(super) cpu_millis: Option<u32>,
+    /// Processes and threads.
+    pub(super) pids: Option<u32>,
+}
+
+/// What a group has used.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Counted {
+    pub(super) cpu_nanos: Option<u64>,
+    pub(super) memory: Option<u64>,
+    pub(super) memory_limit: Option<u64>,
+    pub(super) pids: Option<u64>,
+    pub(super) io_read: Option<u64>,
+    pub(super) io_written: Option<u64>,
+}
 
 /// The directories of one instance's group; empty where there are none.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,6 +71,7 @@ impl Paths {
     }
 
     /// The v1 directory of a controller.
+    #[cfg(target_os = "linux")]
     fn legacy(&self, controller: &str) -> Option<&Path> {
         self.legacy.iter().find(|(name, _)| name == controller).map(|(_, path)| path.as_path())
     }

@@ -13,7 +13,6 @@ use crate::endpoint::{Endpoint, EndpointKey, Scope};
 use crate::error::{Error, ErrorKind, Result, io_error};
 use crate::id::{InstanceId, PortName};
 use crate::instance::{Failure, Incarnation, Instance, InstanceState};
-use crate::process::cgroup::Limits;
 use crate::process::client::{Session, greet, in_time, unsure};
 use crate::process::environment::{self, MARK};
 use crate::process::ports::is_free;
@@ -58,7 +57,7 @@ impl Controller {
         let incarnation = Incarnation(found.incarnation.0 + 1);
         let plan = self.plan(&id, &record, &paths, incarnation).await?;
         let cgroups = plan.cgroups.clone();
-        let limits = Limits { memory: plan.memory_limit, cpu_millis: plan.cpu_millis, pids: plan.pids_limit };
+        let limits = plan.limits();
         let groups = cgroups.clone();
         blocking(move || {
             let made = groups.make().and_then(|()| groups.limit(&limits));

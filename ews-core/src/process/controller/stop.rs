@@ -1,6 +1,5 @@
 //! Stopping, waiting and removing.
 
-use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +13,7 @@ use crate::instance::{ExitStatus, Failure, Incarnation, InstanceState};
 use crate::process::client::{self, Silence, unsure};
 use crate::process::protocol::Ask;
 use crate::process::record::at;
-use crate::process::root::blocking;
+use crate::process::root::{blocking, take_away};
 use crate::process::sys::ipc;
 use crate::runtime::{RemoveOptions, StopOptions, WaitOptions};
 use crate::spec::lifecycle::Signal;
@@ -162,7 +161,6 @@ impl Controller {
             }
             _ => {}
         }
-        // Held until the directory is gone: no shim lives, and none is made.
         let lock = self.lock(&paths).await?;
         let before = self.get(&id)?.state;
         self.set_state(&id, InstanceState::Removing)?;
@@ -171,7 +169,7 @@ impl Controller {
         let renamed = blocking(move || {
             cgroups.remove();
             remove_tree(&gone)?;
-            fs::rename(&place, &gone).map_err(|error| {
+            take_away(&place, &gone, lock).map_err(|error| {
                 at(io_error("the instance's directory could not be taken away", error), &place)
             })?;
             Ok(gone)
@@ -191,7 +189,6 @@ impl Controller {
             let event = RuntimeEvent::Removed { id: id.clone(), key: entry.instance.key.clone(), at: now() };
             self.bus.publish(Told { instance: Arc::new(entry.instance), event });
         }
-        drop(lock);
         blocking(move || remove_tree(&gone))
             .await
             .map_err(|error| error.with_maybe_applied().with_context("instance", id))

@@ -201,6 +201,7 @@ fn launch(plan: &Plan, directory: &Path, socket: &Path) -> Result<Launched, NotS
     let log = Log::open(&directory.join("log"), &plan.log()).map_err(failed("the log can't be written"))?;
     let listener = Listener::bind(socket).map_err(failed("the shim can't be reached"))?;
     let reaper = Reaper::start().map_err(failed("ends can't be seen"))?;
+    tree::hold(&plan.limits()).map_err(failed("the limits can't be held"))?;
     let spawned = spawn(Program {
         command: &plan.command,
         env: &plan.env,
