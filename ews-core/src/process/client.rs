@@ -4,10 +4,10 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-use tokio::io::{ReadHalf, WriteHalf};
+use tokio::io::{AsyncWriteExt as _, ReadHalf, WriteHalf};
 use tokio::time::timeout;
 
-use super::protocol::{Ask, Frame, FrameReader, Hello, Tell, VERSIONS, say};
+use super::protocol::{Ask, Frame, FrameReader, Hello, Tell, VERSIONS, words};
 use super::sys::ipc::{self, Connection};
 use crate::error::{Error, ErrorKind, Result, Retry};
 use crate::instance::Incarnation;
@@ -66,11 +66,14 @@ impl From<io::Error> for Silence {
     }
 }
 
-/// Says hello on a new connection.
-pub(super) async fn greet(connection: Connection) -> Result<Session, Silence> {
+/// Says hello on a new connection, and what is wanted in the same breath: a shim of another version reads no further.
+pub(super) async fn greet(connection: Connection, ask: &Ask) -> Result<Session, Silence> {
     let (read, mut write) = tokio::io::split(connection);
     let mut reader = FrameReader::new(read);
-    say(&mut write, &Hello { versions: VERSIONS }).await?;
+    let mut first = words(&Hello { versions: VERSIONS })?;
+    first.extend(words(ask)?);
+    write.write_all(&first).await?;
+    write.flush().await?;
     match reader.next::<Tell>().await? {
         Some(Frame::Words(Tell::Welcome { incarnation, stopping, .. })) => {
             Ok(Session { reader, write, incarnation, stopping })
@@ -85,12 +88,7 @@ pub(super) async fn greet(connection: Connection) -> Result<Session, Silence> {
 
 /// Connects and says what is wanted.
 pub(super) async fn ask(socket: &Path, ask: &Ask, limit: Duration) -> Result<Session, Silence> {
-    let asked = async {
-        let mut session = greet(ipc::connect(socket).await?).await?;
-        say(&mut session.write, ask).await?;
-        Ok(session)
-    };
-    in_time(limit, asked).await
+    in_time(limit, async { greet(ipc::connect(socket).await?, ask).await }).await
 }
 
 /// Asks for something that is done at once.

@@ -21,6 +21,7 @@ use crate::error::{Error, ErrorKind, Result};
 ///
 /// # Errors
 /// `NotFound` for the path; `Invalid` for one that leads out of the directory.
+#[cfg(test)]
 pub(crate) fn pack(from: &Dir, path: &str, out: impl Write) -> Result<()> {
     Target::find(from, &Inside::from_path(path, &Limits::default())?)?.pack(out)
 }

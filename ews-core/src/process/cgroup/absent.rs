@@ -9,6 +9,7 @@ use crate::id::InstanceId;
 use crate::instance::Incarnation;
 use crate::process::config::Cgroups;
 use crate::process::sys::tree;
+use crate::spec::resources::Resources;
 
 /// The groups of a runtime: none. It only knows how far this system's own means hold limits.
 #[derive(Debug)]
@@ -48,6 +49,10 @@ impl Groups {
 }
 
 impl Paths {
+    pub(in crate::process) fn needed(self, _: &Resources) -> Self {
+        self
+    }
+
     /// # Errors
     /// None.
     pub(in crate::process) fn make(&self) -> io::Result<()> {

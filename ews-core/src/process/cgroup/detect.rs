@@ -9,9 +9,11 @@ use crate::capability::Enforcement;
 use crate::id::InstanceId;
 use crate::instance::Incarnation;
 use crate::process::config::Cgroups;
+use crate::spec::resources::Resources;
 
-/// The controllers that hold limits or count.
-const CONTROLLERS: [&str; 5] = ["cpu", "cpuacct", "memory", "pids", "blkio"];
+/// The v1 controllers that hold limits or count. The first that a machine has is joined by every instance, since by it a tree is
+/// ended where there is no unified hierarchy.
+const CONTROLLERS: [&str; 5] = ["memory", "cpuacct", "blkio", "cpu", "pids"];
 
 /// The groups of one runtime, below which each instance has its own.
 #[derive(Debug, Default)]
@@ -60,6 +62,8 @@ impl Groups {
                 }
             }
         }
+        let place = |name: &str| CONTROLLERS.iter().position(|known| *known == name);
+        groups.legacy.sort_by_key(|(name, _)| place(name));
         groups
     }
 
@@ -118,6 +122,19 @@ impl Groups {
 }
 
 impl Paths {
+    /// Only the hierarchies that an instance of these limits has a use for: joining each takes the kernel a millisecond or more.
+    /// What the unified one counts by itself needs no other; a limit needs the one that holds it.
+    pub(in crate::process) fn needed(mut self, resources: &Resources) -> Self {
+        let unified = self.unified.is_some();
+        self.legacy.retain(|(controller, _)| match controller.as_str() {
+            "cpuacct" | "blkio" => !unified,
+            "cpu" => resources.cpu.is_some(),
+            "pids" => resources.pids.is_some(),
+            _ => true,
+        });
+        self
+    }
+
     /// Makes the directories.
     ///
     /// # Errors

@@ -7,6 +7,7 @@ use std::path::Path;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::{Counted, Limits, Paths};
+use crate::process::sys::proc;
 
 /// The time over which a CPU limit is held: the kernel's own default.
 const PERIOD_MICROS: u64 = 100_000;
@@ -88,6 +89,15 @@ impl Paths {
             counted.io_read = Some(labelled(&text, "Read"));
             counted.io_written = Some(labelled(&text, "Write"));
         }
+        if let Some(group) = &self.unified
+            && (counted.pids.is_none() || counted.io_read.is_none())
+        {
+            // No controller counts them, so the processes are asked.
+            let each = proc::count(&members(group));
+            counted.pids = counted.pids.or(each.pids);
+            counted.io_read = counted.io_read.or(each.io_read);
+            counted.io_written = counted.io_written.or(each.io_written);
+        }
         counted
     }
 }
@@ -123,8 +133,20 @@ pub(in crate::process) fn kill(paths: &Paths, child: Option<&str>) -> bool {
 /// Kills each process that a file lists; `true` when it lists none.
 fn each(file: &Path) -> bool {
     let Ok(text) = fs::read_to_string(file) else { return true };
-    let pids = text.lines().filter_map(|line| Pid::from_raw(line.trim().parse().ok()?));
-    pids.map(|pid| kill_process(pid, Signal::KILL)).count() == 0
+    let mut none = true;
+    for pid in text.lines().filter_map(|line| Pid::from_raw(line.trim().parse().ok()?)) {
+        none = false;
+        // Who has ended meanwhile needs no signal.
+        let _ = kill_process(pid, Signal::KILL);
+    }
+    none
+}
+
+/// The processes of a unified group: of its program and of the commands run inside.
+fn members(group: &Path) -> Vec<u32> {
+    let children = fs::read_dir(group).into_iter().flatten().flatten();
+    let lists = children.filter_map(|child| fs::read_to_string(child.path().join("cgroup.procs")).ok());
+    lists.flat_map(|text| text.lines().filter_map(|line| line.parse().ok()).collect::<Vec<u32>>()).collect()
 }
 
 fn number(file: &Path) -> Option<u64> {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use futures_util::{StreamExt as _, stream};
 
 use super::create::{allotted, remove_tree};
-use super::watch::{CREATION_GRACE, Look, Orphan, look};
+use super::watch::{CREATION_GRACE, Look, Orphan, lives, look};
 use super::{Controller, Entry, Run, now};
 use crate::error::{Error, Result, io_error};
 use crate::id::InstanceId;
@@ -93,7 +93,7 @@ impl Controller {
             })
             .await?;
             let run = run.filter(|run| run.boot == self.boot);
-            if free {
+            if free && !lives(self, run.as_ref()) {
                 return self.without_shim(id, entry, &paths, run).await;
             }
             // It lives, or is being started.

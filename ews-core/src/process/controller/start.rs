@@ -16,11 +16,12 @@ use crate::instance::{Failure, Incarnation, Instance, InstanceState};
 use crate::process::client::{Session, greet, in_time, unsure};
 use crate::process::environment::{self, MARK};
 use crate::process::ports::is_free;
-use crate::process::protocol::{Ask, Frame, Limit, Plan, Tell, say};
+use crate::process::protocol::{Ask, Frame, Limit, Plan, Tell};
 use crate::process::record::{InstanceRecord, at};
 use crate::process::root::{InstancePaths, blocking, try_lock};
 use crate::process::sys::spawn::{ShimStart, spawn_shim};
-use crate::process::sys::{ipc, user};
+use crate::process::sys::ipc::{self, Connection};
+use crate::process::sys::user;
 use crate::runtime::WaitOptions;
 use crate::spec::content::EnvValue;
 use crate::spec::resources::Ulimit;
@@ -45,31 +46,12 @@ impl Controller {
             _ => {}
         }
         let paths = self.root.instance(&id);
-        let lock = self.lock(&paths).await?;
-        for port in &record.spec.ports {
-            let number = record.ports.get(&port.name).copied().unwrap_or_default();
-            if !is_free(number, port.protocol) {
-                return Err(Error::new(ErrorKind::PortInUse, "somebody else has the port")
-                    .with_context("port", number)
-                    .with_context("instance", id));
-            }
-        }
         let incarnation = Incarnation(found.incarnation.0 + 1);
         let plan = self.plan(&id, &record, &paths, incarnation).await?;
         let cgroups = plan.cgroups.clone();
-        let limits = plan.limits();
-        let groups = cgroups.clone();
-        blocking(move || {
-            let made = groups.make().and_then(|()| groups.limit(&limits));
-            made.map_err(|error| {
-                groups.remove();
-                let error = io_error("the instance's control group could not be made", error);
-                error.with_context("field", "resources")
-            })
-        })
-        .await?;
+        let (connection, orphan) = self.shim(&id, &record, &paths, &plan).await?;
         self.set_state(&id, InstanceState::Starting)?;
-        let (launched, orphan) = self.launch(&id, &paths, plan, lock).await;
+        let launched = self.launch(connection, orphan.pid(), plan).await;
         match launched {
             Ok(Launched::Started { session, at, shim }) => {
                 let instance = self.change(&id, |entry| {
@@ -115,8 +97,8 @@ impl Controller {
             };
             match tokio::time::timeout(limit, self.wait(id, &ended)).await.map_err(late)? {
                 // Somebody else has started it meanwhile.
-                Err(error) if error.kind() == ErrorKind::Stale => {}
-                ended => drop(ended?),
+                Err(error) if error.kind() != ErrorKind::Stale => return Err(error),
+                _ => {}
             }
         }
     }
@@ -197,46 +179,65 @@ impl Controller {
             no_new_privileges: spec.security.no_new_privileges,
             log_size: spec.log.max_size,
             log_files: spec.log.max_files,
-            cgroups: self.groups.of_start(id, incarnation),
+            cgroups: self.groups.of_start(id, incarnation).needed(&spec.resources),
             memory_limit: spec.resources.memory.map(|memory| memory.bytes()),
             cpu_millis: spec.resources.cpu.map(|cpu| cpu.millis()),
             pids_limit: spec.resources.pids,
         })
     }
 
-    /// Makes a shim and tells it what to start. Whatever comes of it, there may be a process to wait for.
-    async fn launch(
+    /// Makes a shim, where the ports are free and the last one is gone, and everything that must be there before it.
+    async fn shim(
         &self,
         id: &InstanceId,
+        record: &Arc<InstanceRecord>,
         paths: &InstancePaths,
-        plan: Plan,
-        lock: std::fs::File,
-    ) -> (Result<Launched>, Orphan) {
-        let (program, name, log) = (self.shim.clone(), id.to_string(), paths.shim_log());
-        let (ours, theirs) = match ipc::pair() {
-            Ok(pair) => pair,
-            Err(error) => {
-                return (Err(io_error("the shim could not be connected to", error)), Orphan::none());
+        plan: &Plan,
+    ) -> Result<(Connection, Orphan)> {
+        let until = tokio::time::Instant::now() + self.config.call;
+        loop {
+            let (ours, theirs) = ipc::pair()
+                .map_err(|error| io_error("the shim could not be connected to", error).with_context("instance", id))?;
+            let (record, paths, program, name) =
+                (Arc::clone(record), paths.clone(), self.shim.clone(), id.to_string());
+            let (groups, limits) = (plan.cgroups.clone(), plan.limits());
+            // In one go, since each change of threads costs as much as the work.
+            let made = blocking(move || {
+                let Some(lock) = try_lock(&paths.lock())? else { return Ok(None) };
+                check_ports(&record)?;
+                let log = shim_log(&paths.shim_log())?;
+                let grouped = groups.make().and_then(|()| groups.limit(&limits));
+                let started = match grouped {
+                    Ok(()) => spawn_shim(ShimStart { program: &program, name: &name, connection: theirs, lock, log })
+                        .map_err(|error| at(io_error("the shim could not be started", error), &program)),
+                    Err(error) => Err(io_error("the instance's control group could not be made", error)
+                        .with_context("field", "resources")),
+                };
+                if started.is_err() {
+                    groups.remove();
+                }
+                started.map(Some)
+            });
+            if let Some(child) = made.await.map_err(|error| error.with_context("instance", id))? {
+                return Ok((ours, Orphan::of(child)));
             }
-        };
-        let made = blocking(move || {
-            let log = shim_log(&log)?;
-            let start = ShimStart { program: &program, name: &name, connection: theirs, lock, log };
-            spawn_shim(start).map_err(|error| at(io_error("the shim could not be started", error), &program))
-        });
-        let child = match made.await {
-            Ok(child) => child,
-            Err(error) => return (Err(error), Orphan::none()),
-        };
-        let orphan = Orphan::of(child);
-        let shim = orphan.pid();
+            // The last one may take a moment to end after it has told how its program did.
+            if tokio::time::Instant::now() >= until {
+                return Err(Error::new(ErrorKind::Timeout, "the shim of the last start does not end")
+                    .with_context("instance", id));
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
+    }
+
+    /// Tells a new shim what to start.
+    async fn launch(&self, connection: Connection, shim: u32, plan: Plan) -> Result<Launched> {
         let told = async {
-            let mut session = greet(ours).await?;
-            say(&mut session.write, &Ask::Launch(Box::new(plan))).await?;
+            let mut session = greet(connection, &Ask::Launch(Box::new(plan))).await?;
             let answer = session.reader.next::<Tell>().await?;
             Ok((session, answer))
         };
-        let launched = match in_time(self.config.call, told).await {
+        match in_time(self.config.call, told).await {
             Ok((session, Some(Frame::Words(Tell::Started { at, .. })))) => {
                 Ok(Launched::Started { session: Box::new(session), at, shim })
             }
@@ -246,8 +247,7 @@ impl Controller {
                     .with_maybe_applied())
             }
             Err(silence) => Err(unsure(silence)),
-        };
-        (launched, orphan)
+        }
     }
 
     fn endpoints(&self, record: &InstanceRecord, instance: &Instance) -> Vec<Endpoint> {
@@ -270,6 +270,19 @@ impl Controller {
         };
         record.spec.ports.iter().filter_map(endpoint).collect()
     }
+}
+
+/// Somebody may take a port between this and the program's own try; then the program says so.
+fn check_ports(record: &InstanceRecord) -> Result<()> {
+    for port in &record.spec.ports {
+        let number = record.ports.get(&port.name).copied().unwrap_or_default();
+        if !is_free(number, port.protocol) {
+            return Err(
+                Error::new(ErrorKind::PortInUse, "somebody else has the port").with_context("port", number)
+            );
+        }
+    }
+    Ok(())
 }
 
 /// What became of a launch.

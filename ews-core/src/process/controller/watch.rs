@@ -12,7 +12,7 @@ use crate::process::client::{self, Session, Silence};
 use crate::process::protocol::{Ask, Frame, Tell};
 use crate::process::record::{self, Durable, End, EndRecord, RunRecord};
 use crate::process::root::{InstancePaths, blocking, try_lock};
-use crate::process::sys::tree;
+use crate::process::sys::{proc, tree};
 
 /// How long a shim that broke off may take to end before it is held for alive.
 const DYING: Duration = Duration::from_secs(2);
@@ -213,6 +213,11 @@ pub(super) enum Look {
     Silent,
 }
 
+/// Whether the shim of a record lives, lock or no lock: somebody may have taken the lock's file from under it.
+pub(super) fn lives(controller: &Controller, run: Option<&RunRecord>) -> bool {
+    run.is_some_and(|run| run.boot == controller.boot && proc::is_alive(run.shim))
+}
+
 /// Looks at the lock, at the records and at the socket of a start.
 pub(super) async fn look(
     controller: &Arc<Controller>,
@@ -241,6 +246,9 @@ pub(super) async fn look(
     let (run, end) =
         blocking(move || Ok((record::read::<RunRecord>(&run_path)?, record::read::<EndRecord>(&end_path)?)))
             .await?;
+    if lives(controller, run.as_ref()) {
+        return Ok(Look::Silent);
+    }
     if let Some(EndRecord { incarnation: of, end: End::Exited(status) }) = end
         && of == incarnation
     {

@@ -54,10 +54,8 @@ static ENTERED: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::n
 /// the first line of its `main`, before it starts threads or reads its arguments:
 ///
 /// ```no_run
-/// fn main() {
-///     ews_core::process::shim_entry();
-///     // … and now the program's own work.
-/// }
+/// ews_core::process::shim_entry();
+/// // … and now the program's own work.
 /// ```
 pub fn shim_entry() {
     ENTERED.store(true, std::sync::atomic::Ordering::Relaxed);

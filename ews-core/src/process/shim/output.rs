@@ -38,7 +38,14 @@ impl Log {
 
     /// Nothing more will be written.
     pub(super) fn end(&self) {
-        self.writer.borrow_mut().finish(now());
+        let mut writer = self.writer.borrow_mut();
+        writer.finish(now());
+        let lost = writer.dropped();
+        if lost.lines > 0 {
+            // The log says so too, where it could; this file is the shim's own, beside it.
+            use std::io::Write as _;
+            let _ = writeln!(io::stderr(), "{} lines ({} bytes) of output were lost", lost.lines, lost.bytes);
+        }
         self.changed.borrow_mut().take();
     }
 
