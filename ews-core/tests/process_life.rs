@@ -1,9 +1,14 @@
 //! The process runtime on real processes: what is killed, what is left, what a program gets, who may have a root.
 
 #![cfg(target_os = "linux")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "parts of tests, which fail by panics and say what they skip"
+)]
 
-#[path = "process/hosted.rs"]
-mod hosted;
 #[path = "process/kills.rs"]
 mod kills;
 #[path = "process/program.rs"]
@@ -20,7 +25,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
-use ews_core::process::{Cgroups, ProcessConfig, ProcessRuntime};
+use ews_core::process::{Cgroups, ProcessConfig, ProcessRuntime, ShimProgram};
 use ews_core::runtime::{CreateOptions, LogOptions, Runtime};
 use ews_core::spec::content::EnvValue;
 use ews_core::spec::source::{ArtifactSource, Source};
@@ -50,7 +55,7 @@ impl Place {
     }
 
     fn config(&self) -> ProcessConfig {
-        hosted::config(&self.root(), self.cgroups.clone()).with_ports(self.ports..=self.ports + 99).unwrap()
+        config(&self.root(), self.cgroups.clone()).with_ports(self.ports..=self.ports + 99).unwrap()
     }
 
     async fn open(&self) -> ProcessRuntime {
@@ -70,6 +75,13 @@ impl Drop for Place {
             kill(pid, "KILL");
         }
     }
+}
+
+/// The configuration of tests: the shim is the program beside this one.
+fn config(root: &Path, cgroups: Cgroups) -> ProcessConfig {
+    ProcessConfig::new(root)
+        .with_shim(ShimProgram::Path(env!("CARGO_BIN_EXE_ews-shim").into()))
+        .with_cgroups(cgroups)
 }
 
 fn names(folder: &Path) -> Vec<String> {
@@ -97,8 +109,8 @@ fn shim_of(root: &Path, id: &str) -> Option<u32> {
         let log = fs::read_link(format!("/proc/{pid}/fd/2")).unwrap_or_default();
         named && log.starts_with(root)
     };
-    let pids = names(Path::new("/proc")).into_iter().filter_map(|name| name.parse().ok());
-    pids.filter(own).next()
+    let mut pids = names(Path::new("/proc")).into_iter().filter_map(|name| name.parse().ok());
+    pids.find(own)
 }
 
 fn key(slot: u32) -> InstanceKey {

@@ -29,7 +29,7 @@ fn mark_of_loop(root: &std::path::Path) -> String {
 async fn the_controller_that_is_killed() {
     let Ok(root) = std::env::var("EWS_T_KILLED_ROOT") else { return };
     let root = std::path::PathBuf::from(root);
-    let runtime = ProcessRuntime::open(super::hosted::config(&root, Cgroups::Auto)).await.unwrap();
+    let runtime = ProcessRuntime::open(super::config(&root, Cgroups::Auto)).await.unwrap();
     let spec = workload(&Workload::Tree, &mark_of_loop(&root));
     println!("\nopen");
     for turn in 0_u32.. {

@@ -35,7 +35,7 @@ async fn a_root_that_others_write_to_or_that_is_too_deep_is_refused() {
     assert!(error.to_string().contains("0777"), "{error}");
 
     let deep = place.folder.path().join("d".repeat(100));
-    let error = ProcessRuntime::open(super::hosted::config(&deep, Cgroups::Off)).await.unwrap_err();
+    let error = ProcessRuntime::open(super::config(&deep, Cgroups::Off)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Invalid);
     assert!(error.to_string().contains("at most"), "{error}");
 

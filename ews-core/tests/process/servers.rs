@@ -18,11 +18,14 @@ use futures_util::StreamExt as _;
 
 use super::{Place, kill, launch, shim_of, until};
 
+/// A text for a port.
+type Text = fn(u16) -> String;
+
 /// A server, how it is asked, and what it answers.
 struct Server {
     program: &'static str,
     args: fn(u16) -> Vec<String>,
-    file: Option<(&'static str, fn(u16) -> String)>,
+    file: Option<(&'static str, Text)>,
     question: &'static [u8],
     answer: &'static str,
     /// Run inside: it prints something and succeeds.

@@ -25,7 +25,7 @@ pub(crate) fn main() {
         return first_of_two();
     }
     let mut bench = Bench::from_args("process");
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let folder = tempfile::tempdir().unwrap();
     let open = |name: &str, cgroups: Cgroups| {
         let config = ProcessConfig::new(folder.path().join(name)).with_cgroups(cgroups);

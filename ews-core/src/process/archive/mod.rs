@@ -36,6 +36,8 @@ mod unpack;
 pub(crate) use artifact::{Placed, place_artifact};
 pub(crate) use file::place_file;
 pub(crate) use stream::{get, put};
+#[cfg(test)]
+use {pack::pack, unpack::unpack};
 
 /// The most that one archive or artifact may become.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

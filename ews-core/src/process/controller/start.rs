@@ -19,8 +19,8 @@ use crate::process::ports::is_free;
 use crate::process::protocol::{Ask, Frame, Limit, Plan, Tell};
 use crate::process::record::{InstanceRecord, at};
 use crate::process::root::{InstancePaths, blocking, try_lock};
-use crate::process::sys::spawn::{ShimStart, spawn_shim};
 use crate::process::sys::ipc::{self, Connection};
+use crate::process::sys::spawn::{ShimStart, spawn_shim};
 use crate::process::sys::user;
 use crate::runtime::WaitOptions;
 use crate::spec::content::EnvValue;
@@ -196,8 +196,9 @@ impl Controller {
     ) -> Result<(Connection, Orphan)> {
         let until = tokio::time::Instant::now() + self.config.call;
         loop {
-            let (ours, theirs) = ipc::pair()
-                .map_err(|error| io_error("the shim could not be connected to", error).with_context("instance", id))?;
+            let (ours, theirs) = ipc::pair().map_err(|error| {
+                io_error("the shim could not be connected to", error).with_context("instance", id)
+            })?;
             let (record, paths, program, name) =
                 (Arc::clone(record), paths.clone(), self.shim.clone(), id.to_string());
             let (groups, limits) = (plan.cgroups.clone(), plan.limits());
@@ -208,8 +209,14 @@ impl Controller {
                 let log = shim_log(&paths.shim_log())?;
                 let grouped = groups.make().and_then(|()| groups.limit(&limits));
                 let started = match grouped {
-                    Ok(()) => spawn_shim(ShimStart { program: &program, name: &name, connection: theirs, lock, log })
-                        .map_err(|error| at(io_error("the shim could not be started", error), &program)),
+                    Ok(()) => spawn_shim(ShimStart {
+                        program: &program,
+                        name: &name,
+                        connection: theirs,
+                        lock,
+                        log,
+                    })
+                    .map_err(|error| at(io_error("the shim could not be started", error), &program)),
                     Err(error) => Err(io_error("the instance's control group could not be made", error)
                         .with_context("field", "resources")),
                 };

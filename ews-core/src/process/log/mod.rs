@@ -29,3 +29,5 @@ mod writer;
 pub(crate) use lines::Lines;
 pub(crate) use stream::stream;
 pub(crate) use writer::LogWriter;
+#[cfg(test)]
+use {reader::LogReader, writer::Dropped};
