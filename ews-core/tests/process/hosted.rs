@@ -19,14 +19,14 @@ use ews_core::{
 use tokio::runtime::Handle;
 
 /// The configuration of tests: the shim is the program beside this one.
-pub fn config(root: &Path, cgroups: Cgroups) -> ProcessConfig {
+pub(crate) fn config(root: &Path, cgroups: Cgroups) -> ProcessConfig {
     ProcessConfig::new(root)
         .with_shim(ShimProgram::Path(env!("CARGO_BIN_EXE_ews-shim").into()))
         .with_cgroups(cgroups)
 }
 
 /// A controller behind the threads it runs on.
-pub struct Hosted {
+pub(crate) struct Hosted {
     inner: Option<Arc<ProcessRuntime>>,
     handle: Handle,
     threads: Mutex<Option<tokio::runtime::Runtime>>,
@@ -34,7 +34,7 @@ pub struct Hosted {
 
 impl Hosted {
     /// Opens a controller on threads of its own.
-    pub async fn open(config: ProcessConfig) -> Result<Arc<Self>> {
+    pub(crate) async fn open(config: ProcessConfig) -> Result<Arc<Self>> {
         let threads =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let handle = threads.handle().clone();
@@ -50,7 +50,7 @@ impl Hosted {
     }
 
     /// Stops everything where it waits.
-    pub fn kill(&self) {
+    pub(crate) fn kill(&self) {
         if let Some(threads) = self.threads.lock().unwrap().take() {
             threads.shutdown_background();
         }
