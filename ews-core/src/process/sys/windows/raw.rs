@@ -24,7 +24,7 @@ use windows_sys::Win32::Security::Authorization::{
 };
 use windows_sys::Win32::Security::{PSECURITY_DESCRIPTOR, SECURITY_ATTRIBUTES};
 use windows_sys::Win32::System::Console::{
-    CTRL_BREAK_EVENT, GenerateConsoleCtrlEvent, GetStdHandle, STD_HANDLE, STD_INPUT_HANDLE,
+    CTRL_BREAK_EVENT, CTRL_C_EVENT, GenerateConsoleCtrlEvent, GetStdHandle, STD_HANDLE, STD_INPUT_HANDLE,
     STD_OUTPUT_HANDLE, SetStdHandle,
 };
 use windows_sys::Win32::System::Diagnostics::ToolHelp::{
@@ -295,13 +295,17 @@ pub(super) fn resume(pid: u32) -> io::Result<()> {
 }
 
 /// Sends CTRL_BREAK to the process group that this process leads, on the console that both have.
+///
+/// Wine 8 can't send it and says so; it sends CTRL_C to a group, which Windows does not. So where the first is refused the
+/// second is tried. A program that leads a group does not hear CTRL_C unless it has asked for it.
 pub(super) fn send_break(group: u32) -> io::Result<()> {
     if group == 0 {
         // Which would be everybody on the console.
         return Err(io::ErrorKind::InvalidInput.into());
     }
     // SAFETY: the call takes numbers only.
-    checked(unsafe { GenerateConsoleCtrlEvent(CTRL_BREAK_EVENT, group) })
+    let send = |event| checked(unsafe { GenerateConsoleCtrlEvent(event, group) });
+    send(CTRL_BREAK_EVENT).or_else(|refused| send(CTRL_C_EVENT).map_err(|_| refused))
 }
 
 /// The machine's memory, in bytes.
