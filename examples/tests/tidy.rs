@@ -37,6 +37,26 @@ const EXCEPTIONS: &[Exception] = &[
         why: "what is done between fork and exec, a real-time signal's number, a terminal's descriptor",
     },
     Exception {
+        rule: Rule::Unsafe,
+        path: "ews-core/src/process/sys/windows/raw.rs",
+        why: "the system's own calls for jobs, processes, consoles and pipes",
+    },
+    Exception {
+        rule: Rule::Unsafe,
+        path: "ews-core/tests/process/windows/raw.rs",
+        why: "what a program under test does with its console and its times",
+    },
+    Exception {
+        rule: Rule::ThreadSleep,
+        path: "ews-core/src/process/root.rs",
+        why: "on a thread for blocking work, until Windows lets a folder be renamed",
+    },
+    Exception {
+        rule: Rule::ThreadSleep,
+        path: "ews-core/src/process/sys/windows/ipc.rs",
+        why: "in a shim that can do nothing before it has its pipe",
+    },
+    Exception {
         rule: Rule::ThreadSleep,
         path: "benches/src/bin/process/mod.rs",
         why: "looks at what processes use while nothing happens",

@@ -46,7 +46,7 @@ pub(super) struct Hello {
 }
 
 /// The version to speak, where there is one that both know.
-pub(super) fn common(theirs: [u16; 2]) -> Option<u16> {
+pub(super) fn shared_version(theirs: [u16; 2]) -> Option<u16> {
     let [low, high] = VERSIONS;
     let version = high.min(theirs[1]);
     (version >= low.max(theirs[0])).then_some(version)
@@ -342,10 +342,10 @@ mod tests {
 
     #[test]
     fn versions_meet_where_they_can() {
-        assert_eq!(common([1, 9]), Some(1));
-        assert_eq!(common([0, 1]), Some(1));
-        assert_eq!(common([2, 9]), None);
-        assert_eq!(common([0, 0]), None);
+        assert_eq!(shared_version([1, 9]), Some(1));
+        assert_eq!(shared_version([0, 1]), Some(1));
+        assert_eq!(shared_version([2, 9]), None);
+        assert_eq!(shared_version([0, 0]), None);
     }
 
     #[test]

@@ -24,7 +24,7 @@ use tokio::sync::watch;
 use tokio::task::LocalSet;
 
 use super::cgroup;
-use super::protocol::{Ask, Frame, FrameReader, Hello, Plan, Tell, VERSIONS, common, say};
+use super::protocol::{Ask, Frame, FrameReader, Hello, Plan, Tell, VERSIONS, say, shared_version};
 use super::record::{self, Durable, End, EndRecord, RunRecord};
 use super::sys::ipc::{self, Connection, Listener};
 use super::sys::shim::{Given, Reaper, take_over};
@@ -177,7 +177,7 @@ where
     W: tokio::io::AsyncWrite + Unpin,
 {
     let Some(Frame::Words(hello)) = reader.next::<Hello>().await? else { return Ok(None) };
-    let Some(version) = common(hello.versions) else {
+    let Some(version) = shared_version(hello.versions) else {
         say(write, &Tell::Strange { versions: VERSIONS }).await?;
         return Ok(None);
     };

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::exec::exec;
 use super::{Shim, halves};
-use crate::process::protocol::{Ask, Frame, FrameReader, Hello, Tell, VERSIONS, common, say};
+use crate::process::protocol::{Ask, Frame, FrameReader, Hello, Tell, VERSIONS, say, shared_version};
 use crate::process::sys::ipc::{Connection, Listener};
 use crate::process::sys::{spawn, tree};
 use crate::spec::lifecycle::Signal;
@@ -47,7 +47,7 @@ async fn answer(shim: &Rc<Shim>, connection: Connection) -> std::io::Result<()> 
     let (mut reader, mut write) = halves(connection);
     let first = async {
         let Some(Frame::Words(hello)) = reader.next::<Hello>().await? else { return Ok(None) };
-        let Some(version) = common(hello.versions) else {
+        let Some(version) = shared_version(hello.versions) else {
             say(&mut write, &Tell::Strange { versions: VERSIONS }).await?;
             return Ok(None);
         };
