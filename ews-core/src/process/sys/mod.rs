@@ -2,6 +2,9 @@
 //!
 //! Each system has the same names, so that everything above is written once.
 
+mod patience;
+mod program;
+
 #[cfg(target_os = "linux")]
 mod linux;
 #[cfg(target_os = "linux")]

@@ -6,7 +6,6 @@
 
 #![allow(unsafe_code)]
 
-use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -21,9 +20,11 @@ use tokio::io::unix::AsyncFd;
 use tokio::net::unix::pipe;
 
 use crate::capability::Capability;
-use crate::process::protocol::{Limit, User};
+use crate::process::protocol::User;
 use crate::runtime::TtySize;
 use crate::spec::lifecycle::Signal;
+
+pub(in crate::process) use crate::process::sys::program::{Input, NotStarted, Program};
 
 /// What programs can do on this system beyond what they can everywhere.
 pub(in crate::process) const FEATURES: &[Capability] = &[
@@ -39,30 +40,6 @@ pub(in crate::process) fn signals() -> Vec<Signal> {
     Vec::new()
 }
 
-/// What is started.
-pub(in crate::process) struct Program<'a> {
-    pub(in crate::process) command: &'a [String],
-    pub(in crate::process) env: &'a BTreeMap<String, String>,
-    pub(in crate::process) workdir: &'a Path,
-    pub(in crate::process) user: Option<&'a User>,
-    pub(in crate::process) ulimits: &'a [Limit],
-    pub(in crate::process) no_new_privileges: bool,
-    /// The files by which it joins its control groups.
-    pub(in crate::process) joins: Vec<PathBuf>,
-    pub(in crate::process) input: Input,
-}
-
-/// What a program reads from and writes to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::process) enum Input {
-    /// It sees the end of its input at once; its two outputs are apart.
-    Closed,
-    /// A pipe; its two outputs are apart.
-    Pipe,
-    /// A terminal of this size.
-    Terminal(TtySize),
-}
-
 /// A program that was started.
 #[derive(Debug)]
 pub(in crate::process) struct Spawned {
@@ -73,29 +50,10 @@ pub(in crate::process) struct Spawned {
     pub(in crate::process) terminal: Option<Terminal>,
 }
 
-/// Why a program could not be started, in the words of a shell's exit code: 127 it is not there, 126 it can't be run.
-#[derive(Debug)]
-pub(in crate::process) struct NotStarted {
-    pub(in crate::process) code: i32,
-    pub(in crate::process) message: String,
-}
-
-impl NotStarted {
-    pub(in crate::process) fn new(code: i32, message: impl Into<String>) -> Self {
-        Self { code, message: message.into() }
-    }
-}
-
 /// Starts a program in a session of its own. It dies with this process, should that be killed.
 pub(in crate::process) fn spawn(program: Program<'_>) -> Result<Spawned, NotStarted> {
     let refused = |what: &str, error: io::Error| NotStarted::new(126, format!("{what}: {error}"));
-    let Some((name, args)) = program.command.split_first() else {
-        return Err(NotStarted::new(127, "there is no program to start"));
-    };
-    if !program.workdir.is_dir() {
-        let text = format!("the working directory {} does not exist", program.workdir.display());
-        return Err(NotStarted::new(126, text));
-    }
+    let (name, args) = program.words()?;
     let mut command = Command::new(name);
     command.args(args).env_clear().envs(program.env).current_dir(program.workdir);
     let mut terminal = None;

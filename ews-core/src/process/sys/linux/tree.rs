@@ -4,16 +4,13 @@
 //! descends from it. Where the shim itself is gone, the mark in a process's environment leads to it.
 
 use std::collections::HashSet;
-use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::proc;
 use crate::process::cgroup::{self, Limits, Paths};
 use crate::process::environment::MARK;
-
-/// How long a tree is being killed before it is given up: what does not end then waits in the kernel.
-const PATIENCE: Duration = Duration::from_secs(10);
+use crate::process::sys::patience::until_gone;
 
 /// Holds the calling shim's instance to its limits: its groups do, which the controller has made.
 pub(in crate::process) fn hold(_: &Limits) -> std::io::Result<()> {
@@ -72,18 +69,4 @@ fn kill(pids: &[u32]) -> bool {
         }
     }
     pids.is_empty()
-}
-
-/// Repeats a step that kills until it finds nothing; `false` where that does not happen.
-async fn until_gone(mut step: impl FnMut() -> bool) -> bool {
-    let until = tokio::time::Instant::now() + PATIENCE;
-    let mut pause = Duration::from_micros(200);
-    while !step() {
-        if tokio::time::Instant::now() >= until {
-            return false;
-        }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(Duration::from_millis(20));
-    }
-    true
 }

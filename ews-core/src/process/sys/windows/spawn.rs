@@ -3,7 +3,6 @@
 //! A program is started suspended, taken into its jobs, and let go: nothing that it starts escapes them. It leads a process
 //! group of its own on the shim's console, which no window shows, so that it can be asked to end by CTRL_BREAK.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::windows::io::{AsHandle as _, OwnedHandle};
@@ -19,9 +18,10 @@ use windows_sys::Win32::System::Threading::{
 
 use super::{ipc, programs, raw};
 use crate::capability::Capability;
-use crate::process::protocol::{Limit, User};
 use crate::runtime::TtySize;
 use crate::spec::lifecycle::Signal;
+
+pub(in crate::process) use crate::process::sys::program::{Input, NotStarted, Program};
 
 /// What programs can do on this system beyond what they can everywhere: no terminals, no other users, no limits per process.
 pub(in crate::process) const FEATURES: &[Capability] = &[];
@@ -29,33 +29,6 @@ pub(in crate::process) const FEATURES: &[Capability] = &[];
 /// The signals that can be sent: TERM and INT are CTRL_BREAK, which a program may take as it likes; KILL ends it.
 pub(in crate::process) fn signals() -> Vec<Signal> {
     vec![Signal::TERM, Signal::INT, Signal::KILL]
-}
-
-/// What is started.
-pub(in crate::process) struct Program<'a> {
-    pub(in crate::process) command: &'a [String],
-    pub(in crate::process) env: &'a BTreeMap<String, String>,
-    pub(in crate::process) workdir: &'a Path,
-    #[expect(dead_code, reason = "no other users: the capabilities have said so")]
-    pub(in crate::process) user: Option<&'a User>,
-    #[expect(dead_code, reason = "no limits per process: the capabilities have said so")]
-    pub(in crate::process) ulimits: &'a [Limit],
-    #[expect(dead_code, reason = "what it means is of other systems: the capabilities have said so")]
-    pub(in crate::process) no_new_privileges: bool,
-    #[expect(dead_code, reason = "there are no control groups")]
-    pub(in crate::process) joins: Vec<PathBuf>,
-    pub(in crate::process) input: Input,
-}
-
-/// What a program reads from and writes to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::process) enum Input {
-    /// It sees the end of its input at once; its two outputs are apart.
-    Closed,
-    /// A pipe; its two outputs are apart.
-    Pipe,
-    /// A terminal of this size, which is not to be had here.
-    Terminal(TtySize),
 }
 
 /// A program that was started.
@@ -68,28 +41,9 @@ pub(in crate::process) struct Spawned {
     pub(in crate::process) terminal: Option<Terminal>,
 }
 
-/// Why a program could not be started, in the words of a shell's exit code: 127 it is not there, 126 it can't be run.
-#[derive(Debug)]
-pub(in crate::process) struct NotStarted {
-    pub(in crate::process) code: i32,
-    pub(in crate::process) message: String,
-}
-
-impl NotStarted {
-    pub(in crate::process) fn new(code: i32, message: impl Into<String>) -> Self {
-        Self { code, message: message.into() }
-    }
-}
-
 /// Starts a program in a process group and a job of its own. It dies with this process, should that be killed.
 pub(in crate::process) fn spawn(program: Program<'_>) -> Result<Spawned, NotStarted> {
-    let Some((name, args)) = program.command.split_first() else {
-        return Err(NotStarted::new(127, "there is no program to start"));
-    };
-    if !program.workdir.is_dir() {
-        let text = format!("the working directory {} does not exist", program.workdir.display());
-        return Err(NotStarted::new(126, text));
-    }
+    let (name, args) = program.words()?;
     let refused = |error: io::Error| NotStarted::new(126, format!("no pipe for the program: {error}"));
     let mut command = Command::new(located(name, program.workdir));
     command.args(args).env_clear().envs(program.env).current_dir(program.workdir);

@@ -5,15 +5,12 @@
 //! So a dead shim leaves nothing, and no mark is needed to find it.
 
 use std::io;
-use std::time::Duration;
 
 use super::programs;
 use super::raw::Job;
 use crate::capability::Enforcement;
 use crate::process::cgroup::{Limits, Paths};
-
-/// How long a tree is being killed before it is given up: what does not end then waits in the kernel.
-const PATIENCE: Duration = Duration::from_secs(10);
+use crate::process::sys::patience::until_gone;
 
 /// Kills everything that the calling shim has started.
 pub(in crate::process) async fn kill_all(_: &Paths) -> bool {
@@ -83,20 +80,6 @@ fn processors() -> u32 {
 fn rate(millis: u32, processors: u32) -> u32 {
     let share = u64::from(millis) * 10 / u64::from(processors.max(1));
     u32::try_from(share).unwrap_or(u32::MAX).clamp(1, 10_000)
-}
-
-/// Repeats a step that kills until it finds nothing; `false` where that does not happen.
-async fn until_gone(step: impl Fn() -> bool) -> bool {
-    let until = tokio::time::Instant::now() + PATIENCE;
-    let mut pause = Duration::from_micros(200);
-    while !step() {
-        if tokio::time::Instant::now() >= until {
-            return false;
-        }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(Duration::from_millis(20));
-    }
-    true
 }
 
 #[cfg(test)]
