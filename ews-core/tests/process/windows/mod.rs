@@ -10,6 +10,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use ews_core::process::{Cgroups, ShimProgram};
@@ -174,6 +175,10 @@ impl RuntimeHarness for Harness {
         let program = std::env::current_exe().unwrap().to_str().unwrap().to_owned();
         let mut spec = InstanceSpec::new(Source::Artifact(ArtifactSource::new(program)));
         spec.command = self.command(workload)?;
+        if under_wine() {
+            // A program hears CTRL_C only once it has asked for it, so a stop right after a start takes its whole grace.
+            spec.stop.grace = Duration::from_secs(1);
+        }
         Some(spec)
     }
 

@@ -26,6 +26,11 @@ pub(in crate::process) fn identify(pid: u32) -> Option<ProcessId> {
     Some(ProcessId { pid, start })
 }
 
+/// Whether this very process lives.
+pub(in crate::process) fn is_alive(process: ProcessId) -> bool {
+    identify(process.pid) == Some(process)
+}
+
 /// The console's own process: it is started with a shim's hidden console and is no part of the program.
 const CONSOLE: &str = "conhost.exe";
 
@@ -103,7 +108,8 @@ mod tests {
     #[test]
     fn this_process_is_itself_and_no_other() {
         let own = identify(std::process::id()).unwrap();
-        assert_eq!(identify(own.pid), Some(own));
+        assert!(is_alive(own));
+        assert!(!is_alive(ProcessId { start: own.start + 1, ..own }), "the same number, another start");
         assert!(own.start > 0);
         assert!(memory() > 0);
         assert!(count(&[own.pid]).memory.unwrap() > 0);
