@@ -210,6 +210,10 @@ mod tests {
         // Before it has become the other program it is a copy of this one.
         assert!(found.is_empty() || found == [(child.id(), mark)]);
         child.kill().unwrap();
+        // It has ended, and nobody has taken its remains away.
+        let pid = rustix::process::Pid::from_child(&child);
+        let ended = rustix::process::WaitIdOptions::EXITED | rustix::process::WaitIdOptions::NOWAIT;
+        rustix::process::waitid(rustix::process::WaitId::Pid(pid), ended).unwrap();
         assert!(!descendants(std::process::id()).contains(&child.id()), "remains do not count");
         child.wait().unwrap();
     }
