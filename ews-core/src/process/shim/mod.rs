@@ -157,15 +157,15 @@ async fn shim() -> io::Result<()> {
     let status = status.await.unwrap_or_else(|_| ExitStatus::unknown(now()));
     let status = finish(&shim, status, &cgroups, outputs).await;
     stopping.abort();
+    // Nobody new gets in: who comes now waits for the lock and reads the record. Those that are here are told.
+    ipc::remove(&socket);
     let _ = tell_end.send(Some(status));
-    // Who connects now is told too; who comes later reads the record.
     let told = async {
         while shim.watchers.get() > 0 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
     let _ = tokio::time::timeout(LAST_WORDS, told).await;
-    ipc::remove(&socket);
     accepting.abort();
     Ok(())
 }
