@@ -5,7 +5,7 @@
 //!   lock                locked by the controller that has it
 //!   format              the number of this layout
 //!   ports               where allotting goes on
-//!   s/                  0700, the shims' sockets
+//!   s/                  0700, the shims' sockets; on Windows files that name their pipes
 //!   instances/          0711
 //!     ews_…/            an instance, 0711
 //!       instance.json run.json end.json run.lock shim.log
@@ -100,14 +100,8 @@ impl Root {
         self.path.join("ports")
     }
 
-    #[cfg(unix)]
     fn socket(&self, id: &InstanceId) -> PathBuf {
         self.path.join("s").join(Digest::of(id.as_str().as_bytes()).short())
-    }
-
-    #[cfg(windows)]
-    fn socket(&self, id: &InstanceId) -> PathBuf {
-        PathBuf::from(format!(r"\\.\pipe\ews-{}-{}", self.tag, Digest::of(id.as_str().as_bytes()).short()))
     }
 
     /// A root too deep for sockets is found out now, not at the first start.
@@ -326,5 +320,30 @@ fn check_format(root: &Path) -> Result<()> {
             );
             Err(at(error, &path))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    /// So a shim has its lock from the moment that it exists, and never looks dead while it starts.
+    #[test]
+    fn a_lock_goes_to_a_child_with_its_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("run.lock");
+        let lock = try_lock(&path).unwrap().unwrap();
+        assert!(try_lock(&path).unwrap().is_none());
+        let mut command = if cfg!(windows) { Command::new("cmd") } else { Command::new("sh") };
+        command.arg(if cfg!(windows) { "/c" } else { "-c" });
+        command.arg(if cfg!(windows) { "pause" } else { "read line" });
+        let mut child = command.stdin(Stdio::piped()).stdout(lock).spawn().unwrap();
+        drop(command);
+        assert!(try_lock(&path).unwrap().is_none(), "the child has it, and this process no more");
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(try_lock(&path).unwrap().is_some());
     }
 }

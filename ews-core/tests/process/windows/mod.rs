@@ -3,6 +3,7 @@
 //! The command line is libtest's as far as `scripts/windows-tests` uses it, with the suite's cases as the tests.
 
 mod marks;
+mod own;
 mod programs;
 mod raw;
 
@@ -16,6 +17,7 @@ use async_trait::async_trait;
 use ews_core::process::{Cgroups, ShimProgram};
 use ews_core::secrets::FileSecrets;
 use ews_core::spec::source::{ArtifactSource, Source};
+use ews_core::testkit::conformance::run_case;
 use ews_core::testkit::conformance::runtime::{self, LogCapture, RuntimeHarness, SuiteLimits, Workload};
 use ews_core::{Enforcement, InstanceKey, InstanceSpec, OwnerId, Result, Runtime, SecretRef};
 
@@ -43,6 +45,9 @@ const LIMITS: &[&str] = &["a_memory_limit_holds", "a_cpu_limit_holds", "a_proces
 
 /// What takes the CPU time of another process, in whose place Wine 8 tells the asker's own.
 const TIMES: &str = "usage_grows_and_knows_a_burner";
+
+/// How long a case of our own may take.
+const DEADLINE: Duration = Duration::from_secs(60);
 
 /// `scripts/windows-tests` says where Wine is kept; nobody else does.
 fn under_wine() -> bool {
@@ -88,7 +93,7 @@ fn asked(words: &[String]) -> Asked {
             name => wanted.push(name),
         }
     }
-    let names = runtime::names().into_iter().map(|(_, name)| name);
+    let names = runtime::names().into_iter().map(|(_, name)| name).chain(own::NAMES);
     let names = names.filter(|name| wanted.is_empty() || wanted.contains(name));
     Asked { list, names: names.filter(|name| !skipped.contains(name)).collect() }
 }
@@ -97,7 +102,12 @@ async fn suite(names: &[&str]) -> ExitCode {
     let log = LogCapture::default();
     tracing::subscriber::set_global_default(log.clone()).unwrap();
     let harness = Harness::new(log);
-    let report = runtime::run_only(&harness, names).await;
+    let (own, suite): (Vec<&str>, Vec<&str>) = names.iter().partition(|name| own::NAMES.contains(name));
+    let mut report = runtime::run_only(&harness, &suite).await;
+    for name in own {
+        let name = own::NAMES.into_iter().find(|known| *known == name).unwrap();
+        report.outcomes.push(run_case(None, name, DEADLINE, own::run(&harness, name)).await);
+    }
     println!("{report}");
     let runtime = harness.connect().await.unwrap();
     let enforced = runtime.capabilities();
@@ -126,7 +136,7 @@ async fn suite(names: &[&str]) -> ExitCode {
     marks::remove_all();
     let (passed, failed, ignored) = report.counts();
     let verdict = if problems.is_empty() { "ok" } else { "FAILED" };
-    let left_out = runtime::names().len() - report.outcomes.len();
+    let left_out = runtime::names().len() + own::NAMES.len() - report.outcomes.len();
     println!(
         "test result: {verdict}. {passed} passed; {failed} failed; {ignored} ignored; 0 measured; {left_out} filtered out"
     );
@@ -226,8 +236,13 @@ impl RuntimeHarness for Harness {
     }
 
     async fn leftovers(&self, _: &OwnerId) -> Option<usize> {
-        let entries = fs::read_dir(self.root().join("instances")).into_iter().flatten().flatten();
-        Some(entries.filter(|entry| entry.file_name().to_string_lossy().starts_with('.')).count())
+        let names = |folder: &str| -> Vec<String> {
+            let entries = fs::read_dir(self.root().join(folder)).into_iter().flatten().flatten();
+            entries.map(|entry| entry.file_name().into_string().unwrap()).collect()
+        };
+        let instances = names("instances");
+        let hidden = instances.iter().filter(|name| name.starts_with('.')).count();
+        Some(hidden + names("s").len().saturating_sub(instances.len()))
     }
 
     async fn marked_processes(&self, mark: &str) -> Option<usize> {
