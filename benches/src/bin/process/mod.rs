@@ -155,7 +155,7 @@ fn first_of_two() {
 fn at_rest(bench: &mut Bench, threads: &tokio::runtime::Runtime, ours: &ProcessRuntime) {
     let count = bench.scale(500, 50) as u32;
     let spec = spec();
-    let before = proportional(std::process::id());
+    let before = own(std::process::id());
     let began = Instant::now();
     threads.block_on(async {
         let launches = (0..count).map(|slot| {
@@ -169,8 +169,8 @@ fn at_rest(bench: &mut Bench, threads: &tokio::runtime::Runtime, ours: &ProcessR
     bench.line("launches, 8 at a time", rate, "/s", None, format!("{count} instances"));
     let shims = children_named("ews-shim");
     assert_eq!(shims.len(), count as usize);
-    let controller = proportional(std::process::id()).saturating_sub(before) as f64 / f64::from(count);
-    bench.line("controller, per instance", controller / 1024.0, "KiB", None, "proportional set size, growth");
+    let controller = own(std::process::id()).saturating_sub(before) as f64 / f64::from(count);
+    bench.line("controller, per instance", controller / 1024.0, "KiB", None, "anonymous memory, growth");
     let each = median(shims.iter().map(|pid| proportional(*pid) as f64));
     bench.line("shim, each", each / 1024.0, "KiB", None, "proportional set size, median");
     let ticks = |pids: &[u32]| pids.iter().map(|pid| ticks(*pid)).sum::<u64>();
@@ -193,11 +193,11 @@ fn at_rest(bench: &mut Bench, threads: &tokio::runtime::Runtime, ours: &ProcessR
         .map(|instance| instance.id)
         .collect();
     let rounds = bench.scale(20, 5);
-    let own = format!("/proc/{}/stat", std::process::id());
+    let stat = format!("/proc/{}/stat", std::process::id());
     let pair = interleave(
         rounds,
         || assert_eq!(threads.block_on(ours.usage(&ids)).unwrap().len(), ids.len()),
-        || ids.iter().for_each(|_| drop(fs::read(&own).unwrap())),
+        || ids.iter().for_each(|_| drop(fs::read(&stat).unwrap())),
     );
     let each = pair.ours().as_secs_f64() * 1e6 / f64::from(count);
     bench.line("usage, per instance", each, "µs", None, "all of them in one call");
@@ -277,6 +277,11 @@ fn children_named(name: &str) -> Vec<u32> {
 /// Memory with shared pages divided among those that share them, in bytes.
 fn proportional(pid: u32) -> u64 {
     field(&format!("/proc/{pid}/smaps_rollup"), "Pss:")
+}
+
+/// Memory that no file is behind, in bytes: what a program's own pages shared with its children do not shrink.
+fn own(pid: u32) -> u64 {
+    field(&format!("/proc/{pid}/smaps_rollup"), "Pss_Anon:")
 }
 
 fn high_water(pid: u32) -> u64 {
