@@ -53,11 +53,6 @@ const EXCEPTIONS: &[Exception] = &[
     },
     Exception {
         rule: Rule::ThreadSleep,
-        path: "ews-core/src/process/sys/windows/ipc.rs",
-        why: "in a shim that can do nothing before it has its pipe",
-    },
-    Exception {
-        rule: Rule::ThreadSleep,
         path: "benches/src/bin/process/mod.rs",
         why: "looks at what processes use while nothing happens",
     },
