@@ -33,7 +33,17 @@
 //! needs `KillMode=process`, or stopping it ends the shims and what they run; with `Delegate=yes` (and, from systemd 254 on,
 //! `DelegateSubgroup=controller` with [`Cgroups::Parent`]) limits are enforced.
 //!
-//! It runs on Linux; the Windows code runs under Wine. On other systems the feature adds nothing.
+//! # On Windows
+//! - **Signals** are three: TERM and INT send CTRL_BREAK to the program's process group, KILL ends it. A program that does nothing
+//!   about CTRL_BREAK ends with the code `0xC000013A`; one without a console does not hear it and is killed after its grace.
+//! - **Trees and limits** are held by job objects, which end with the shim. A limit on processes counts no threads. What a job
+//!   does not take is declared as best effort.
+//! - **There are no** terminals, other users or limits per process, and what goes to disks is not counted.
+//! - **After a restart of the machine** what ran is found as ended, nobody knows how, and its instance is still there.
+//!
+//! It runs on Linux; the Windows code runs under Wine. Wine 8 has no CTRL_BREAK for a group (CTRL_C is sent in its place), holds
+//! no limits and does not tell one process the CPU time of another: these three have been tried nowhere. On other systems the
+//! feature adds nothing.
 
 mod archive;
 mod cgroup;
