@@ -116,7 +116,7 @@ impl ProcessRuntime {
             bus,
             alive: ends,
         }));
-        controller.recover(found).await?;
+        controller.recover(found).await;
         Ok(Self { controller, _alive: alive })
     }
 

@@ -6,10 +6,11 @@ use std::os::unix::net::UnixListener;
 use std::time::Duration;
 
 use ews_core::process::{Cgroups, ProcessConfig, ProcessRuntime, ShimProgram};
-use ews_core::runtime::Runtime;
+use ews_core::runtime::{Runtime, StopOptions};
+use ews_core::testkit::conformance::runtime::{Workload, processes_with};
 use ews_core::{ErrorKind, InstanceState, Selector};
 
-use super::{Place, fs, key, launch, shell};
+use super::{Place, fs, key, kill, launch, shell, shim_of, until, until_gone, workload};
 
 #[tokio::test]
 async fn one_at_a_time_has_it() {
@@ -81,6 +82,40 @@ async fn an_instance_whose_record_is_damaged_is_left_alone() {
     let error = runtime.create(&shell("exit 0"), &key(0), &Default::default()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::AlreadyExists);
     assert_eq!(fs::read_to_string(folder.join("instance.json")).unwrap(), "{\"key\":");
+}
+
+/// One bad file neither takes the others out of control nor costs the program that runs behind it.
+#[tokio::test]
+async fn what_runs_behind_a_damaged_record_is_left_alone_and_the_others_are_taken_over() {
+    for (cgroups, name) in [(Cgroups::Auto, "group"), (Cgroups::Off, "mark")] {
+        for (slot, file) in [(1, "instance.json"), (2, "end.json")] {
+            let place = Place::new(cgroups.clone());
+            let mark = format!("damaged-{name}-{slot}-{}", std::process::id());
+            let runtime = place.open().await;
+            let good = launch(&runtime, &workload(&Workload::Sleep, "none"), 0).await.id;
+            let bad = launch(&runtime, &workload(&Workload::Sleep, &mark), slot).await.id;
+            until("it to run", async || processes_with(&mark) > Some(0)).await;
+            let folder = place.root().join("instances").join(bad.as_str());
+            if file == "end.json" {
+                // Read only where no shim lives, so this one has ended.
+                runtime.stop(&bad, &StopOptions::grace(Duration::ZERO)).await.unwrap();
+            }
+            drop(runtime);
+            fs::write(folder.join(file), "{").unwrap();
+            let runtime = place.open().await;
+            let seen = runtime.list(&Selector::everything()).await.unwrap();
+            assert_eq!(seen.iter().map(|instance| &instance.id).collect::<Vec<_>>(), [&good], "{file}");
+            assert_eq!(seen[0].state, InstanceState::Running);
+            assert!(folder.exists());
+            if file == "instance.json" {
+                assert!(processes_with(&mark) > Some(0), "by {name}: what runs was ended");
+                let shim = shim_of(&place.root(), bad.as_str()).unwrap();
+                kill(shim, "KILL");
+                until_gone(&mark).await;
+            }
+            runtime.remove(&good, &ews_core::runtime::RemoveOptions::force()).await.unwrap();
+        }
+    }
 }
 
 /// Speaks for a shim of another version: it answers every hello with the versions that it knows.

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use futures_util::{StreamExt as _, stream};
@@ -46,7 +47,7 @@ pub(in crate::process) fn survey(root: &Root, boot: &str) -> Result<Found> {
     for entry in fs::read_dir(&folder).map_err(wrong)? {
         let Ok(name) = entry.map_err(wrong)?.file_name().into_string() else { continue };
         if name.starts_with(".new-") || name.starts_with(".gone-") {
-            remove_tree(&folder.join(&name))?;
+            swept(&folder.join(&name));
             continue;
         }
         // What is not named as an instance is somebody else's.
@@ -54,7 +55,7 @@ pub(in crate::process) fn survey(root: &Root, boot: &str) -> Result<Found> {
         match record::read::<InstanceRecord>(&root.instance(&id).record()) {
             Ok(Some(record)) if record.boot != boot => {
                 tracing::info!(instance = %id, "it ended when the machine was restarted, and is removed");
-                remove_tree(&folder.join(&name))?;
+                swept(&folder.join(&name));
             }
             Ok(Some(record)) => instances.push((id, record)),
             Ok(None) => {}
@@ -67,17 +68,24 @@ pub(in crate::process) fn survey(root: &Root, boot: &str) -> Result<Found> {
     Ok(Found { instances })
 }
 
+/// Removes what is left of something. What can't be removed keeps nobody from his work, and is tried again next time.
+fn swept(path: &PathBuf) {
+    if let Err(error) = remove_tree(path) {
+        tracing::warn!(%error, "leftovers can't be removed");
+    }
+}
+
 impl Controller {
     /// Takes over what was found.
-    pub(in crate::process) async fn recover(self: &Arc<Self>, found: Found) -> Result<()> {
-        let recovered = stream::iter(found.instances)
-            .map(|(id, record)| self.recover_one(id, record))
-            .buffer_unordered(AT_ONCE)
-            .collect::<Vec<Result<()>>>()
-            .await;
-        recovered.into_iter().collect::<Result<()>>()?;
+    pub(in crate::process) async fn recover(self: &Arc<Self>, found: Found) {
+        let recovered = stream::iter(found.instances).map(|(id, record)| async move {
+            // One bad file takes no other instance out of control; it stays for whoever mends it, as what runs behind it does.
+            if let Err(error) = self.recover_one(id.clone(), record).await {
+                tracing::error!(instance = %id, %error, "an instance can't be taken over and is left alone");
+            }
+        });
+        recovered.buffer_unordered(AT_ONCE).collect::<()>().await;
         self.sweep().await;
-        Ok(())
     }
 
     async fn recover_one(self: &Arc<Self>, id: InstanceId, record: InstanceRecord) -> Result<()> {
@@ -165,20 +173,32 @@ impl Controller {
         self.insert(&id, entry).map(drop)
     }
 
-    /// Ends what belongs to no instance that runs: what a controller and a shim left that were killed at the same time.
+    /// Ends what belongs to no instance that runs: what a controller and a shim left that were killed at the same time. What has a
+    /// directory that can't be read belongs to an instance nevertheless, and may run.
     async fn sweep(&self) {
         let mut running = BTreeSet::new();
         let mut starts = BTreeSet::new();
         let mut sockets = BTreeSet::new();
-        for (id, entry) in self.entries().iter() {
-            if entry.run.is_some() {
+        let mut unreadable = BTreeSet::new();
+        {
+            let entries = self.entries();
+            for (id, entry) in entries.iter().filter(|(_, entry)| entry.run.is_some()) {
                 running.insert(self.mark(id));
                 starts.insert(format!("{id}.{}", entry.instance.incarnation));
                 sockets.insert(self.root.instance(id).socket);
             }
+            for folder in fs::read_dir(self.root.instances()).into_iter().flatten().flatten() {
+                let id = folder.file_name().into_string().ok().and_then(|name| InstanceId::new(name).ok());
+                if let Some(id) = id.filter(|id| !entries.contains_key(id)) {
+                    running.insert(self.mark(&id));
+                    sockets.insert(self.root.instance(&id).socket);
+                    unreadable.insert(id.to_string());
+                }
+            }
         }
         for name in self.groups.starts() {
-            if !starts.contains(&name) {
+            let spared = name.rsplit_once('.').is_some_and(|(id, _)| unreadable.contains(id));
+            if !spared && !starts.contains(&name) {
                 let paths = self.groups.named(&name);
                 if tree::kill_left(&paths, &name).await {
                     paths.remove();
