@@ -62,8 +62,7 @@ async fn a_program_that_can_not_be_a_shim_is_told_so() {
     let id = runtime.create(&shell("true"), &key(0), &Default::default()).await.unwrap().id;
     let error = runtime.start(&id).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
-    super::until("the start to be known as over", async || runtime.get(&id).await.unwrap().state.is_ended())
-        .await;
+    until("the start to be known as over", async || runtime.get(&id).await.unwrap().state.is_ended()).await;
     runtime.remove(&id, &Default::default()).await.unwrap();
     assert_eq!(place.hidden(), Vec::<String>::new());
 }
@@ -149,7 +148,7 @@ async fn a_shim_of_another_version_is_unknown_and_never_ended() {
     // It has the lock and listens, as if it lived.
     let folder = place.root().join("instances").join(id.as_str());
     let lock = fs::File::options().write(true).open(folder.join("run.lock")).unwrap();
-    super::until("the real shim to be gone", async || lock.try_lock().is_ok()).await;
+    until("the real shim to be gone", async || lock.try_lock().is_ok()).await;
     let digest = ews_core::Digest::of(id.as_str().as_bytes()).short();
     stranger(UnixListener::bind(place.root().join("s").join(digest)).unwrap(), "[7,9]");
     let runtime = place.open().await;

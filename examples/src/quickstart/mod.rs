@@ -100,7 +100,7 @@ async fn through(root: &Path, report: &mut Report) -> Result<()> {
     let mut first = first_controller(root)?;
     let runtime = {
         // Looked at through its work, not through its memory: each instance answers at its own port.
-        let addresses = addresses_on_disk(root)?;
+        let addresses = addresses_of_all(root).await?;
         let mut answers = 0;
         for address in &addresses {
             let answer = answering(*address).await?;
@@ -235,6 +235,18 @@ fn first_controller(root: &Path) -> Result<Child> {
     }
     let _ = child.wait();
     Err(Error::internal("the first controller failed").with_detail(line.trim().to_owned()))
+}
+
+/// The addresses of all instances. They run before they listen, and say where only then.
+async fn addresses_of_all(root: &Path) -> Result<Vec<SocketAddr>> {
+    let until = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        let addresses = addresses_on_disk(root)?;
+        if addresses.len() == INSTANCES as usize || tokio::time::Instant::now() > until {
+            return Ok(addresses);
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 /// The addresses of the instances while another controller has them: what anybody on the machine could find.

@@ -30,8 +30,9 @@ pub async fn serve() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    // For whoever looks for it without a controller.
-    let _ = std::fs::write("address", format!("127.0.0.1:{port}"));
+    // For whoever looks for it without a controller; whole or not at all, since it is looked for all the time.
+    let told = std::fs::write("address.new", format!("127.0.0.1:{port}"));
+    let _ = told.and_then(|()| std::fs::rename("address.new", "address"));
     println!("listening on port {port}");
     let answer = format!("hello from slot {slot}, process {}", std::process::id());
     let app = Router::new().route("/", get(move || std::future::ready(answer.clone())));
