@@ -1,4 +1,44 @@
-//! Deployment for EWS: from a source to a revision, a plan, a rollout and supervision.
+//! Deployment for EWS: from a spec to a revision, a plan, a rollout and supervision.
 //!
-//! This crate will decide *what runs*, through [`ews_core`]'s contracts only, and never moves a byte of traffic itself.
-//! **Nothing is implemented yet**: the crate holds its place in the dependency graph.
+//! This crate decides *what runs*, through [`ews_core`]'s contracts only, and never moves a byte of traffic itself. Every service
+//! has one reconciler, which whoever holds its fenced lease runs: rollouts, rollback, scaling and supervision are inputs to
+//! it, not rivals. It writes down what it is about to do before it does it, so that a controller that is killed anywhere loses
+//! nothing that it acknowledged, and its successor goes on or goes back.
+//!
+//! ```text
+//! DeployRequest ─▶ Revision ─▶ Plan ─▶ rollout: batches of slots ─┐
+//!        scale ──────────────▶ slots ─────────────────────────────┼─▶ fill a slot: create ▸ start ▸ gate ▸ attach
+//! events, probes ───────────▶ supervision ────────────────────────┘                 drain ▸ stop ▸ remove
+//! ```
+//!
+//! # Where to start
+//! - **You embed EWS**: [`Deployer`], [`DeployRequest`], [`Strategy`]; [`DeployEvent`] for progress.
+//! - **You work on EWS itself**: `record` (what is written, and by whom), `decide` (the pure core), `reconcile` (the loop, and the
+//!   work on one slot), `traffic` (the balancer's side).
+//!
+//! What is not here yet and refused: run-once jobs, canaries by weight, blue/green, approval between batches, releases of several
+//! services, images that are not pinned, placement on chosen nodes (a runtime of several chooses).
+
+mod config;
+mod decide;
+mod deployer;
+mod event;
+mod gate;
+mod plan;
+mod reconcile;
+mod record;
+mod request;
+mod restarts;
+mod rollout;
+mod scale_target;
+mod slots;
+mod strategy;
+mod traffic;
+
+pub use config::DeployConfig;
+pub use deployer::{DeployParts, Deployer, ServiceStatus};
+pub use event::{DeployEvent, EventKind, Step};
+pub use plan::{Plan, PlannedUnit, UnitAction, UnitOrder};
+pub use request::{Concurrency, DeployRequest, Traffic};
+pub use rollout::{Outcome, Phase, RolloutId, RolloutReport, UnitFailure};
+pub use strategy::{Batch, OnFailure, Order, Strategy};

@@ -1,0 +1,256 @@
+//! What is to be done next: the pure core of the reconciler.
+//!
+//! It looks at what each slot shall run and what is observed in it, and names the work. Filling a slot is one procedure whoever
+//! asks for it (a rollout, a rollback, supervision, scaling), so there are only three kinds of work. A rollout is nothing but
+//! the order in which slots come to be filled with another revision; a slot that failed or was interrupted is put right by the
+//! same rule as one whose instance died.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ews_core::probe::{Startup, Status};
+use ews_core::spec::lifecycle::RestartCondition;
+use ews_core::{Instance, InstanceId, InstanceState, Revision};
+
+use crate::record::{RolloutState, ServiceState};
+use crate::rollout::{Outcome, Phase};
+use crate::slots::Slots;
+use crate::strategy::Strategy;
+
+/// What the core looks at.
+pub(crate) struct Looked<'a> {
+    pub(crate) state: &'a ServiceState,
+    pub(crate) observed: &'a Slots,
+    /// Slots that are being worked on.
+    pub(crate) busy: &'a BTreeSet<u32>,
+    pub(crate) rollout: Option<&'a RolloutState>,
+    /// Whether no further unit of the rollout may begin now: paused, held, or between two batches.
+    pub(crate) halted: bool,
+    pub(crate) revisions: &'a BTreeMap<u64, Revision>,
+    pub(crate) health: Health<'a>,
+}
+
+/// What the probes know of an instance.
+pub(crate) type Health<'a> = &'a (dyn Fn(&InstanceId) -> Option<Status> + Send + Sync);
+
+/// Work on a slot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Act {
+    /// Bring the slot to this revision and remove what is left over in it.
+    Fill { slot: u32, revision: u64, cause: Cause },
+    /// Stop what runs in the slot, then fill it.
+    Bounce { slot: u32, revision: u64, why: String },
+    /// Remove all that is in the slot.
+    Clear { slot: u32 },
+}
+
+impl Act {
+    pub(crate) fn slot(&self) -> u32 {
+        match self {
+            Self::Fill { slot, .. } | Self::Bounce { slot, .. } | Self::Clear { slot } => *slot,
+        }
+    }
+}
+
+/// Why a slot is filled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Cause {
+    /// It is a unit of the rollout.
+    Rollout,
+    /// There is nothing in it.
+    Empty,
+    /// Its instance ended.
+    Ended(String),
+    /// Something is left over beside its instance, or it was never started.
+    Unfinished,
+}
+
+/// What the rollout does next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Turn {
+    /// These units of this batch, numbered from 1.
+    Work { batch: usize, acts: Vec<Act> },
+    /// Nothing for now.
+    Wait,
+    /// It is over.
+    Finish(Outcome),
+}
+
+/// The rollout's next units.
+pub(crate) fn turn(looked: &Looked<'_>, rollout: &RolloutState) -> Turn {
+    let fill = |slot: u32, revision| Act::Fill { slot, revision, cause: Cause::Rollout };
+    let is_at = |slot: &u32, revision| looked.state.slots.get(slot) == Some(&revision);
+    let free = |slot: &u32| !looked.busy.contains(slot);
+    match rollout.phase {
+        Phase::Forward => {
+            for (number, batch) in (1..).zip(batches(rollout)) {
+                let pending: Vec<u32> =
+                    batch.iter().copied().filter(|slot| !is_at(slot, rollout.to)).collect();
+                if pending.is_empty() {
+                    continue;
+                }
+                if looked.halted {
+                    return Turn::Wait;
+                }
+                let acts =
+                    pending.iter().filter(|slot| free(slot)).map(|slot| fill(*slot, rollout.to)).collect();
+                return Turn::Work { batch: number, acts };
+            }
+            if rollout.slots.iter().all(free) { Turn::Finish(Outcome::Succeeded) } else { Turn::Wait }
+        }
+        Phase::RollingBack => {
+            let working = rollout.slots.iter().filter(|slot| !free(slot)).count();
+            let Some(from) = rollout.from else {
+                let gone = rollout.slots.iter().all(|slot| looked.observed.of(*slot).is_empty());
+                return if gone && working == 0 { Turn::Finish(Outcome::RolledBack) } else { Turn::Wait };
+            };
+            let back: Vec<u32> =
+                rollout.slots.iter().copied().filter(|slot| is_at(slot, rollout.to)).collect();
+            if back.is_empty() {
+                let new = looked.revisions.get(&rollout.to).map(|revision| &revision.id);
+                let left = rollout.slots.iter().any(|slot| {
+                    looked.observed.of(*slot).iter().any(|instance| Some(&instance.key.revision) == new)
+                });
+                return if left || working > 0 { Turn::Wait } else { Turn::Finish(Outcome::RolledBack) };
+            }
+            let strategy = Strategy { first_batch: rollout.strategy.batch, ..rollout.strategy.clone() };
+            let size = strategy.batches(rollout.slots.len()).first().copied().unwrap_or(1);
+            let room = size.saturating_sub(working);
+            let acts =
+                back.iter().filter(|slot| free(slot)).take(room).map(|slot| fill(*slot, from)).collect();
+            Turn::Work { batch: 0, acts }
+        }
+    }
+}
+
+/// The slots of a rollout by batch. Slots that scaling added come in batches of the last size.
+pub(crate) fn batches(rollout: &RolloutState) -> Vec<&[u32]> {
+    let mut rest = rollout.slots.as_slice();
+    let mut batches = Vec::new();
+    let mut sizes = rollout.batches.iter().copied();
+    let mut size = 1;
+    while !rest.is_empty() {
+        size = sizes.next().unwrap_or(size).clamp(1, rest.len().max(1));
+        let (batch, after) = rest.split_at(size.min(rest.len()));
+        batches.push(batch);
+        rest = after;
+    }
+    batches
+}
+
+/// What supervision does: for every slot that nobody works on and that the rollout does not want now.
+pub(crate) fn supervise(looked: &Looked<'_>, taken: &BTreeSet<u32>) -> Vec<Act> {
+    let mut acts = Vec::new();
+    let is_free = |slot: &u32| !looked.busy.contains(slot) && !taken.contains(slot);
+    for (slot, number) in looked.state.slots.iter().filter(|(slot, _)| is_free(slot)) {
+        let Some(revision) = looked.revisions.get(number) else { continue };
+        acts.extend(look_after(looked, *slot, *number, revision));
+    }
+    // A slot that is being filled for the first time is not in the state until it is.
+    let forward = looked.rollout.filter(|rollout| rollout.phase == Phase::Forward);
+    let first: BTreeSet<u32> =
+        forward.map(|rollout| rollout.slots.iter().copied().collect()).unwrap_or_default();
+    let orphaned =
+        |slot: &u32| is_free(slot) && !looked.state.slots.contains_key(slot) && !first.contains(slot);
+    acts.extend(looked.observed.slots().filter(orphaned).map(|slot| Act::Clear { slot }));
+    acts
+}
+
+fn look_after(looked: &Looked<'_>, slot: u32, number: u64, revision: &Revision) -> Option<Act> {
+    let fill = |cause| Some(Act::Fill { slot, revision: number, cause });
+    let (mine, left) = looked.observed.split(slot, &revision.id);
+    let Some(instance) = mine else {
+        return fill(if left.is_empty() { Cause::Empty } else { Cause::Unfinished });
+    };
+    match &instance.state {
+        InstanceState::Running => {
+            if !left.is_empty() {
+                return fill(Cause::Unfinished);
+            }
+            let status = (looked.health)(&instance.id)?;
+            let why = match (status.startup, status.live) {
+                (Startup::Failed, _) => "its startup probe failed",
+                (_, false) => "its liveness probe failed",
+                _ => return None,
+            };
+            Some(Act::Bounce { slot, revision: number, why: why.to_owned() })
+        }
+        InstanceState::Created => fill(Cause::Unfinished),
+        InstanceState::Exited(status) => {
+            let wanted = match revision.spec.restart.condition {
+                RestartCondition::Never => false,
+                RestartCondition::OnFailure => !status.is_success(),
+                _ => true,
+            };
+            if wanted { fill(Cause::Ended(status.to_string())) } else { None }
+        }
+        InstanceState::Failed(failure) => match revision.spec.restart.condition {
+            RestartCondition::Never => None,
+            _ => fill(Cause::Ended(failure.message.clone())),
+        },
+        // Nobody knows, or the runtime is at it.
+        _ => None,
+    }
+}
+
+/// The slots after scaling, and those of the rollout.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Scaled {
+    pub(crate) slots: BTreeMap<u32, u64>,
+    pub(crate) rollout: Option<Vec<u32>>,
+}
+
+/// Brings the number of slots to `desired`; `None` where nothing changes or nothing is known to fill slots with.
+///
+/// New slots get the lowest free numbers and the revision that ran before the rollout under way, which then replaces them in
+/// their turn. Slots go in this order: the victims that were named, those whose instance does not serve, the highest numbers.
+pub(crate) fn scale(looked: &Looked<'_>, desired: u32, victims: &[InstanceId]) -> Option<Scaled> {
+    let desired = desired as usize;
+    let mut slots = looked.state.slots.clone();
+    let forward = looked.rollout.filter(|rollout| rollout.phase == Phase::Forward);
+    let mut rolling = forward.map(|rollout| rollout.slots.clone());
+    let mut all: BTreeSet<u32> = slots.keys().copied().chain(rolling.iter().flatten().copied()).collect();
+    if all.len() < desired {
+        let missing = desired - all.len();
+        let free = |slot: &u32| {
+            !all.contains(slot) && looked.observed.of(*slot).is_empty() && !looked.busy.contains(slot)
+        };
+        let added: Vec<u32> = (0..).filter(free).take(missing).collect();
+        match (looked.state.current, rolling.as_mut()) {
+            (Some(current), rolling) => {
+                slots.extend(added.iter().map(|slot| (*slot, current)));
+                if let Some(rolling) = rolling {
+                    rolling.extend(added);
+                }
+            }
+            (None, Some(rolling)) => rolling.extend(added),
+            (None, None) => return None,
+        }
+    } else if all.len() > desired {
+        let mut going: Vec<u32> = Vec::new();
+        let mut take = |slot: u32| {
+            if all.len() > desired && all.remove(&slot) {
+                going.push(slot);
+            }
+        };
+        victims.iter().filter_map(|id| looked.observed.slot_of(id)).for_each(&mut take);
+        let serves = |slot: u32| looked.observed.of(slot).iter().any(|instance| serves(looked, instance));
+        let known: Vec<u32> = slots.keys().copied().chain(rolling.iter().flatten().copied()).collect();
+        known.iter().rev().copied().filter(|slot| !serves(*slot)).for_each(&mut take);
+        known.iter().rev().copied().for_each(&mut take);
+        slots.retain(|slot, _| !going.contains(slot));
+        if let Some(rolling) = rolling.as_mut() {
+            rolling.retain(|slot| !going.contains(slot));
+        }
+    } else {
+        return None;
+    }
+    Some(Scaled { slots, rollout: rolling })
+}
+
+fn serves(looked: &Looked<'_>, instance: &Instance) -> bool {
+    instance.state == InstanceState::Running
+        && (looked.health)(&instance.id).is_some_and(|status| status.ready)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,47 @@
+//! What is kept of a service's past: the last revisions and rollouts, and whatever is still in use.
+
+use std::collections::BTreeSet;
+
+use ews_core::Result;
+
+use super::leader::Leader;
+use crate::record::{Draft, numbered};
+
+/// How many records one transaction deletes; a store takes 128 operations.
+const AT_ONCE: usize = 100;
+
+impl Leader {
+    /// Deletes rollouts and revisions beyond those that are kept. A revision that a slot runs, that a rollback may go to or that
+    /// is asked for is never deleted.
+    pub(super) async fn prune(&mut self) -> Result<()> {
+        let keep = self.history();
+        let rollouts = self.tools.repository.rollouts().await?;
+        let ended: Vec<u64> = rollouts.iter().filter(|r| r.outcome.is_some()).map(|r| r.number).collect();
+        let surplus = ended.len().saturating_sub(keep);
+        let old_rollouts = ended.iter().take(surplus);
+
+        let state = &self.state;
+        let mut used: BTreeSet<u64> = state.slots.values().chain(&state.stable).copied().collect();
+        used.extend(state.current);
+        used.extend(self.rollout.iter().flat_map(|rollout| rollout.from.into_iter().chain([rollout.to])));
+        used.extend(self.input.value.active.iter().map(|active| active.revision));
+        let unused: Vec<u64> =
+            self.revisions.keys().copied().filter(|number| !used.contains(number)).collect();
+        let surplus = unused.len().saturating_sub(keep);
+        let old_revisions = unused.iter().take(surplus);
+
+        let mut keys: Vec<String> = old_rollouts.map(|number| numbered("rollout", *number)).collect();
+        keys.extend(old_revisions.clone().map(|number| numbered("revision", *number)));
+        for part in keys.chunks(AT_ONCE) {
+            let mut draft = Draft::fenced(&self.tools.repository, self.tools.lead.fence());
+            for key in part {
+                draft = draft.delete(key)?;
+            }
+            draft.commit().await?;
+        }
+        for number in old_revisions {
+            self.revisions.remove(number);
+        }
+        Ok(())
+    }
+}

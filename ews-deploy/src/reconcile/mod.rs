@@ -1,0 +1,100 @@
+//! One reconciler per service: whoever holds its lease looks, decides and acts.
+//!
+//! `lead` is the lease, `leader` the loop, `rollouts` and `history` what it does about rollouts and their past, `unit` the work
+//! on one slot, `narrate` the events.
+
+mod history;
+mod lead;
+mod leader;
+mod narrate;
+mod rollouts;
+mod unit;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ews_core::balancer::Balancer;
+use ews_core::clock::Clock;
+use ews_core::probe::Prober;
+use ews_core::{Bus, Runtime, ServiceName, Store};
+use tokio::sync::watch;
+use tokio::time::sleep;
+
+pub(crate) use lead::anonymous;
+pub(crate) use unit::service_selector;
+
+use crate::config::DeployConfig;
+use crate::event::{DeployEvent, EventKind};
+use crate::record::Repository;
+use crate::traffic::Director;
+use lead::Lead;
+use leader::{Leader, Over};
+use narrate::Narrator;
+use unit::Tools;
+
+/// What every reconciler of a controller works with.
+pub(crate) struct Workshop {
+    pub(crate) config: DeployConfig,
+    pub(crate) holder: Arc<str>,
+    pub(crate) runtime: Arc<dyn Runtime>,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) balancer: Option<Arc<dyn Balancer>>,
+    pub(crate) prober: Prober,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) bus: Bus<DeployEvent>,
+}
+
+/// Leads a service whenever nobody else does, until it is removed or `leave` says to give the lead back.
+pub(crate) async fn reconcile(
+    workshop: Arc<Workshop>,
+    service: ServiceName,
+    mut leave: watch::Receiver<bool>,
+) {
+    let config = &workshop.config;
+    let repository = Repository::new(Arc::clone(&workshop.store), &config.owner, &service);
+    loop {
+        if *leave.borrow() {
+            return;
+        }
+        let lead = match Lead::take(&repository, config, &workshop.holder).await {
+            Ok(Some(lead)) => lead,
+            Ok(None) | Err(_) => {
+                tokio::select! {
+                    () = sleep((config.lease / 6).min(Duration::from_secs(5))) => continue,
+                    _ = leave.wait_for(|leave| *leave) => return,
+                }
+            }
+        };
+        let narrator = Narrator::new(service.clone(), Arc::clone(&workshop.clock), workshop.bus.clone());
+        let token = lead.fence().token.0;
+        let director = workshop
+            .balancer
+            .clone()
+            .map(|balancer| Director::new(balancer, service.clone(), token, config.call_limit));
+        let tools = Arc::new(Tools {
+            owner: config.owner.clone(),
+            service: service.clone(),
+            runtime: Arc::clone(&workshop.runtime),
+            director,
+            prober: workshop.prober.clone(),
+            repository: repository.clone(),
+            lead,
+            clock: Arc::clone(&workshop.clock),
+            narrator: narrator.clone(),
+            call_limit: config.call_limit,
+            tick: config.lease / 3,
+        });
+        let over = match Leader::load(Arc::clone(&tools), config.clone()).await {
+            Ok(Some(mut leader)) => leader.lead(&mut leave).await,
+            Ok(None) => Over::Removed,
+            Err(error) => Over::Lost(error.to_string()),
+        };
+        tools.lead.resign(&repository).await;
+        match over {
+            Over::Removed => return,
+            Over::Lost(reason) => narrator.tell(EventKind::LeadLost { reason }),
+        }
+        // Whoever waits for the lead goes first.
+        sleep(Duration::from_millis(100)).await;
+    }
+}

@@ -1,0 +1,521 @@
+//! The work on one slot: filling it with a revision, or clearing it.
+//!
+//! Every step is written to the journal before it is made, and every step may be made twice: creating is idempotent by key, a
+//! start of what runs does nothing, what is drained, stopped or removed stays so. So a successor begins the procedure anew
+//! and arrives at the same place; from the journal it takes how much of the gate's deadline is used up, and that an instance
+//! was started by this very unit, whose end is then a failure and not a reason to start it again.
+//!
+//! Start-first: create, start, gate, attach, then drain, stop and remove what was there. Stop-first: what was there is drained
+//! and stopped before, and removed after the new one is healthy, so that going back needs no new instance.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ews_core::balancer::MemberState;
+use ews_core::clock::Clock;
+use ews_core::probe::{Prober, Target};
+use ews_core::runtime::{CreateOptions, LogOptions, RemoveOptions, StopOptions, WaitOptions};
+use ews_core::{
+    Error, ErrorKind, ExitStatus, Instance, InstanceId, InstanceKey, InstanceState, OwnerId, Result, Retry,
+    Revision, Runtime, Selector, ServiceName,
+};
+use futures_util::StreamExt as _;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::lead::Lead;
+use super::narrate::Narrator;
+use crate::event::{EventKind, Step};
+use crate::gate::{Gate, Verdict};
+use crate::plan::UnitOrder;
+use crate::record::{Draft, Repository, UnitJournal};
+use crate::rollout::{GateLimits, UnitFailure};
+use crate::slots::split;
+use crate::traffic::Director;
+
+/// What all work on slots of one service shares.
+pub(crate) struct Tools {
+    pub(crate) owner: OwnerId,
+    pub(crate) service: ServiceName,
+    pub(crate) runtime: Arc<dyn Runtime>,
+    pub(crate) director: Option<Director>,
+    pub(crate) prober: Prober,
+    pub(crate) repository: Repository,
+    pub(crate) lead: Lead,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) narrator: Narrator,
+    pub(crate) call_limit: Duration,
+    /// How often the time that a gate has used up is written down.
+    pub(crate) tick: Duration,
+}
+
+/// One piece of work.
+pub(crate) struct Unit {
+    pub(crate) tools: Arc<Tools>,
+    pub(crate) slot: u32,
+    /// What it is filled with.
+    pub(crate) revision: Option<(u64, Revision)>,
+    pub(crate) order: UnitOrder,
+    /// The rollout whose unit it is.
+    pub(crate) rollout: Option<u64>,
+    pub(crate) limits: GateLimits,
+    pub(crate) drain: Duration,
+    /// Where an earlier controller was with the same work.
+    pub(crate) before: Option<UnitJournal>,
+    /// Set when it shall end at the next step.
+    pub(crate) interrupted: watch::Receiver<bool>,
+}
+
+/// How work on a slot ended.
+#[derive(Debug)]
+pub(crate) enum End {
+    /// The slot is filled by this instance.
+    Filled(InstanceId),
+    /// There is nothing left in it.
+    Cleared,
+    /// The new instance failed.
+    Failed(Box<UnitFailure>),
+    /// It was asked to end.
+    Interrupted,
+    /// A call failed; it is worth trying again.
+    Again(Error),
+}
+
+/// What ends a procedure early.
+enum Halt {
+    Failed(Box<UnitFailure>),
+    Interrupted,
+    Error(Error),
+}
+
+impl From<Error> for Halt {
+    fn from(error: Error) -> Self {
+        Self::Error(error)
+    }
+}
+
+type Done<T> = Result<T, Halt>;
+
+impl Unit {
+    /// Fills the slot.
+    pub(crate) async fn fill(self) -> End {
+        let Some((_, revision)) = &self.revision else { return self.clear().await };
+        let revision = revision.clone();
+        match self.filled(&revision).await {
+            Ok(instance) => End::Filled(instance.id),
+            Err(halt) => self.halted(halt, Some(&revision)),
+        }
+    }
+
+    /// Stops the instance that fills the slot, then fills it again.
+    pub(crate) async fn bounce(self) -> End {
+        let Some((_, revision)) = &self.revision else { return self.clear().await };
+        let revision = revision.clone();
+        let stopped = async {
+            let instances = self.instances().await?;
+            if let (Some(mine), _) = split(&instances, &revision.id) {
+                let mine = mine.clone();
+                self.stop(&mine).await?;
+                self.forget(&mine.id).await?;
+            }
+            Ok(())
+        };
+        match stopped.await {
+            Ok(()) => self.fill().await,
+            Err(halt) => self.halted(halt, Some(&revision)),
+        }
+    }
+
+    /// Removes all that is in the slot.
+    pub(crate) async fn clear(self) -> End {
+        let cleared = async {
+            for instance in self.instances().await? {
+                self.retire(&instance).await?;
+            }
+            Ok(())
+        };
+        match cleared.await {
+            Ok(()) => End::Cleared,
+            Err(halt) => self.halted(halt, None),
+        }
+    }
+
+    fn halted(&self, halt: Halt, revision: Option<&Revision>) -> End {
+        match (halt, revision) {
+            (Halt::Failed(failure), _) => End::Failed(failure),
+            (Halt::Interrupted, _) => End::Interrupted,
+            (Halt::Error(error), Some(revision)) if is_the_revisions(&error) => {
+                End::Failed(Box::new(self.failure(revision, None, error.to_string())))
+            }
+            (Halt::Error(error), _) => End::Again(error),
+        }
+    }
+
+    async fn filled(&self, revision: &Revision) -> Done<Instance> {
+        let instances = self.instances().await?;
+        if let Some(unknown) = instances.iter().find(|i| matches!(i.state, InstanceState::Unknown { .. })) {
+            return Err(Error::new(
+                ErrorKind::Unavailable,
+                "the engine can't be asked about an instance of the slot",
+            )
+            .with_context("instance", &unknown.id)
+            .into());
+        }
+        let (mine, left) = split(&instances, &revision.id);
+        if self.order == UnitOrder::StopFirst && mine.is_none_or(|mine| !mine.state.is_running()) {
+            for instance in &left {
+                self.quiesce(instance).await?;
+            }
+        }
+        let instance = self.brought_up(mine, &instances, revision).await?;
+        self.check()?;
+        if let Some(director) = &self.tools.director {
+            if director.has_traffic() && !director.serves(&instance.id) {
+                self.journal(Step::Attach, Some(&instance.id)).await?;
+            }
+            if let Err(error) = director.want(&instance, MemberState::Active) {
+                return Err(Halt::Failed(Box::new(self.failure(
+                    revision,
+                    Some(&instance.id),
+                    error.to_string(),
+                ))));
+            }
+            director.forget(&instance.id, Some(instance.incarnation));
+            director.sync().await?;
+        }
+        for instance in left {
+            self.retire(instance).await?;
+        }
+        Ok(instance)
+    }
+
+    /// A healthy instance of the revision: the one that is there, or a new one.
+    async fn brought_up(
+        &self,
+        mine: Option<&Instance>,
+        all: &[Instance],
+        revision: &Revision,
+    ) -> Done<Instance> {
+        let instance = match mine {
+            Some(instance) if instance.state.is_running() => {
+                self.probe(instance, revision)?;
+                if self.tools.director.as_ref().is_some_and(|director| director.serves(&instance.id)) {
+                    return Ok(instance.clone());
+                }
+                instance.clone()
+            }
+            Some(instance) => {
+                let started_here = self.before.as_ref().is_some_and(|before| {
+                    before.instance.as_ref() == Some(&instance.id)
+                        && matches!(before.step, Step::Start | Step::Gate | Step::Attach)
+                });
+                if let (InstanceState::Exited(status), true, true) =
+                    (&instance.state, started_here, self.rollout.is_some())
+                {
+                    return Err(self.ended(revision, &instance.id, Some(status.clone())).await);
+                }
+                self.started(instance, revision).await?
+            }
+            None => {
+                let created = self.created(all, revision).await?;
+                self.started(&created, revision).await?
+            }
+        };
+        self.gate(&instance, revision).await?;
+        Ok(instance)
+    }
+
+    async fn created(&self, all: &[Instance], revision: &Revision) -> Done<Instance> {
+        self.check()?;
+        let generation = all.iter().map(|instance| instance.key.generation + 1).max().unwrap_or(0);
+        let key = InstanceKey {
+            owner: self.tools.owner.clone(),
+            service: self.tools.service.clone(),
+            revision: revision.id.clone(),
+            slot: self.slot,
+            generation,
+        };
+        self.journal(Step::Create, Some(&key.to_id()?)).await?;
+        let options = CreateOptions::default();
+        let limit = self.tools.call_limit;
+        Ok(self.call(limit, self.tools.runtime.create(&revision.spec.instance, &key, &options)).await?)
+    }
+
+    async fn started(&self, instance: &Instance, revision: &Revision) -> Done<Instance> {
+        self.check()?;
+        self.journal(Step::Start, Some(&instance.id)).await?;
+        // A start waits for the end of a stop that is under way.
+        let limit = self.tools.call_limit + revision.spec.instance.stop.grace;
+        let started = self.call(limit, self.tools.runtime.start(&instance.id)).await?;
+        if let InstanceState::Failed(failure) = &started.state {
+            let reason = match failure.code {
+                Some(code) => format!("its program could not be started: {} (code {code})", failure.message),
+                None => format!("its program could not be started: {}", failure.message),
+            };
+            return Err(Halt::Failed(Box::new(self.failure(revision, Some(&started.id), reason))));
+        }
+        self.probe(&started, revision)?;
+        Ok(started)
+    }
+
+    fn probe(&self, instance: &Instance, revision: &Revision) -> Result<()> {
+        let ago = instance.started_at.map(|at| self.tools.clock.now().since(at)).unwrap_or_default();
+        let target =
+            Target::new(instance.clone(), revision.spec.instance.probes.clone()).with_started_ago(ago);
+        match self.tools.prober.set(target) {
+            // The engine has started it again meanwhile: the next look sees that.
+            Err(error) if error.kind() == ErrorKind::Stale => Ok(()),
+            result => result,
+        }
+    }
+
+    async fn gate(&self, instance: &Instance, revision: &Revision) -> Done<()> {
+        self.journal(Step::Gate, Some(&instance.id)).await?;
+        let same = self.before.as_ref().filter(|before| before.instance.as_ref() == Some(&instance.id));
+        let mut gate = Gate::new(self.limits, same.map(|before| before.gated).unwrap_or_default());
+        let mut transitions = self.tools.prober.transitions();
+        let mut interrupted = self.interrupted.clone();
+        let mut exit = std::pin::pin!(exit_of(&*self.tools.runtime, instance));
+        let mut last = Instant::now();
+        let mut written = last;
+        loop {
+            let known =
+                self.tools.prober.state(&instance.id).filter(|s| s.incarnation == instance.incarnation);
+            let now = Instant::now();
+            let verdict = gate.look(now - last, known.as_ref().map(|state| state.status));
+            last = now;
+            let patience = match verdict {
+                Verdict::Pass => return Ok(()),
+                Verdict::Fail(mut reason) => {
+                    for (kind, outcome) in known.iter().flat_map(|state| &state.last) {
+                        let kind = match kind {
+                            ews_core::probe::ProbeKind::Startup => "startup",
+                            ews_core::probe::ProbeKind::Readiness => "readiness",
+                            ews_core::probe::ProbeKind::Liveness => "liveness",
+                        };
+                        reason.push_str(&format!("; {kind}: {}", outcome.reason));
+                    }
+                    let mut failure = self.failure(revision, Some(&instance.id), reason);
+                    failure.log = self.tail(&instance.id).await;
+                    return Err(Halt::Failed(Box::new(failure)));
+                }
+                Verdict::Wait(patience) => patience,
+            };
+            if now - written >= self.tools.tick {
+                written = now;
+                self.write(Step::Gate, Some(&instance.id), gate.spent()).await?;
+            }
+            let exited = tokio::select! {
+                status = &mut exit => Some(status),
+                _ = transitions.next() => None,
+                () = sleep(patience.min(self.tools.tick)) => None,
+                () = asked(&mut interrupted) => return Err(Halt::Interrupted),
+            };
+            if let Some(status) = exited {
+                return Err(self.ended(revision, &instance.id, status).await);
+            }
+        }
+    }
+
+    /// The failure of an instance that ended by itself, with its last words.
+    async fn ended(&self, revision: &Revision, id: &InstanceId, status: Option<ExitStatus>) -> Halt {
+        let reason = match &status {
+            Some(status) => format!("its program ended before it was healthy: {status}"),
+            None => "it is gone".to_owned(),
+        };
+        let mut failure = self.failure(revision, Some(id), reason);
+        failure.exit = status;
+        failure.log = self.tail(id).await;
+        Halt::Failed(Box::new(failure))
+    }
+
+    fn failure(&self, revision: &Revision, instance: Option<&InstanceId>, reason: String) -> UnitFailure {
+        UnitFailure {
+            slot: self.slot,
+            instance: instance.cloned(),
+            revision: revision.id.clone(),
+            reason,
+            exit: None,
+            log: Vec::new(),
+            at: self.tools.clock.now(),
+        }
+    }
+
+    /// The last lines that an instance wrote; none where they can't be had.
+    async fn tail(&self, id: &InstanceId) -> Vec<String> {
+        let options = LogOptions::tail(UnitFailure::LINES);
+        let read = async {
+            let lines = self.tools.runtime.logs(id, &options).await?;
+            let lines: Vec<_> = lines.take(UnitFailure::LINES).collect().await;
+            Ok::<_, Error>(lines)
+        };
+        let Ok(Ok(lines)) = timeout(self.tools.call_limit, read).await else { return Vec::new() };
+        let text = |bytes: &[u8]| {
+            let cut = bytes.get(..bytes.len().min(UnitFailure::LINE)).unwrap_or_default();
+            // A terminal that shows a report must not be steered by what a program wrote.
+            let shown: String = String::from_utf8_lossy(cut).into_owned();
+            shown.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect()
+        };
+        lines.into_iter().flatten().map(|line| text(&line.bytes)).collect()
+    }
+
+    /// Drains, stops and removes an instance.
+    async fn retire(&self, instance: &Instance) -> Done<()> {
+        self.quiesce(instance).await?;
+        self.check()?;
+        self.journal(Step::Remove, Some(&instance.id)).await?;
+        let options = RemoveOptions::default();
+        self.call(self.tools.call_limit, self.tools.runtime.remove(&instance.id, &options)).await?;
+        self.tools.prober.remove(&instance.id);
+        self.forget(&instance.id).await
+    }
+
+    /// Takes an instance out of traffic and stops it.
+    async fn quiesce(&self, instance: &Instance) -> Done<()> {
+        if instance.state.is_running()
+            && let Some(director) = &self.tools.director
+            && director.instances().contains(&instance.id)
+        {
+            self.check()?;
+            self.journal(Step::Drain, Some(&instance.id)).await?;
+            let mut interrupted = self.interrupted.clone();
+            let drained = tokio::select! {
+                drained = director.drain(&instance.id, self.drain) => drained?,
+                () = asked(&mut interrupted) => return Err(Halt::Interrupted),
+            };
+            if let Some(how) = drained {
+                let instance = instance.id.clone();
+                self.tools.narrator.tell(EventKind::Drained { slot: self.slot, instance, how });
+            }
+        }
+        self.stop(instance).await?;
+        self.forget(&instance.id).await
+    }
+
+    async fn stop(&self, instance: &Instance) -> Done<()> {
+        let ended = instance.state.is_ended() || matches!(instance.state, InstanceState::Created);
+        if !ended {
+            self.check()?;
+            self.journal(Step::Stop, Some(&instance.id)).await?;
+            let grace = self.revision.as_ref().map_or(Duration::ZERO, |(_, r)| r.spec.instance.stop.grace);
+            // Its own grace may be another one than that of the revision that comes; both were checked against the lease.
+            let limit = grace.max(Duration::from_secs(10)) + self.tools.call_limit;
+            let limit = if self.tools.lead.outlasts(limit).is_ok() { limit } else { self.tools.call_limit };
+            match self.call(limit, self.tools.runtime.stop(&instance.id, &StopOptions::default())).await {
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                result => {
+                    result?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Nothing of the instance takes part in traffic any more.
+    async fn forget(&self, instance: &InstanceId) -> Done<()> {
+        if let Some(director) = &self.tools.director {
+            director.forget(instance, None);
+            if director.is_dirty() {
+                director.sync().await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn instances(&self) -> Done<Vec<Instance>> {
+        let selector = slot_selector(&self.tools.owner, &self.tools.service, self.slot)?;
+        let mut instances = self.call(self.tools.call_limit, self.tools.runtime.list(&selector)).await?;
+        instances.sort_by_key(|instance| instance.key.generation);
+        Ok(instances)
+    }
+
+    /// Ends the procedure where it was asked to end.
+    fn check(&self) -> Done<()> {
+        if *self.interrupted.borrow() { Err(Halt::Interrupted) } else { Ok(()) }
+    }
+
+    async fn journal(&self, step: Step, instance: Option<&InstanceId>) -> Done<()> {
+        let gated = self.before.as_ref().filter(|before| before.instance.as_ref() == instance);
+        self.write(step, instance, gated.map(|before| before.gated).unwrap_or_default()).await?;
+        self.tools.narrator.tell(EventKind::Step { slot: self.slot, step, instance: instance.cloned() });
+        Ok(())
+    }
+
+    async fn write(&self, step: Step, instance: Option<&InstanceId>, gated: Duration) -> Done<()> {
+        let entry = UnitJournal {
+            slot: self.slot,
+            revision: self.revision.as_ref().map(|(number, _)| *number),
+            rollout: self.rollout,
+            step,
+            instance: instance.cloned(),
+            gated,
+            at: self.tools.clock.now(),
+        };
+        let draft = Draft::fenced(&self.tools.repository, self.tools.lead.fence());
+        draft.put(&journal_key(self.slot), &entry)?.commit().await?;
+        Ok(())
+    }
+
+    /// An engine call, begun only if the lead outlasts it.
+    async fn call<T>(&self, limit: Duration, call: impl Future<Output = Result<T>>) -> Result<T> {
+        self.tools.lead.outlasts(limit)?;
+        match timeout(limit, call).await {
+            Ok(result) => result,
+            Err(_) => {
+                Err(Error::new(ErrorKind::Timeout, format!("the runtime did not answer within {limit:?}"))
+                    .with_maybe_applied())
+            }
+        }
+    }
+}
+
+/// Waits until the work is asked to end.
+async fn asked(interrupted: &mut watch::Receiver<bool>) {
+    if interrupted.wait_for(|stop| *stop).await.is_err() {
+        // Whoever could ask is gone, and with it the task that this runs in.
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Whether a call will go wrong every time with this revision.
+fn is_the_revisions(error: &Error) -> bool {
+    use ErrorKind::{
+        ImageDenied, ImageIncompatible, ImageMissing, Invalid, OutOfResources, PortInUse, Unauthorized,
+        Unsupported,
+    };
+    let kinds = [
+        ImageDenied,
+        ImageIncompatible,
+        ImageMissing,
+        Invalid,
+        OutOfResources,
+        PortInUse,
+        Unauthorized,
+        Unsupported,
+    ];
+    error.retry() == Retry::Never && kinds.contains(&error.kind())
+}
+
+/// Waits for the end of this start; `None` where the instance is gone.
+async fn exit_of(runtime: &dyn Runtime, instance: &Instance) -> Option<ExitStatus> {
+    let options = WaitOptions::incarnation(instance.incarnation);
+    loop {
+        match runtime.wait(&instance.id, &options).await {
+            Ok(status) => return Some(status),
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Stale) => return None,
+            Err(_) => sleep(Duration::from_secs(1)).await,
+        }
+    }
+}
+
+pub(crate) fn journal_key(slot: u32) -> String {
+    format!("unit/{slot:06}")
+}
+
+pub(crate) fn service_selector(owner: &OwnerId, service: &ServiceName) -> Result<Selector> {
+    Ok(Selector::equal("ews/owner", owner.as_str())?.and(&Selector::equal("ews/service", service.as_str())?))
+}
+
+fn slot_selector(owner: &OwnerId, service: &ServiceName, slot: u32) -> Result<Selector> {
+    Ok(service_selector(owner, service)?.and(&Selector::equal("ews/slot", &slot.to_string())?))
+}

@@ -1,0 +1,208 @@
+//! What is asked of a deployment: a spec, how to bring it about, and which traffic it gets.
+
+use std::ops::RangeInclusive;
+
+use ews_core::balancer::DomainName;
+use ews_core::{Error, PortName, Result, ServiceSpec};
+use serde::{Deserialize, Serialize};
+
+use crate::plan::Plan;
+use crate::strategy::Strategy;
+
+/// Which traffic a service gets from the balancer.
+///
+/// ews-deploy owns what this stands for: a route set of the service's name, the domains, and a pool for each revision with
+/// the labels `service` and `revision`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Traffic {
+    /// The host names; at least one. `*` takes every host that no other domain takes.
+    pub domains: Vec<DomainName>,
+    /// The port of the instances that gets it.
+    pub port: PortName,
+    /// The path and what lies below it. Default `/`.
+    #[serde(default = "root")]
+    pub path: String,
+}
+
+fn root() -> String {
+    "/".to_owned()
+}
+
+impl Traffic {
+    /// Everything for these hosts goes to this port.
+    pub fn new(domains: impl IntoIterator<Item = DomainName>, port: PortName) -> Self {
+        Self { domains: domains.into_iter().collect(), port, path: root() }
+    }
+}
+
+/// What happens when a rollout of the same service is under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Concurrency {
+    /// The new one is refused.
+    #[default]
+    Reject,
+    /// The one under way ends as cancelled, and the new one goes on from where it stood.
+    Supersede,
+}
+
+/// A deployment that is asked for.
+///
+/// ```
+/// use ews_core::spec::source::{ArtifactSource, Source};
+/// use ews_core::ServiceSpec;
+/// use ews_deploy::{DeployRequest, Strategy};
+///
+/// let spec = ServiceSpec::new("web".parse()?, Source::Artifact(ArtifactSource::new("/srv/web")));
+/// let request = DeployRequest::new(spec).with_strategy(Strategy::default()).with_key("build-4711");
+/// # let _ = request;
+/// # Ok::<(), ews_core::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct DeployRequest {
+    /// What shall run. Images must be pinned.
+    pub spec: ServiceSpec,
+    /// How to get there.
+    pub strategy: Strategy,
+    /// Which traffic it gets. `None`: as before; none at first.
+    pub traffic: Option<Traffic>,
+    /// The least and the most instances that scaling may set. `None`: as before; 0 to [`DeployRequest::MAX_REPLICAS`] at first.
+    pub bounds: Option<RangeInclusive<u32>>,
+    /// Makes the request repeatable: a second one with the key of one of the last rollouts gives that rollout and changes
+    /// nothing. At most 255 bytes.
+    pub key: Option<String>,
+    /// What happens when a rollout of the service is under way.
+    pub concurrency: Concurrency,
+    /// Why, for people; at most 1 KiB.
+    pub reason: String,
+    /// Only if nothing has changed since this plan was made.
+    pub(crate) base: Option<crate::plan::Base>,
+}
+
+impl DeployRequest {
+    /// The most instances of one service that ews-deploy takes.
+    pub const MAX_REPLICAS: u32 = 50_000;
+
+    /// Deploys this spec by the default strategy.
+    pub fn new(spec: ServiceSpec) -> Self {
+        Self {
+            spec,
+            strategy: Strategy::default(),
+            traffic: None,
+            bounds: None,
+            key: None,
+            concurrency: Concurrency::default(),
+            reason: String::new(),
+            base: None,
+        }
+    }
+
+    /// Proceeding like this.
+    #[must_use]
+    pub fn with_strategy(mut self, strategy: Strategy) -> Self {
+        self.strategy = strategy;
+        self
+    }
+
+    /// Getting this traffic.
+    #[must_use]
+    pub fn with_traffic(mut self, traffic: Traffic) -> Self {
+        self.traffic = Some(traffic);
+        self
+    }
+
+    /// Scaled within these bounds.
+    #[must_use]
+    pub fn with_bounds(mut self, bounds: RangeInclusive<u32>) -> Self {
+        self.bounds = Some(bounds);
+        self
+    }
+
+    /// Repeatable under this key.
+    #[must_use]
+    pub fn with_key(mut self, key: impl Into<String>) -> Self {
+        self.key = Some(key.into());
+        self
+    }
+
+    /// With this answer to a rollout that is under way.
+    #[must_use]
+    pub fn with_concurrency(mut self, concurrency: Concurrency) -> Self {
+        self.concurrency = concurrency;
+        self
+    }
+
+    /// For this reason.
+    #[must_use]
+    pub fn with_reason(mut self, reason: impl Into<String>) -> Self {
+        self.reason = reason.into();
+        self
+    }
+
+    /// Only if nothing has changed since this plan was made.
+    #[must_use]
+    pub fn expecting(mut self, plan: &Plan) -> Self {
+        self.base = Some(plan.base);
+        self
+    }
+
+    /// Refuses what is wrong in itself.
+    pub(crate) fn check(&self) -> Result<()> {
+        self.strategy.check()?;
+        if self.spec.job.is_some() {
+            return Err(Error::new(
+                ews_core::ErrorKind::Unsupported,
+                "a run-once job is not deployed as a service; run it with `RuntimeExt::run_to_completion`",
+            )
+            .with_context("field", "job"));
+        }
+        if self.spec.replicas > Self::MAX_REPLICAS {
+            return Err(Error::invalid(format!(
+                "{} replicas; accepted: at most {}",
+                self.spec.replicas,
+                Self::MAX_REPLICAS
+            ))
+            .with_context("field", "replicas"));
+        }
+        if let Some(bounds) = &self.bounds
+            && (bounds.is_empty() || *bounds.end() > Self::MAX_REPLICAS)
+        {
+            return Err(Error::invalid(format!(
+                "bounds of {} to {} instances; accepted: the least not above the most, at most {}",
+                bounds.start(),
+                bounds.end(),
+                Self::MAX_REPLICAS
+            ))
+            .with_context("field", "bounds"));
+        }
+        if let Some(traffic) = &self.traffic {
+            if traffic.domains.is_empty() {
+                return Err(Error::invalid(
+                    "traffic without a domain; accepted: at least one, `*` for every host",
+                )
+                .with_context("field", "traffic.domains"));
+            }
+            let ports: Vec<_> = self.spec.instance.ports.iter().map(|port| port.name.as_str()).collect();
+            if !ports.contains(&traffic.port.as_str()) {
+                return Err(Error::invalid(format!(
+                    "traffic for the port `{}`, which the service does not have; accepted: {}",
+                    traffic.port,
+                    if ports.is_empty() { "none, it has no ports".to_owned() } else { ports.join(", ") }
+                ))
+                .with_context("field", "traffic.port"));
+            }
+        }
+        if self.key.as_ref().is_some_and(|key| key.is_empty() || key.len() > 255) {
+            return Err(Error::invalid("a key of no or more than 255 bytes; accepted: 1 to 255")
+                .with_context("field", "key"));
+        }
+        if self.reason.len() > 1024 {
+            return Err(Error::invalid("a reason of more than 1 KiB").with_context("field", "reason"));
+        }
+        Ok(())
+    }
+}

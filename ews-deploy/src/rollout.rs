@@ -1,0 +1,155 @@
+//! What a rollout is, how it stands, and how it ended.
+
+use std::fmt;
+use std::time::Duration;
+
+use ews_core::time::duration;
+use ews_core::{ExitStatus, InstanceId, RevisionId, ServiceName, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use crate::strategy::Strategy;
+
+/// Names a rollout: the service, and its number among the service's rollouts from 1.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct RolloutId {
+    /// The service.
+    pub service: ServiceName,
+    /// The number.
+    pub number: u64,
+}
+
+impl fmt::Display for RolloutId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}#{}", self.service, self.number)
+    }
+}
+
+/// Which way a rollout goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Phase {
+    /// Towards the new revision.
+    Forward,
+    /// Back to where it came from.
+    RollingBack,
+}
+
+/// How a rollout ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Outcome {
+    /// Every slot runs the new revision.
+    Succeeded,
+    /// Every slot is back at where it came from; with nothing to go back to, nothing of the new revision is left.
+    RolledBack,
+    /// It stopped where it stood, after a failure. What was replaced stays new.
+    Failed,
+    /// Going back failed too: somebody has to look. What runs goes on running.
+    RollbackFailed,
+    /// It was cancelled, or superseded by a later one. What was replaced stays new.
+    Cancelled,
+}
+
+impl Outcome {
+    /// Whether it did what was asked for.
+    pub const fn is_success(self) -> bool {
+        matches!(self, Self::Succeeded)
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Succeeded => "succeeded",
+            Self::RolledBack => "rolled back",
+            Self::Failed => "failed",
+            Self::RollbackFailed => "rollback failed",
+            Self::Cancelled => "cancelled",
+        })
+    }
+}
+
+/// Why a new instance failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct UnitFailure {
+    /// Its slot.
+    pub slot: u32,
+    /// The instance, where there was one.
+    pub instance: Option<InstanceId>,
+    /// Of which revision.
+    pub revision: RevisionId,
+    /// What went wrong, in a sentence.
+    pub reason: String,
+    /// How its program ended, where it did.
+    pub exit: Option<ExitStatus>,
+    /// The last lines that it wrote, at most [`UnitFailure::LINES`] of at most [`UnitFailure::LINE`] bytes each. They are the
+    /// program's own words: whatever it prints is shown.
+    pub log: Vec<String>,
+    /// When.
+    pub at: Timestamp,
+}
+
+impl UnitFailure {
+    /// The most lines that are kept.
+    pub const LINES: usize = 50;
+    /// The longest line, in bytes.
+    pub const LINE: usize = 2_048;
+}
+
+impl fmt::Display for UnitFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "slot {} with {}: {}", self.slot, self.revision, self.reason)?;
+        if let Some(exit) = &self.exit {
+            write!(f, " ({exit})")?;
+        }
+        Ok(())
+    }
+}
+
+/// A rollout as it stands or ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct RolloutReport {
+    /// Which.
+    pub id: RolloutId,
+    /// Where it goes.
+    pub to: RevisionId,
+    /// Where it came from; `None` for a service that did not run.
+    pub from: Option<RevisionId>,
+    /// Which way it goes.
+    pub phase: Phase,
+    /// Whether it waits for whoever resumes it.
+    pub paused: bool,
+    /// How it proceeds.
+    pub strategy: Strategy,
+    /// How many slots run the new revision, out of how many.
+    pub done: (usize, usize),
+    /// Why it turned round, paused or failed; empty where all went well.
+    pub cause: String,
+    /// The failures, at most [`RolloutReport::FAILURES`], the first ones.
+    pub failures: Vec<UnitFailure>,
+    /// How it ended; `None` while it goes on.
+    pub outcome: Option<Outcome>,
+    /// When it began.
+    pub started_at: Timestamp,
+    /// When it ended.
+    pub ended_at: Option<Timestamp>,
+}
+
+impl RolloutReport {
+    /// The most failures that are kept.
+    pub const FAILURES: usize = 10;
+}
+
+/// The gate's limits of one unit, as the strategy says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct GateLimits {
+    #[serde(with = "duration")]
+    pub(crate) min_healthy: Duration,
+    #[serde(with = "duration")]
+    pub(crate) deadline: Duration,
+    pub(crate) flaps: u32,
+}

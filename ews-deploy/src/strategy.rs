@@ -1,0 +1,308 @@
+//! How a rollout proceeds: batches, order, gate, deadlines, and what happens on failure.
+//!
+//! Defaults are those that the peers' users ended up with; each field says where its own comes from.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use ews_core::time::duration;
+use ews_core::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+/// How a rollout proceeds.
+///
+/// ```
+/// use std::time::Duration;
+/// use ews_deploy::{Batch, OnFailure, Strategy};
+///
+/// let careful = Strategy::default()
+///     .with_batches(Batch::Count(1), Batch::Percent(10))
+///     .with_min_healthy(Duration::from_secs(60))
+///     .with_on_failure(OnFailure::Pause);
+/// careful.check()?;
+/// # Ok::<(), ews_core::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Strategy {
+    /// Whether the new instance starts before or after the old one stops. Default: start-first where both can live side by
+    /// side, which the plan says.
+    pub order: Order,
+    /// How many instances the first batch replaces. Default 1: what is broken breaks one.
+    pub first_batch: Batch,
+    /// How many each further batch replaces. Default 25 %, rounded up (Kubernetes' surge).
+    pub batch: Batch,
+    /// The pause between two batches. Default none.
+    #[serde(with = "duration")]
+    pub interval: Duration,
+    /// How long a new instance must have been ready without a break before it counts. Default 10 s (Nomad's).
+    #[serde(with = "duration")]
+    pub min_healthy: Duration,
+    /// How long a new instance may take to get there. Above `min_healthy`. Default 5 min (Nomad's).
+    #[serde(with = "duration")]
+    pub healthy_deadline: Duration,
+    /// How often a new instance may lose its readiness before it counts as failed though it is ready again. Default 3.
+    pub flaps: u32,
+    /// How long a rollout may go without another instance getting healthy before it has failed. At least
+    /// `healthy_deadline`. Time while paused does not count. Default 10 min (Nomad's and Kubernetes').
+    #[serde(with = "duration")]
+    pub progress_deadline: Duration,
+    /// How long requests under way at an old instance may take before they are closed. Default 30 s (Kamal's).
+    #[serde(with = "duration")]
+    pub drain: Duration,
+    /// What happens when a new instance fails. Default: everything goes back to the last stable revision.
+    pub on_failure: OnFailure,
+}
+
+impl Default for Strategy {
+    fn default() -> Self {
+        Self {
+            order: Order::Auto,
+            first_batch: Batch::Count(1),
+            batch: Batch::Percent(25),
+            interval: Duration::ZERO,
+            min_healthy: Duration::from_secs(10),
+            healthy_deadline: Duration::from_secs(300),
+            flaps: 3,
+            progress_deadline: Duration::from_secs(600),
+            drain: Duration::from_secs(30),
+            on_failure: OnFailure::Rollback,
+        }
+    }
+}
+
+impl Strategy {
+    /// In this order.
+    #[must_use]
+    pub fn with_order(mut self, order: Order) -> Self {
+        self.order = order;
+        self
+    }
+
+    /// In batches of these sizes.
+    #[must_use]
+    pub fn with_batches(mut self, first: Batch, further: Batch) -> Self {
+        (self.first_batch, self.batch) = (first, further);
+        self
+    }
+
+    /// With this pause between batches.
+    #[must_use]
+    pub fn with_interval(mut self, interval: Duration) -> Self {
+        self.interval = interval;
+        self
+    }
+
+    /// Healthy after so long.
+    #[must_use]
+    pub fn with_min_healthy(mut self, min_healthy: Duration) -> Self {
+        self.min_healthy = min_healthy;
+        self
+    }
+
+    /// With these deadlines, for one instance and for progress of the whole.
+    #[must_use]
+    pub fn with_deadlines(mut self, healthy: Duration, progress: Duration) -> Self {
+        (self.healthy_deadline, self.progress_deadline) = (healthy, progress);
+        self
+    }
+
+    /// With so much time for requests under way.
+    #[must_use]
+    pub fn with_drain(mut self, drain: Duration) -> Self {
+        self.drain = drain;
+        self
+    }
+
+    /// With this answer to failure.
+    #[must_use]
+    pub fn with_on_failure(mut self, on_failure: OnFailure) -> Self {
+        self.on_failure = on_failure;
+        self
+    }
+
+    /// Refuses what can't work: Nomad's rule that min_healthy < healthy_deadline ≤ progress_deadline, and empty batches.
+    ///
+    /// # Errors
+    /// `Invalid`, naming the field and what is accepted.
+    pub fn check(&self) -> Result<()> {
+        const DAY: Duration = Duration::from_secs(24 * 3600);
+        let wrong = |field: &'static str, accepted: String| {
+            Err(Error::invalid(format!("`{field}` of the strategy is out of range; accepted: {accepted}"))
+                .with_context("field", field))
+        };
+        for (field, batch) in [("first_batch", self.first_batch), ("batch", self.batch)] {
+            if !batch.is_valid() {
+                return wrong(field, "a count from 1, or `1%` to `100%`".to_owned());
+            }
+        }
+        if self.healthy_deadline <= self.min_healthy {
+            return wrong("healthy_deadline", format!("more than `min_healthy` ({:?})", self.min_healthy));
+        }
+        if self.progress_deadline < self.healthy_deadline || self.progress_deadline > 7 * DAY {
+            return wrong(
+                "progress_deadline",
+                format!("from `healthy_deadline` ({:?}) to 7 days", self.healthy_deadline),
+            );
+        }
+        if self.interval > DAY || self.drain > DAY {
+            return wrong("interval, drain", "at most a day".to_owned());
+        }
+        Ok(())
+    }
+
+    /// The sizes of the batches for so many slots; their sum is `slots`.
+    pub fn batches(&self, slots: usize) -> Vec<usize> {
+        let mut sizes = Vec::new();
+        let mut left = slots;
+        while left > 0 {
+            let wanted = if sizes.is_empty() { self.first_batch } else { self.batch };
+            let size = wanted.of(slots).clamp(1, left);
+            sizes.push(size);
+            left -= size;
+        }
+        sizes
+    }
+}
+
+/// Whether the new instance starts before or after the old one stops.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Order {
+    /// Start-first, unless a fixed port or a volume of a single instance would clash.
+    #[default]
+    Auto,
+    /// The new one is healthy before the old one is touched.
+    StartFirst,
+    /// The old one has stopped before the new one starts. What is served is less by a batch meanwhile.
+    StopFirst,
+}
+
+/// What happens when a new instance fails, or a deadline passes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum OnFailure {
+    /// Everything goes back to the last stable revision.
+    #[default]
+    Rollback,
+    /// The failed instance is undone and the rollout waits for whoever resumes, aborts or cancels it.
+    Pause,
+    /// The failed instance is undone and the rollout ends there: what was replaced stays new.
+    Freeze,
+}
+
+/// The size of a batch: `3` or `25%`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Batch {
+    /// So many instances.
+    Count(u32),
+    /// So many hundredths of all, rounded up.
+    Percent(u8),
+}
+
+impl Batch {
+    fn is_valid(self) -> bool {
+        match self {
+            Self::Count(count) => count > 0,
+            Self::Percent(percent) => (1..=100).contains(&percent),
+        }
+    }
+
+    fn of(self, slots: usize) -> usize {
+        match self {
+            Self::Count(count) => count as usize,
+            Self::Percent(percent) => (slots * usize::from(percent)).div_ceil(100),
+        }
+    }
+}
+
+impl fmt::Display for Batch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Count(count) => write!(f, "{count}"),
+            Self::Percent(percent) => write!(f, "{percent}%"),
+        }
+    }
+}
+
+impl FromStr for Batch {
+    type Err = Error;
+    fn from_str(text: &str) -> Result<Self> {
+        let batch = match text.strip_suffix('%') {
+            Some(percent) => percent.parse().ok().map(Self::Percent),
+            None => text.parse().ok().map(Self::Count),
+        };
+        batch.filter(|batch| batch.is_valid()).ok_or_else(|| {
+            let shown: String = text.chars().take(40).flat_map(char::escape_default).collect();
+            Error::invalid(format!(
+                "`{shown}` is not the size of a batch; accepted: a count from 1, or `1%` to `100%`"
+            ))
+        })
+    }
+}
+
+impl Serialize for Batch {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Batch {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Written {
+            Count(u32),
+            Text(String),
+        }
+        let batch = match Written::deserialize(deserializer)? {
+            Written::Count(count) => count.to_string().parse(),
+            Written::Text(text) => text.parse(),
+        };
+        batch.map_err(|error: Error| serde::de::Error::custom(error.message()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::{prop_assert, prop_assert_eq, proptest};
+
+    use super::*;
+
+    #[test]
+    fn the_default_replaces_one_and_then_a_quarter_each() {
+        let strategy = Strategy::default();
+        strategy.check().unwrap();
+        assert_eq!(strategy.batches(10), [1, 3, 3, 3]);
+        assert_eq!(strategy.batches(1), [1]);
+        assert!(strategy.batches(0).is_empty());
+    }
+
+    #[test]
+    fn a_strategy_reads_as_a_document_and_refuses_what_it_does_not_know() {
+        let text =
+            r#"{"first_batch":2,"batch":"50%","min_healthy":"1s","on_failure":"pause","order":"stop-first"}"#;
+        let strategy: Strategy = serde_json::from_str(text).unwrap();
+        assert_eq!((strategy.first_batch, strategy.batch), (Batch::Count(2), Batch::Percent(50)));
+        assert_eq!((strategy.order, strategy.on_failure), (Order::StopFirst, OnFailure::Pause));
+        for wrong in [r#"{"batch":"0%"}"#, r#"{"batch":"101%"}"#, r#"{"batch":0}"#, r#"{"batches":1}"#] {
+            assert!(serde_json::from_str::<Strategy>(wrong).is_err(), "{wrong}");
+        }
+        let impatient = Strategy::default().with_deadlines(Duration::from_secs(10), Duration::from_secs(600));
+        assert!(impatient.check().unwrap_err().message().contains("`healthy_deadline`"));
+    }
+
+    proptest! {
+        #[test]
+        fn batches_cover_every_slot_once(slots in 0_usize..500, first in 1_u32..50, percent in 1_u8..=100) {
+            let strategy = Strategy::default().with_batches(Batch::Count(first), Batch::Percent(percent));
+            let sizes = strategy.batches(slots);
+            prop_assert_eq!(sizes.iter().sum::<usize>(), slots);
+            prop_assert!(sizes.iter().all(|size| *size > 0));
+        }
+    }
+}

@@ -1,0 +1,449 @@
+//! What the balancer shall have of a service, and bringing it there.
+//!
+//! The wanted endpoints are kept here; [`Director::sync`] reads what the balancer has and sends the difference as one change, with
+//! the versions that it read as preconditions: a controller that lost its lease and wakes up collides instead of undoing what
+//! its successor did. A change of endpoints and the shares of their pools go together, so that no pool without endpoints ever
+//! has a share while another has some.
+//!
+//! Change ids are made from the fencing token and a number: unique in the life of a lock, and equal where a change is sent again
+//! because its answer was lost.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use ews_core::balancer::{
+    Balancer, BalancerExt as _, Change, Domain, DomainName, Drained, Member, MemberState, Object,
+    ObjectQuery, ObjectRef, Op, PathMatch, Pool, RouteAction, RouteRule, RouteSet, Stored, WeightedPool,
+};
+use ews_core::{
+    ChangeId, Endpoint, EndpointKey, Error, ErrorKind, Instance, InstanceId, Labels, PoolId, Result, Retry,
+    RevisionId, RouteSetId, ServiceName,
+};
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::request::Traffic;
+
+/// The most endpoint operations of one change; the rest of a change's room is for routes and pools.
+const OPS: usize = 800;
+/// The pause before a change is sent again.
+const AGAIN: Duration = Duration::from_millis(200);
+
+/// Moves the traffic of one service.
+pub(crate) struct Director {
+    balancer: Arc<dyn Balancer>,
+    service: ServiceName,
+    /// The fencing token of the lead, for change ids.
+    token: u64,
+    call_limit: Duration,
+    wanted: Mutex<Wanted>,
+    /// One change at a time; the number of the next one.
+    sequence: tokio::sync::Mutex<u64>,
+}
+
+#[derive(Default)]
+struct Wanted {
+    traffic: Option<Traffic>,
+    /// Domains that may be at the balancer though they are not wanted any more.
+    domains: BTreeSet<DomainName>,
+    endpoints: BTreeMap<EndpointKey, Entry>,
+    /// The revisions whose pools may be at the balancer.
+    revisions: BTreeSet<RevisionId>,
+    /// Whether the balancer may have something else.
+    dirty: bool,
+}
+
+#[derive(Clone, PartialEq)]
+struct Entry {
+    pool: PoolId,
+    endpoint: Endpoint,
+    state: MemberState,
+}
+
+impl Director {
+    pub(crate) fn new(
+        balancer: Arc<dyn Balancer>,
+        service: ServiceName,
+        token: u64,
+        call_limit: Duration,
+    ) -> Self {
+        Self {
+            balancer,
+            service,
+            token,
+            call_limit,
+            wanted: Mutex::default(),
+            sequence: tokio::sync::Mutex::new(0),
+        }
+    }
+
+    fn wanted(&self) -> MutexGuard<'_, Wanted> {
+        self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn pool(&self, revision: &RevisionId) -> Result<PoolId> {
+        PoolId::new(format!("{}.{revision}", self.service))
+    }
+
+    fn routes(&self) -> Result<RouteSetId> {
+        RouteSetId::new(self.service.as_str())
+    }
+
+    /// Takes up what the balancer has: what an earlier controller put there serves on until something is known of it.
+    pub(crate) async fn adopt(
+        &self,
+        revisions: impl IntoIterator<Item = RevisionId>,
+        instances: &[Instance],
+    ) -> Result<()> {
+        let revisions: BTreeSet<RevisionId> = revisions.into_iter().collect();
+        let stored = self.stored(&revisions).await?;
+        let runs: BTreeMap<_, _> =
+            instances.iter().filter(|i| i.state.is_running()).map(|i| (&i.id, i.incarnation)).collect();
+        let mut wanted = self.wanted();
+        for found in stored {
+            if let Object::Endpoint(member) = found.object {
+                let key = member.endpoint.key.clone();
+                if runs.get(&key.instance) == Some(&key.incarnation) {
+                    let entry = Entry { pool: member.pool, endpoint: member.endpoint, state: member.state };
+                    wanted.endpoints.insert(key, entry);
+                }
+            }
+        }
+        wanted.revisions = revisions;
+        wanted.dirty = true;
+        Ok(())
+    }
+
+    /// Which traffic the service gets from now on.
+    pub(crate) fn set_traffic(&self, traffic: Option<&Traffic>, former: &[DomainName]) {
+        let mut wanted = self.wanted();
+        if wanted.traffic.as_ref() != traffic {
+            let before = wanted.traffic.take();
+            wanted.domains.extend(before.into_iter().flat_map(|traffic| traffic.domains));
+            wanted.traffic = traffic.cloned();
+            wanted.dirty = true;
+        }
+        wanted.domains.extend(former.iter().cloned());
+    }
+
+    /// Wants an instance's endpoint in this state.
+    pub(crate) fn want(&self, instance: &Instance, state: MemberState) -> Result<()> {
+        let pool = self.pool(&instance.key.revision)?;
+        let mut wanted = self.wanted();
+        let Some(traffic) = &wanted.traffic else { return Ok(()) };
+        let found = instance.endpoints.iter().find(|endpoint| endpoint.key.port == traffic.port);
+        let Some(endpoint) = found.cloned() else {
+            return Err(Error::invalid(format!(
+                "the instance has no endpoint for its port `{}`",
+                traffic.port
+            ))
+            .with_context("instance", &instance.id));
+        };
+        wanted.revisions.insert(instance.key.revision.clone());
+        let key = endpoint.key.clone();
+        let entry = Entry { pool, endpoint, state };
+        if wanted.endpoints.get(&key) != Some(&entry) {
+            wanted.endpoints.insert(key, entry);
+            wanted.dirty = true;
+        }
+        Ok(())
+    }
+
+    /// Whether one of the instance's endpoints is wanted in a state that takes traffic.
+    pub(crate) fn serves(&self, instance: &InstanceId) -> bool {
+        self.wanted()
+            .endpoints
+            .iter()
+            .any(|(key, entry)| key.instance == *instance && entry.state == MemberState::Active)
+    }
+
+    /// Wants nothing of an instance any more; of its start `but`, if given, all stays.
+    pub(crate) fn forget(&self, instance: &InstanceId, but: Option<ews_core::Incarnation>) {
+        let mut wanted = self.wanted();
+        let before = wanted.endpoints.len();
+        wanted.endpoints.retain(|key, _| key.instance != *instance || Some(key.incarnation) == but);
+        wanted.dirty |= wanted.endpoints.len() != before;
+    }
+
+    /// The instances of which something is wanted.
+    pub(crate) fn instances(&self) -> BTreeSet<InstanceId> {
+        self.wanted().endpoints.keys().map(|key| key.instance.clone()).collect()
+    }
+
+    pub(crate) fn is_dirty(&self) -> bool {
+        self.wanted().dirty
+    }
+
+    /// Whether somebody looks at the service's traffic at all.
+    pub(crate) fn has_traffic(&self) -> bool {
+        self.wanted().traffic.is_some()
+    }
+
+    /// Takes an instance out of traffic with proof.
+    pub(crate) async fn drain(&self, instance: &InstanceId, deadline: Duration) -> Result<Option<Drained>> {
+        let mut draining = Vec::new();
+        {
+            let mut wanted = self.wanted();
+            for (key, entry) in &mut wanted.endpoints {
+                if key.instance == *instance {
+                    entry.state = MemberState::Draining;
+                    draining.push((key.clone(), entry.pool.clone()));
+                }
+            }
+            wanted.dirty |= !draining.is_empty();
+        }
+        if draining.is_empty() {
+            return Ok(None);
+        }
+        // With the shares, so that nothing is sent to a pool that has nobody left.
+        self.sync().await?;
+        let mut how = None;
+        for (key, pool) in draining {
+            let change = self.next_change().await?;
+            let drained = self.balancer.drain(&change, &pool, &key, deadline).await?;
+            how = Some(match (how, drained) {
+                (None | Some(Drained::Drained), drained) => drained,
+                (Some(Drained::Forced(a)), Drained::Forced(b)) => Drained::Forced(a + b),
+                (Some(before), _) => before,
+            });
+        }
+        Ok(how)
+    }
+
+    async fn next_change(&self) -> Result<ChangeId> {
+        let mut sequence = self.sequence.lock().await;
+        *sequence += 1;
+        ChangeId::new(format!("{}-{}-{}", self.service, self.token, *sequence))
+    }
+
+    /// Brings the balancer to what is wanted.
+    ///
+    /// # Errors
+    /// The balancer's, when it has failed for as long as a call may take.
+    pub(crate) async fn sync(&self) -> Result<()> {
+        let until = Instant::now() + self.call_limit;
+        // The guard keeps two changes from being made from the same picture.
+        let mut sequence = self.sequence.lock().await;
+        loop {
+            match timeout(self.call_limit, self.once(&mut sequence)).await {
+                Ok(Ok(())) => return Ok(()),
+                // Somebody else changed an object in between: the picture is made anew.
+                Ok(Err(error)) if error.kind() == ErrorKind::Stale && Instant::now() < until => {}
+                Ok(Err(error)) if error.retry() != Retry::Never && Instant::now() + AGAIN < until => {
+                    tracing::debug!(service = %self.service, %error, "the balancer is asked again");
+                }
+                Ok(Err(error)) => return Err(error.with_operation("deploy.traffic")),
+                Err(_) => {
+                    let message = format!("the balancer did not answer within {:?}", self.call_limit);
+                    return Err(Error::new(ErrorKind::Timeout, message).with_maybe_applied());
+                }
+            }
+            sleep(AGAIN).await;
+        }
+    }
+
+    async fn once(&self, sequence: &mut u64) -> Result<()> {
+        let revisions = self.wanted().revisions.clone();
+        let stored = self.stored(&revisions).await?;
+        let (changes, clean) = {
+            let mut wanted = self.wanted();
+            // What is wanted from here on makes it dirty again.
+            wanted.dirty = false;
+            (self.difference(&wanted, &stored)?, wanted.revisions == revisions)
+        };
+        let result = self.send(changes, sequence).await;
+        if result.is_err() || !clean {
+            self.wanted().dirty = true;
+        }
+        result
+    }
+
+    async fn send(
+        &self,
+        changes: Vec<(Vec<Op>, Vec<(ObjectRef, Option<u64>)>)>,
+        sequence: &mut u64,
+    ) -> Result<()> {
+        for (ops, expected) in changes {
+            *sequence += 1;
+            let mut change =
+                Change::new(ChangeId::new(format!("{}-{}-{}", self.service, self.token, *sequence))?, ops);
+            for (object, version) in expected {
+                change = change.expect(object, version);
+            }
+            let mut last = self.balancer.apply(&change).await;
+            // The answer may be lost though the change is not: the same one is sent again.
+            for _ in 0..5 {
+                match &last {
+                    Err(error) if error.maybe_applied() || error.retry() == Retry::Safe => sleep(AGAIN).await,
+                    _ => break,
+                }
+                last = self.balancer.apply(&change).await;
+            }
+            last?;
+        }
+        Ok(())
+    }
+
+    /// What the balancer has of the service.
+    async fn stored(&self, revisions: &BTreeSet<RevisionId>) -> Result<Vec<Stored>> {
+        let routes = self.routes()?;
+        let mut names = vec![ObjectRef::RouteSet(routes.clone())];
+        {
+            let wanted = self.wanted();
+            let domains = wanted.traffic.iter().flat_map(|traffic| &traffic.domains).chain(&wanted.domains);
+            names.extend(domains.cloned().collect::<BTreeSet<_>>().into_iter().map(ObjectRef::Domain));
+        }
+        let mut pools = Vec::new();
+        for revision in revisions {
+            let pool = self.pool(revision)?;
+            names.push(ObjectRef::Pool(pool.clone()));
+            pools.push(pool);
+        }
+        let mut stored = Vec::new();
+        for names in names.chunks(ObjectQuery::MAX_ONLY) {
+            stored.extend(self.page(ObjectQuery::only(names.iter().cloned())).await?);
+        }
+        for pool in pools {
+            stored.extend(self.page(ObjectQuery::pool(pool)).await?);
+        }
+        // A domain that somebody else's routes serve by now is theirs.
+        stored.retain(|stored| !matches!(&stored.object, Object::Domain(domain) if domain.routes != routes));
+        Ok(stored)
+    }
+
+    async fn page(&self, query: ObjectQuery) -> Result<Vec<Stored>> {
+        let mut query = query.limit(1_000);
+        let mut all = Vec::new();
+        loop {
+            let page = self.balancer.objects(&query).await?;
+            let Some(last) = page.last().map(|stored| stored.object.reference()) else { return Ok(all) };
+            query = query.after(last);
+            all.extend(page);
+        }
+    }
+
+    /// The changes that lead from what is stored to what is wanted, each with the versions that it was made from.
+    #[allow(clippy::type_complexity, reason = "operations and what they expect, used in one place")]
+    fn difference(
+        &self,
+        wanted: &Wanted,
+        stored: &[Stored],
+    ) -> Result<Vec<(Vec<Op>, Vec<(ObjectRef, Option<u64>)>)>> {
+        let has: BTreeMap<ObjectRef, &Stored> =
+            stored.iter().map(|found| (found.object.reference(), found)).collect();
+        let version = |reference: &ObjectRef| has.get(reference).map(|stored| stored.version);
+        let shall = self.objects(wanted)?;
+        let mut puts = Vec::new();
+        let mut fronts = Vec::new();
+        let mut states = Vec::new();
+        for (reference, object) in &shall {
+            match (object, has.get(reference).map(|stored| &stored.object)) {
+                (object, Some(found)) if *object == *found => {}
+                (Object::Endpoint(member), Some(Object::Endpoint(found)))
+                    if member.endpoint == found.endpoint && member.weight == found.weight =>
+                {
+                    let op = Op::State {
+                        pool: member.pool.clone(),
+                        endpoint: member.endpoint.key.clone(),
+                        state: member.state,
+                    };
+                    // Who takes traffic comes before the routes that send it, who takes none any more after.
+                    let place = if member.state == MemberState::Active { &mut puts } else { &mut states };
+                    place.push((op, reference.clone()));
+                }
+                (Object::Endpoint(_) | Object::Pool(_), _) => {
+                    puts.push((Op::Put(object.clone()), reference.clone()))
+                }
+                (_, _) => fronts.push((Op::Put(object.clone()), reference.clone())),
+            }
+        }
+        let mut gone: Vec<_> = has
+            .keys()
+            .filter(|reference| !shall.contains_key(*reference))
+            .map(|r| (Op::Delete(r.clone()), r.clone()))
+            .collect();
+        // An endpoint goes before its pool.
+        gone.sort_by_key(|(_, reference)| !matches!(reference, ObjectRef::Endpoint(..)));
+        let (heads, tails): (Vec<_>, Vec<_>) =
+            gone.into_iter().partition(|(_, r)| matches!(r, ObjectRef::Domain(_)));
+        puts.sort_by_key(|(_, reference)| !matches!(reference, ObjectRef::Pool(_)));
+
+        let all: Vec<_> = puts.into_iter().chain(heads).chain(fronts).chain(states).chain(tails).collect();
+        let mut changes = Vec::new();
+        for part in all.chunks(OPS) {
+            let ops = part.iter().map(|(op, _)| op.clone()).collect();
+            let expected =
+                part.iter().map(|(_, reference)| (reference.clone(), version(reference))).collect();
+            changes.push((ops, expected));
+        }
+        Ok(changes)
+    }
+
+    /// The objects that the balancer shall have.
+    fn objects(&self, wanted: &Wanted) -> Result<BTreeMap<ObjectRef, Object>> {
+        let mut objects = BTreeMap::new();
+        let Some(traffic) = &wanted.traffic else { return Ok(objects) };
+        let mut add = |object: Object| objects.insert(object.reference(), object);
+        let mut shares: BTreeMap<PoolId, u32> = BTreeMap::new();
+        for entry in wanted.endpoints.values() {
+            let mut member = Member::new(entry.pool.clone(), entry.endpoint.clone());
+            member.state = entry.state;
+            add(Object::Endpoint(member));
+            let share = shares.entry(entry.pool.clone()).or_default();
+            if entry.state == MemberState::Active {
+                *share = (*share + 1).min(Member::MAX_WEIGHT);
+            }
+        }
+        for revision in &wanted.revisions {
+            let id = self.pool(revision)?;
+            // A rule must forward to one pool at least, though nobody be in it.
+            if shares.contains_key(&id) || (shares.is_empty() && wanted.revisions.last() == Some(revision)) {
+                shares.entry(id.clone()).or_default();
+                let mut pool = Pool::new(id);
+                pool.labels =
+                    Labels::new([("service", self.service.as_str()), ("revision", revision.as_str())])?;
+                add(Object::Pool(pool));
+            }
+        }
+        if shares.is_empty() {
+            return Ok(objects);
+        }
+        let pools = shares.into_iter().map(|(pool, weight)| WeightedPool { pool, weight }).collect();
+        let rule = RouteRule::new(PathMatch::Prefix(traffic.path.clone()), RouteAction::Forward(pools));
+        let routes = self.routes()?;
+        add(Object::RouteSet(RouteSet { id: routes.clone(), rules: vec![rule] }));
+        for name in &traffic.domains {
+            add(Object::Domain(Domain {
+                name: name.clone(),
+                routes: routes.clone(),
+                certificate: None,
+                policy: None,
+            }));
+        }
+        Ok(objects)
+    }
+
+    /// Refuses domains that somebody else's routes serve.
+    pub(crate) async fn check_domains(
+        balancer: &dyn Balancer,
+        service: &ServiceName,
+        traffic: &Traffic,
+    ) -> Result<()> {
+        let names = traffic.domains.iter().cloned().map(ObjectRef::Domain);
+        for found in balancer.objects(&ObjectQuery::only(names)).await? {
+            if let Object::Domain(domain) = found.object
+                && domain.routes.as_str() != service.as_str()
+            {
+                return Err(Error::new(
+                    ErrorKind::AlreadyExists,
+                    format!(
+                        "the domain `{}` is served by the routes `{}` already",
+                        domain.name, domain.routes
+                    ),
+                )
+                .with_context("field", "traffic.domains"));
+            }
+        }
+        Ok(())
+    }
+}
