@@ -28,7 +28,7 @@ use crate::record::{
     numbered,
 };
 use crate::restarts::{May, Restarts, Told};
-use crate::rollout::{GateLimits, Outcome};
+use crate::rollout::{GateLimits, Outcome, Phase};
 use crate::slots::Slots;
 use crate::strategy::Strategy;
 
@@ -83,7 +83,14 @@ impl Leader {
     pub(super) async fn load(tools: Arc<Tools>, config: DeployConfig) -> Result<Option<Self>> {
         let repository = &tools.repository;
         let Some(input) = repository.input().await? else { return Ok(None) };
-        let Some(scale) = repository.scale().await? else { return Ok(None) };
+        let scale = match repository.scale().await? {
+            Some(scale) => scale.value,
+            // Its removal was under way, and went that far.
+            None if input.value.removing => {
+                ScaleInput { desired: 0, version: 0, victims: Vec::new(), reason: String::new() }
+            }
+            None => return Ok(None),
+        };
         let control = repository.control().await?.map(|found| found.value).unwrap_or_default();
         let state = repository.state().await?.map(|found| found.value).unwrap_or_default();
         let rollout = match state.rollout {
@@ -99,7 +106,7 @@ impl Leader {
         let leader = Self {
             config,
             input,
-            scale: scale.value,
+            scale,
             control,
             state,
             rollout,
@@ -300,8 +307,8 @@ impl Leader {
             self.revisions.insert(record.revision.number, record.revision);
         }
         if let Some(director) = &self.tools.director {
-            let traffic = self.input.value.traffic.as_ref().filter(|_| !self.input.value.removing);
-            director.set_traffic(traffic, &self.input.value.former);
+            // One that is being removed keeps its traffic until nothing of it runs.
+            director.set_traffic(self.input.value.traffic.as_ref(), &self.input.value.former);
         }
         Ok(())
     }
@@ -426,7 +433,29 @@ impl Leader {
             }
         }
         self.direct(&observed_health);
+        self.tidy_journal().await?;
         Ok(None)
+    }
+
+    /// Forgets what an earlier controller was about to do where nothing is left to be done about it.
+    async fn tidy_journal(&mut self) -> Result<()> {
+        let rolling =
+            self.rollout.as_ref().filter(|rollout| rollout.phase == Phase::Forward).map(|r| r.number);
+        // A unit of the rollout under way is taken up in its turn, and then wants to know.
+        let done = |entry: &&UnitJournal| {
+            !self.busy.contains_key(&entry.slot) && (entry.rollout.is_none() || entry.rollout != rolling)
+        };
+        let slots: Vec<u32> = self.journal.values().filter(done).map(|entry| entry.slot).take(100).collect();
+        if slots.is_empty() {
+            return Ok(());
+        }
+        let mut draft = self.draft()?;
+        for slot in &slots {
+            draft = draft.delete(&journal_key(*slot))?;
+        }
+        draft.commit().await?;
+        self.journal.retain(|slot, _| !slots.contains(slot));
+        Ok(())
     }
 
     /// Whether work that supervision or a rollout wants may begin now.
