@@ -97,6 +97,7 @@ pub(crate) fn turn(looked: &Looked<'_>, rollout: &RolloutState) -> Turn {
             }
             if rollout.slots.iter().all(free) { Turn::Finish(Outcome::Succeeded) } else { Turn::Wait }
         }
+        Phase::RollingBack if looked.halted => Turn::Wait,
         Phase::RollingBack => {
             let working = rollout.slots.iter().filter(|slot| !free(slot)).count();
             let Some(from) = rollout.from else {

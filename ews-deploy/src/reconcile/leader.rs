@@ -5,14 +5,14 @@
 //! predecessor held in memory. Where the runtime can't be asked, nothing is decided until it can.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ews_core::balancer::MemberState;
 use ews_core::bus::Subscription;
 use ews_core::probe::{ProbeKind, Probed, Target};
 use ews_core::store::WatchStream;
-use ews_core::{ErrorKind, EventStream, InstanceState, Result, Retry, Revision};
+use ews_core::{ErrorKind, EventStream, InstanceId, InstanceState, Result, Retry, Revision};
 use futures_util::StreamExt as _;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -21,7 +21,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use super::unit::{End, Tools, Unit, journal_key, service_selector};
 use crate::config::DeployConfig;
 use crate::decide::{self, Act, Cause, Health, Looked, Turn};
-use crate::event::EventKind;
+use crate::event::{EventKind, Step};
 use crate::plan;
 use crate::record::{
     ControlInput, Draft, RolloutState, ScaleInput, ServiceInput, ServiceState, UnitJournal, Versioned,
@@ -45,10 +45,18 @@ pub(super) enum Over {
     Lost(String),
 }
 
+/// Work that could not be done.
+struct Again {
+    until: Instant,
+    count: u32,
+    /// The step that failed.
+    at: Option<(Step, Option<InstanceId>)>,
+}
+
 /// Work that is being done.
 pub(super) struct Busy {
     interrupt: watch::Sender<bool>,
-    rollout: Option<u64>,
+    pub(super) rollout: Option<u64>,
     revision: Option<u64>,
 }
 
@@ -69,7 +77,9 @@ pub(super) struct Leader {
     syncs: JoinSet<bool>,
     sync_after: Option<Instant>,
     restarts: Restarts,
-    again: BTreeMap<u32, (Instant, u32)>,
+    again: BTreeMap<u32, Again>,
+    /// The slots of the rollout whose new instance was found healthy.
+    healthy: BTreeSet<u32>,
     /// The journal of an earlier controller, until its work is taken up.
     journal: BTreeMap<u32, UnitJournal>,
     /// Since when the progress deadline has been counting.
@@ -77,6 +87,8 @@ pub(super) struct Leader {
     written: Instant,
     batch: usize,
     batch_after: Option<Instant>,
+    /// The rollout is about to end: its units end, and none begins.
+    pub(super) ending: bool,
 }
 
 impl Leader {
@@ -119,11 +131,13 @@ impl Leader {
             sync_after: None,
             restarts: Restarts::default(),
             again: BTreeMap::new(),
+            healthy: BTreeSet::new(),
             journal,
             counted: now,
             written: now,
             batch: 0,
             batch_after: None,
+            ending: false,
             tools,
         };
         Ok(Some(leader))
@@ -256,14 +270,14 @@ impl Leader {
         let due = self
             .again
             .values()
-            .map(|(until, _)| *until)
+            .map(|again| again.until)
             .chain(self.restarts.next())
             .chain(self.sync_after)
             .chain(self.batch_after);
         for until in due.filter(|until| *until > now) {
             wake = wake.min(until);
         }
-        if let Some(rollout) = &self.rollout {
+        if let Some(rollout) = self.rollout.as_ref().filter(|rollout| !self.is_halted(rollout)) {
             let left = rollout.strategy.progress_deadline.saturating_sub(self.spent(rollout));
             wake = wake.min(now + left.max(BREATH));
             wake = wake.min(self.written + self.tools.tick);
@@ -385,7 +399,7 @@ impl Leader {
             return Ok(Some(Over::Removed));
         }
         let prober = self.tools.prober.clone();
-        let observed_health = move |id: &ews_core::InstanceId| prober.state(id).map(|state| state.status);
+        let observed_health = move |id: &InstanceId| prober.state(id).map(|state| state.status);
         self.rescale(&observed_health).await?;
         self.count_progress().await?;
 
@@ -393,7 +407,8 @@ impl Leader {
         let now = Instant::now();
         let mut acts = Vec::new();
         if let Some(rollout) = &self.rollout {
-            let halted = self.is_halted(rollout) || self.batch_after.is_some_and(|until| until > now);
+            let halted =
+                self.ending || self.is_halted(rollout) || self.batch_after.is_some_and(|until| until > now);
             let (turn, interval) = (
                 decide::turn(&self.looked(&busy, halted, &observed_health), rollout),
                 rollout.strategy.interval,
@@ -461,7 +476,7 @@ impl Leader {
     /// Whether work that supervision or a rollout wants may begin now.
     fn may(&mut self, act: &Act, now: Instant) -> bool {
         let slot = act.slot();
-        if self.again.get(&slot).is_some_and(|(until, _)| *until > now) {
+        if self.again.get(&slot).is_some_and(|again| again.until > now) {
             return false;
         }
         let (number, reason) = match act {
@@ -519,6 +534,7 @@ impl Leader {
             drain: strategy.drain,
             before,
             interrupted,
+            way: Mutex::default(),
         };
         self.busy.insert(slot, Busy { interrupt, rollout: unit_of, revision: number });
         self.units.spawn(async move {
@@ -567,8 +583,10 @@ impl Leader {
                     && rollout.slots.contains(&slot)
                 {
                     self.state.slots.insert(slot, number);
-                    rollout.spent = Duration::ZERO;
-                    self.counted = Instant::now();
+                    if self.healthy.insert(slot) {
+                        rollout.spent = Duration::ZERO;
+                        self.counted = Instant::now();
+                    }
                     let to = rollout.to;
                     let done =
                         rollout.slots.iter().filter(|slot| self.state.slots.get(slot) == Some(&to)).count();
@@ -582,11 +600,16 @@ impl Leader {
             End::Interrupted => {}
             End::Failed(failure) => {
                 self.tools.narrator.tell(EventKind::UnitFailed((*failure).clone()));
-                self.postpone(slot);
+                self.postpone(slot, None);
                 failed = busy.rollout.map(|number| (number, *failure));
             }
-            End::Again(error) => {
-                self.postpone(slot);
+            End::Again { error, at, healthy } => {
+                // Clearing away what was there is not what the progress deadline is about: once for each slot, it counts
+                // as progress that the new instance is healthy.
+                if healthy && busy.rollout.is_some() && self.healthy.insert(slot) {
+                    self.progressed();
+                }
+                self.postpone(slot, at);
                 self.tools.narrator.tell(EventKind::Retrying { slot, reason: error.to_string() });
             }
         }
@@ -600,10 +623,21 @@ impl Leader {
         Ok(())
     }
 
-    fn postpone(&mut self, slot: u32) {
-        let count = self.again.get(&slot).map_or(0, |(_, count)| count + 1);
+    /// The pause doubles while it is the same step that fails.
+    fn postpone(&mut self, slot: u32, at: Option<(Step, Option<InstanceId>)>) {
+        let count = match self.again.get(&slot) {
+            Some(before) if before.at == at => before.count + 1,
+            _ => 0,
+        };
         let pause = AGAIN.0.saturating_mul(2_u32.saturating_pow(count)).min(AGAIN.1);
-        self.again.insert(slot, (Instant::now() + pause, count));
+        self.again.insert(slot, Again { until: Instant::now() + pause, count, at });
+    }
+
+    fn progressed(&mut self) {
+        self.counted = Instant::now();
+        if let Some(rollout) = &mut self.rollout {
+            rollout.spent = Duration::ZERO;
+        }
     }
 
     /// State and rollout as they are now, to be written.
@@ -721,6 +755,7 @@ impl Leader {
         self.batch_after = None;
         self.counted = Instant::now();
         self.again.clear();
+        self.healthy.clear();
     }
 }
 

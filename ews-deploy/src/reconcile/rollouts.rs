@@ -18,12 +18,12 @@ impl Leader {
         if self.input.value.removing {
             return self.removing().await;
         }
+        self.ending = false;
         let asked = self.input.value.active.clone();
         match (&self.rollout, asked) {
             (Some(rollout), Some(asked)) if rollout.number != asked.number => {
                 // Superseded: its units end first, then the next one starts from where it stood.
-                self.interrupt_rollout();
-                if self.working_on_rollout() {
+                if !self.wound_up() {
                     return Ok(false);
                 }
                 self.cause(format!("superseded by rollout {}", asked.number));
@@ -37,9 +37,11 @@ impl Leader {
         Ok(false)
     }
 
-    fn working_on_rollout(&self) -> bool {
-        let rolling = self.rollout.as_ref().map(|rollout| rollout.slots.as_slice()).unwrap_or_default();
-        self.busy.keys().any(|slot| rolling.contains(slot))
+    /// Lets the rollout's units end and none begin; true when none is left.
+    fn wound_up(&mut self) -> bool {
+        self.interrupt_rollout();
+        self.ending = self.busy.values().any(|busy| busy.rollout.is_some());
+        !self.ending
     }
 
     fn cause(&mut self, cause: String) {
@@ -124,8 +126,7 @@ impl Leader {
                 self.roll_back("somebody aborted it".to_owned()).await
             }
             Some(End::Cancel) => {
-                self.interrupt_rollout();
-                if self.working_on_rollout() {
+                if !self.wound_up() {
                     return Ok(());
                 }
                 self.cause("somebody cancelled it".to_owned());
@@ -273,8 +274,7 @@ impl Leader {
     /// Takes the service away. True when nothing is left of it.
     async fn removing(&mut self) -> Result<bool> {
         if self.rollout.is_some() {
-            self.interrupt_rollout();
-            if self.working_on_rollout() {
+            if !self.wound_up() {
                 return Ok(false);
             }
             self.cause("the service is being removed".to_owned());

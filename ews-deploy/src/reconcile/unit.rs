@@ -8,7 +8,7 @@
 //! Start-first: create, start, gate, attach, then drain, stop and remove what was there. Stop-first: what was there is drained
 //! and stopped before, and removed after the new one is healthy, so that going back needs no new instance.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ews_core::balancer::MemberState;
@@ -64,6 +64,8 @@ pub(crate) struct Unit {
     pub(crate) before: Option<UnitJournal>,
     /// Set when it shall end at the next step.
     pub(crate) interrupted: watch::Receiver<bool>,
+    /// How far it has come.
+    pub(crate) way: Mutex<Way>,
 }
 
 /// How work on a slot ended.
@@ -78,7 +80,21 @@ pub(crate) enum End {
     /// It was asked to end.
     Interrupted,
     /// A call failed; it is worth trying again.
-    Again(Error),
+    Again {
+        /// Why.
+        error: Error,
+        /// In which step, about which instance.
+        at: Option<(Step, Option<InstanceId>)>,
+        /// Whether the new instance had been found healthy.
+        healthy: bool,
+    },
+}
+
+/// How far a piece of work has come.
+#[derive(Default)]
+pub(crate) struct Way {
+    at: Option<(Step, Option<InstanceId>)>,
+    healthy: bool,
 }
 
 /// What ends a procedure early.
@@ -147,8 +163,15 @@ impl Unit {
             (Halt::Error(error), Some(revision)) if is_the_revisions(&error) => {
                 End::Failed(Box::new(self.failure(revision, None, error.to_string())))
             }
-            (Halt::Error(error), _) => End::Again(error),
+            (Halt::Error(error), _) => {
+                let Way { at, healthy } = std::mem::take(&mut *self.way());
+                End::Again { error, at, healthy }
+            }
         }
+    }
+
+    fn way(&self) -> MutexGuard<'_, Way> {
+        self.way.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn filled(&self, revision: &Revision) -> Done<Instance> {
@@ -168,6 +191,7 @@ impl Unit {
             }
         }
         let instance = self.brought_up(mine, &instances, revision).await?;
+        self.way().healthy = true;
         self.check()?;
         if let Some(director) = &self.tools.director {
             if director.has_traffic() && !director.serves(&instance.id) {
@@ -438,6 +462,7 @@ impl Unit {
         let gated = self.before.as_ref().filter(|before| before.instance.as_ref() == instance);
         self.write(step, instance, gated.map(|before| before.gated).unwrap_or_default()).await?;
         self.tools.narrator.tell(EventKind::Step { slot: self.slot, step, instance: instance.cloned() });
+        self.way().at = Some((step, instance.cloned()));
         Ok(())
     }
 

@@ -133,6 +133,11 @@ impl World {
     /// Everything is as it should be after a rollout: one instance of this version in each slot, each serving, nothing else
     /// anywhere.
     pub(crate) async fn assert_whole(&self, slots: u32, version: &str) {
+        // The last work on a slot may go on a moment after the rollout has ended.
+        let whole = || async {
+            self.engine.objects() == slots as usize && self.serving().await.len() == slots as usize
+        };
+        eventually("as many instances serve as there shall be", whole).await;
         let expected: BTreeMap<u32, String> = (0..slots).map(|slot| (slot, version.to_owned())).collect();
         assert_eq!(self.versions().await, expected);
         let mut instances: Vec<String> = self.instances().await.iter().map(|i| i.id.to_string()).collect();
@@ -142,7 +147,8 @@ impl World {
         assert_eq!(serving, instances, "what runs serves, and nothing else");
         assert_eq!(self.engine.objects(), slots as usize, "nothing is left at the engine");
         assert_eq!(self.engine.orphans(), 0);
-        assert_eq!(self.keys("deploy/acme/web/unit/").await, 0, "the journal is empty");
+        let empty = || async { self.keys("deploy/acme/web/unit/").await == 0 };
+        eventually("the journal is empty", empty).await;
     }
 
     pub(crate) async fn keys(&self, prefix: &str) -> usize {
