@@ -228,6 +228,7 @@ pub(crate) fn scale(looked: &Looked<'_>, desired: u32, victims: &[InstanceId]) -
         }
     } else if all.len() > desired {
         let mut going: Vec<u32> = Vec::new();
+        let known: Vec<u32> = all.iter().copied().collect();
         let mut take = |slot: u32| {
             if all.len() > desired && all.remove(&slot) {
                 going.push(slot);
@@ -235,7 +236,6 @@ pub(crate) fn scale(looked: &Looked<'_>, desired: u32, victims: &[InstanceId]) -
         };
         victims.iter().filter_map(|id| looked.observed.slot_of(id)).for_each(&mut take);
         let serves = |slot: u32| looked.observed.of(slot).iter().any(|instance| serves(looked, instance));
-        let known: Vec<u32> = slots.keys().copied().chain(rolling.iter().flatten().copied()).collect();
         known.iter().rev().copied().filter(|slot| !serves(*slot)).for_each(&mut take);
         known.iter().rev().copied().for_each(&mut take);
         slots.retain(|slot, _| !going.contains(slot));

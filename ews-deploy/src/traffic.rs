@@ -60,6 +60,12 @@ struct Entry {
     state: MemberState,
 }
 
+/// A part of a difference: operations, and the versions from which they were made.
+struct Part {
+    ops: Vec<Op>,
+    expected: Vec<(ObjectRef, Option<u64>)>,
+}
+
 impl Director {
     pub(crate) fn new(
         balancer: Arc<dyn Balancer>,
@@ -252,18 +258,28 @@ impl Director {
             (self.difference(&wanted, &stored)?, wanted.revisions == revisions)
         };
         let result = self.send(changes, sequence).await;
+        let mut wanted = self.wanted();
         if result.is_err() || !clean {
-            self.wanted().dirty = true;
+            wanted.dirty = true;
+        } else {
+            // Pools that nobody is in are gone now; the last one is kept as the place to which routes point.
+            let Wanted { endpoints, revisions, .. } = &mut *wanted;
+            let last = revisions.last().cloned();
+            let used: BTreeSet<&PoolId> = endpoints.values().map(|entry| &entry.pool).collect();
+            revisions.retain(|revision| {
+                Some(revision) == last.as_ref() || self.pool(revision).is_ok_and(|pool| used.contains(&pool))
+            });
         }
         result
     }
 
-    async fn send(
-        &self,
-        changes: Vec<(Vec<Op>, Vec<(ObjectRef, Option<u64>)>)>,
-        sequence: &mut u64,
-    ) -> Result<()> {
-        for (ops, expected) in changes {
+    /// The balancer may have lost or changed something: it is compared at the next sync.
+    pub(crate) fn suspect(&self) {
+        self.wanted().dirty = true;
+    }
+
+    async fn send(&self, changes: Vec<Part>, sequence: &mut u64) -> Result<()> {
+        for Part { ops, expected } in changes {
             *sequence += 1;
             let mut change =
                 Change::new(ChangeId::new(format!("{}-{}-{}", self.service, self.token, *sequence))?, ops);
@@ -323,12 +339,7 @@ impl Director {
     }
 
     /// The changes that lead from what is stored to what is wanted, each with the versions that it was made from.
-    #[allow(clippy::type_complexity, reason = "operations and what they expect, used in one place")]
-    fn difference(
-        &self,
-        wanted: &Wanted,
-        stored: &[Stored],
-    ) -> Result<Vec<(Vec<Op>, Vec<(ObjectRef, Option<u64>)>)>> {
+    fn difference(&self, wanted: &Wanted, stored: &[Stored]) -> Result<Vec<Part>> {
         let has: BTreeMap<ObjectRef, &Stored> =
             stored.iter().map(|found| (found.object.reference(), found)).collect();
         let version = |reference: &ObjectRef| has.get(reference).map(|stored| stored.version);
@@ -374,7 +385,7 @@ impl Director {
             let ops = part.iter().map(|(op, _)| op.clone()).collect();
             let expected =
                 part.iter().map(|(_, reference)| (reference.clone(), version(reference))).collect();
-            changes.push((ops, expected));
+            changes.push(Part { ops, expected });
         }
         Ok(changes)
     }

@@ -2,7 +2,7 @@
 //!
 //! "Every" means every commit of the controller to the store, once before it happens and once after: the loops go on until
 //! one run passes with no kill.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::print_stdout, reason = "tests")]
 
 mod rig;
 

@@ -276,7 +276,11 @@ async fn requests_that_can_not_work_are_refused_with_the_field() {
         (taken, ErrorKind::AlreadyExists, "`web.test` is served by the routes `web`"),
         (DeployRequest::new(unpinned), ErrorKind::Invalid, "must be pinned"),
         (impatient, ErrorKind::Invalid, "`progress_deadline`"),
-        (request(spec("v2")).with_bounds(5..=2), ErrorKind::Invalid, "bounds of 5 to 2"),
+        (
+            request(spec("v2")).with_bounds(std::ops::RangeInclusive::new(5, 2)),
+            ErrorKind::Invalid,
+            "bounds of 5 to 2",
+        ),
         (
             request(spec("v2")).with_bounds(5..=9),
             ErrorKind::Invalid,

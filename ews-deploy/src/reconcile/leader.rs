@@ -34,6 +34,8 @@ use crate::strategy::Strategy;
 
 /// The least time between two listings.
 const BREATH: Duration = Duration::from_millis(20);
+/// How often the balancer is compared with what it should have though nothing has changed.
+const AUDIT: Duration = Duration::from_secs(30);
 /// The first and the longest pause before work that could not be done is tried again.
 const AGAIN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 
@@ -76,6 +78,7 @@ pub(super) struct Leader {
     units: JoinSet<(u32, End)>,
     syncs: JoinSet<bool>,
     sync_after: Option<Instant>,
+    audited: Instant,
     restarts: Restarts,
     again: BTreeMap<u32, Again>,
     /// The slots of the rollout whose new instance was found healthy.
@@ -129,6 +132,7 @@ impl Leader {
             units: JoinSet::new(),
             syncs: JoinSet::new(),
             sync_after: None,
+            audited: now,
             restarts: Restarts::default(),
             again: BTreeMap::new(),
             healthy: BTreeSet::new(),
@@ -395,12 +399,13 @@ impl Leader {
 
     /// One round: what is asked for is taken up, and what is to be done is begun.
     async fn round(&mut self) -> Result<Option<Over>> {
+        let prober = self.tools.prober.clone();
+        let observed_health = move |id: &InstanceId| prober.state(id).map(|state| state.status);
+        // The count comes first: a rollout that begins now takes the slots as they shall be.
+        self.rescale(&observed_health).await?;
         if self.take_up().await? {
             return Ok(Some(Over::Removed));
         }
-        let prober = self.tools.prober.clone();
-        let observed_health = move |id: &InstanceId| prober.state(id).map(|state| state.status);
-        self.rescale(&observed_health).await?;
         self.count_progress().await?;
 
         let busy: BTreeSet<u32> = self.busy.keys().copied().collect();
@@ -725,6 +730,10 @@ impl Leader {
             }
         }
         let now = Instant::now();
+        if now - self.audited >= AUDIT {
+            self.audited = now;
+            director.suspect();
+        }
         let rested = self.sync_after.is_none_or(|until| until <= now);
         if director.is_dirty() && self.syncs.is_empty() && rested {
             self.sync_after = None;

@@ -1,6 +1,7 @@
 //! A small world on virtual time: an engine, a balancer, a store, and controllers that can be killed anywhere.
 #![allow(
     dead_code,
+    unused_imports,
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
@@ -11,8 +12,8 @@
 mod guard;
 mod killing;
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -25,8 +26,8 @@ use ews_core::store::{ListRequest, MemoryStore, Prefix};
 use ews_core::testkit::FakeBalancer;
 use ews_core::testkit::fake::{FakeConfig, FakeEngine, FakeRuntime};
 use ews_core::{
-    Balancer as _, Instance, InstanceState, Labels, PortName, Runtime as _, Selector, ServiceName,
-    ServiceSpec, Store,
+    Balancer as _, Instance, InstanceId, InstanceState, Labels, PortName, Runtime as _, Selector,
+    ServiceName, ServiceSpec, Store,
 };
 use ews_deploy::{
     Batch, DeployConfig, DeployParts, DeployRequest, Deployer, Outcome, RolloutId, RolloutReport, Strategy,
@@ -47,6 +48,7 @@ pub(crate) struct World {
     pub(crate) balancer: FakeBalancer,
     pub(crate) guard: Arc<Guard>,
     pub(crate) store: Arc<MemoryStore>,
+    pub(crate) checks: Arc<Checks>,
 }
 
 /// A controller's life.
@@ -68,7 +70,7 @@ impl World {
         let engine = FakeEngine::new(FakeConfig::default());
         let balancer = FakeBalancer::new();
         let guard = Arc::new(Guard::new(balancer.clone(), engine.clone()));
-        Self { engine, balancer, guard, store: Arc::new(MemoryStore::new()) }
+        Self { engine, balancer, guard, store: Arc::new(MemoryStore::new()), checks: Arc::default() }
     }
 
     pub(crate) async fn controller(&self, name: &str) -> Controller {
@@ -79,7 +81,7 @@ impl World {
         let runtime = Arc::new(FakeRuntime::connect(&self.engine));
         let parts = DeployParts::new(Arc::clone(&runtime) as _, store)
             .with_balancer(Arc::clone(&self.guard) as _)
-            .with_checker(Arc::new(ByLabel(self.engine.clone())));
+            .with_checker(Arc::new(ByLabel(self.engine.clone(), Arc::clone(&self.checks))));
         let config = DeployConfig::new("acme".parse().unwrap()).with_controller(name);
         Controller { deployer: Deployer::start(parts, config).await.unwrap(), runtime }
     }
@@ -151,18 +153,53 @@ impl World {
         eventually("the journal is empty", empty).await;
     }
 
+    /// The lease by which the service is led.
+    pub(crate) async fn lease_of_leader(&self) -> ews_core::store::LeaseId {
+        let key = ews_core::store::Key::new("deploy/acme/web/lock").unwrap();
+        self.store.get(&key).await.unwrap().unwrap().lease.unwrap()
+    }
+
     pub(crate) async fn keys(&self, prefix: &str) -> usize {
         let request = ListRequest::new(Prefix::new(prefix).unwrap());
         self.store.list(&request).await.unwrap().records.len()
     }
 }
 
-/// Answers by the instance's labels and by whether it listens.
-struct ByLabel(FakeEngine);
+/// Which probes fail though their instances answer.
+#[derive(Default)]
+pub(crate) struct Checks {
+    failing: Mutex<BTreeSet<(InstanceId, &'static str)>>,
+}
+
+impl Checks {
+    pub(crate) fn fail_liveness(&self, id: &InstanceId) {
+        self.failing.lock().unwrap().insert((id.clone(), "/live"));
+    }
+
+    pub(crate) fn fail_readiness(&self, id: &InstanceId) {
+        self.failing.lock().unwrap().insert((id.clone(), "/"));
+    }
+
+    pub(crate) fn clear(&self) {
+        self.failing.lock().unwrap().clear();
+    }
+}
+
+/// Answers by the instance's labels, by what the test says and by whether it listens.
+struct ByLabel(FakeEngine, Arc<Checks>);
 
 #[async_trait]
 impl Checker for ByLabel {
-    async fn check(&self, target: &Target, _probe: &Probe) -> Tried {
+    async fn check(&self, target: &Target, probe: &Probe) -> Tried {
+        let path = match &probe.check {
+            Check::Http(check) => check.path.as_str(),
+            _ => "",
+        };
+        let failing =
+            self.1.failing.lock().unwrap().iter().any(|(id, p)| *id == target.instance.id && *p == path);
+        if failing {
+            return Tried::fail("status 500");
+        }
         if target.instance.labels.get("healthy") == Some("no") {
             return Tried::fail("status 503");
         }
