@@ -1,14 +1,16 @@
 //! One reconciler per service: whoever holds its lease looks, decides and acts.
 //!
-//! `lead` is the lease, `leader` the loop, `rollouts` and `history` what it does about rollouts and their past, `unit` the work
-//! on one slot, `narrate` the events.
+//! `lead` is the lease, `leader` the loop; `look` is what it sees, `work` what it lets be done, `rollouts` and `history` what it does
+//! about rollouts and their past; `unit` is the work on one slot, `narrate` the events.
 
 mod history;
 mod lead;
 mod leader;
+mod look;
 mod narrate;
 mod rollouts;
 mod unit;
+mod work;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,0 +1,271 @@
+//! The deployer: what an embedder holds.
+//!
+//! Asking and doing are apart. Every call here reads or writes records and returns; whoever leads the service, this controller
+//! or another one of the installation, brings about what is written. So an acknowledged request survives every crash, and any
+//! controller may be asked.
+
+mod ask;
+mod found;
+mod tell;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use ews_core::balancer::Balancer;
+use ews_core::bus::Subscription;
+use ews_core::clock::Clock;
+use ews_core::probe::{Checker, Prober, ProberConfig, StandardChecker};
+use ews_core::store::{ListRequest, StoreRevision};
+use ews_core::{Bus, Result, Runtime, ServiceName, Store, SystemClock};
+use futures_util::StreamExt as _;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+pub(crate) use found::{Found, collided, of_the_service};
+pub use tell::ServiceStatus;
+
+use crate::config::DeployConfig;
+use crate::event::DeployEvent;
+use crate::reconcile::{self, Workshop, service_selector};
+use crate::record::Repository;
+use crate::slots::Slots;
+
+/// What a deployer stands on.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct DeployParts {
+    /// Where instances run.
+    pub runtime: Arc<dyn Runtime>,
+    /// Where records live.
+    pub store: Arc<dyn Store>,
+    /// What moves traffic. Default: nothing; a request with traffic is refused.
+    pub balancer: Option<Arc<dyn Balancer>>,
+    /// Wall time for records. Default: the system's.
+    pub clock: Arc<dyn Clock>,
+    /// Who makes the tries of probes. Default: HTTP and TCP from this process, commands through the runtime.
+    pub checker: Option<Arc<dyn Checker>>,
+}
+
+impl DeployParts {
+    /// Instances run here, records live there, traffic is left alone.
+    pub fn new(runtime: Arc<dyn Runtime>, store: Arc<dyn Store>) -> Self {
+        Self { runtime, store, balancer: None, clock: Arc::new(SystemClock), checker: None }
+    }
+
+    /// Traffic is moved by this.
+    #[must_use]
+    pub fn with_balancer(mut self, balancer: Arc<dyn Balancer>) -> Self {
+        self.balancer = Some(balancer);
+        self
+    }
+
+    /// Records say this clock's time.
+    #[must_use]
+    pub fn with_clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Probes are tried by this.
+    #[must_use]
+    pub fn with_checker(mut self, checker: Arc<dyn Checker>) -> Self {
+        self.checker = Some(checker);
+        self
+    }
+}
+
+/// Deploys services. Clones are handles to the same one; when the last is dropped, its work ends where it stands, and a
+/// successor goes on when its leases have ended. [`leave`](Self::leave) ends it in order.
+///
+/// ```
+/// use std::sync::Arc;
+/// use ews_core::spec::source::{ArtifactSource, Source};
+/// use ews_core::store::MemoryStore;
+/// use ews_core::testkit::fake::{FakeConfig, FakeEngine, FakeRuntime};
+/// use ews_core::ServiceSpec;
+/// use ews_deploy::{DeployConfig, DeployParts, DeployRequest, Deployer, Outcome};
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> ews_core::Result<()> {
+/// // Any runtime and any store will do; these are the ones for tests.
+/// let runtime = FakeRuntime::connect(&FakeEngine::new(FakeConfig::default()));
+/// let parts = DeployParts::new(Arc::new(runtime), Arc::new(MemoryStore::new()));
+/// let deployer = Deployer::start(parts, DeployConfig::new("acme".parse()?)).await?;
+///
+/// let mut spec = ServiceSpec::new("web".parse()?, Source::Artifact(ArtifactSource::new("/srv/web")));
+/// spec.replicas = 3;
+/// let rollout = deployer.deploy(&DeployRequest::new(spec)).await?;
+/// let report = deployer.wait(&rollout).await?;
+/// assert_eq!(report.outcome, Some(Outcome::Succeeded));
+/// deployer.leave().await;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Deployer {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    workshop: Arc<Workshop>,
+    leave: watch::Sender<bool>,
+    tasks: Mutex<Tasks>,
+}
+
+#[derive(Default)]
+struct Tasks {
+    services: BTreeMap<ServiceName, tokio::task::AbortHandle>,
+    set: JoinSet<()>,
+}
+
+impl std::fmt::Debug for Deployer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Deployer").field("config", &self.inner.workshop.config).finish_non_exhaustive()
+    }
+}
+
+impl Deployer {
+    /// Starts a deployer: it leads every service of the installation that nobody else leads.
+    ///
+    /// # Errors
+    /// `Invalid` for the configuration; those of the store.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub async fn start(parts: DeployParts, config: DeployConfig) -> Result<Self> {
+        config.check()?;
+        let DeployParts { runtime, store, balancer, clock, checker } = parts;
+        let checker = checker.unwrap_or_else(|| Arc::new(StandardChecker::new(Arc::clone(&runtime))));
+        let prober = Prober::new(checker, Arc::clone(&clock), ProberConfig::default())?;
+        let bus = Bus::new(config.events)?;
+        let holder = config.controller.as_deref().map_or_else(reconcile::anonymous, Arc::from);
+        let workshop = Arc::new(Workshop { config, holder, runtime, store, balancer, prober, clock, bus });
+        let inner = Inner { workshop, leave: watch::Sender::new(false), tasks: Mutex::default() };
+        let deployer = Self { inner: Arc::new(inner) };
+        let after = deployer.discover().await?;
+        deployer.watch_services(after)?;
+        Ok(deployer)
+    }
+
+    /// Ends in order: what is under way ends at its next step, and every lead is given back, so that a successor goes on at
+    /// once. Rollouts are not ended by it.
+    pub async fn leave(&self) {
+        self.inner.leave.send_replace(true);
+        let mut set = std::mem::take(&mut self.inner.tasks().set);
+        while set.join_next().await.is_some() {}
+    }
+
+    /// What happens from now on, to every service that this controller leads.
+    pub fn events(&self) -> Subscription<DeployEvent> {
+        self.inner.workshop.bus.subscribe()
+    }
+
+    pub(crate) async fn slots(&self, service: &ServiceName) -> Result<Slots> {
+        let workshop = &self.inner.workshop;
+        Ok(Slots::new(workshop.runtime.list(&service_selector(&workshop.config.owner, service)?).await?))
+    }
+
+    pub(crate) fn repository(&self, service: &ServiceName) -> Repository {
+        let workshop = &self.inner.workshop;
+        Repository::new(Arc::clone(&workshop.store), &workshop.config.owner, service)
+    }
+
+    pub(crate) fn prober(&self) -> &Prober {
+        &self.inner.workshop.prober
+    }
+
+    /// The services there are, and the store's revision that shows them.
+    async fn scan(&self) -> Result<(Vec<ServiceName>, StoreRevision)> {
+        let workshop = &self.inner.workshop;
+        let owner = &workshop.config.owner;
+        let mut request = ListRequest::new(Repository::services(owner)?);
+        let mut services = Vec::new();
+        let mut revision = None;
+        loop {
+            let page = workshop.store.list(&request).await?;
+            services
+                .extend(page.records.iter().filter_map(|record| Repository::service_of(owner, &record.key)));
+            // The first page's: what changes while the others are read is seen by the watch.
+            let first = *revision.get_or_insert(page.revision);
+            match page.records.last() {
+                Some(last) if page.more => request = request.after(last.key.clone()),
+                _ => return Ok((services, first)),
+            }
+        }
+    }
+
+    async fn discover(&self) -> Result<StoreRevision> {
+        let (services, revision) = self.scan().await?;
+        for service in services {
+            self.adopt(&service);
+        }
+        Ok(revision)
+    }
+
+    /// Lets a task of this controller reconcile the service, if none does.
+    fn adopt(&self, service: &ServiceName) {
+        self.inner.adopt(service);
+    }
+
+    /// Adopts services that other controllers are asked for.
+    fn watch_services(&self, mut after: StoreRevision) -> Result<()> {
+        let inner = Arc::downgrade(&self.inner);
+        let workshop = Arc::clone(&self.inner.workshop);
+        let prefix = Repository::services(&workshop.config.owner)?;
+        let mut leave = self.inner.leave.subscribe();
+        let watching = async move {
+            loop {
+                let Ok(mut changes) = workshop.store.watch(&prefix, after).await else {
+                    // Too far behind, or the store is away: everything is looked at again.
+                    sleep(Duration::from_secs(1)).await;
+                    let Some(inner) = inner.upgrade() else { return };
+                    if let Ok(revision) = (Self { inner }).discover().await {
+                        after = revision;
+                    }
+                    continue;
+                };
+                while let Some(Ok(batch)) = changes.next().await {
+                    after = batch.revision;
+                    for change in &*batch.changes {
+                        let ews_core::store::Change::Put(record) = change else { continue };
+                        let owner = &workshop.config.owner;
+                        let Some(service) = Repository::service_of(owner, &record.key) else { continue };
+                        let Some(inner) = inner.upgrade() else { return };
+                        inner.adopt(&service);
+                    }
+                }
+            }
+        };
+        self.inner.tasks().set.spawn(async move {
+            tokio::select! {
+                () = watching => {}
+                _ = leave.wait_for(|leave| *leave) => {}
+            }
+        });
+        Ok(())
+    }
+}
+
+impl Inner {
+    fn tasks(&self) -> std::sync::MutexGuard<'_, Tasks> {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn adopt(&self, service: &ServiceName) {
+        if *self.leave.borrow() {
+            return;
+        }
+        let mut tasks = self.tasks();
+        // What has ended is forgotten, so that neither map nor set grows with every service that ever was.
+        while tasks.set.try_join_next().is_some() {}
+        tasks.services.retain(|_, task| !task.is_finished());
+        if !tasks.services.contains_key(service) {
+            let workshop = Arc::clone(&self.workshop);
+            let task = reconcile::reconcile(workshop, service.clone(), self.leave.subscribe());
+            let handle = tasks.set.spawn(task);
+            tasks.services.insert(service.clone(), handle);
+        }
+    }
+}

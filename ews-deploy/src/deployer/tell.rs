@@ -1,0 +1,184 @@
+//! What a deployer tells: how services and rollouts stand, and when they have ended.
+
+use ews_core::store::{ListRequest, Prefix};
+use ews_core::{Error, ErrorKind, Instance, Result, Revision, RevisionId, ServiceName};
+use futures_util::StreamExt as _;
+use tokio::time::{Duration, timeout};
+
+use super::Deployer;
+use super::found::Found;
+use crate::record::{Repository, RolloutState};
+use crate::rollout::{Phase, RolloutId, RolloutReport};
+
+/// How a service stands.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct ServiceStatus {
+    /// Which service.
+    pub service: ServiceName,
+    /// How many instances it should have.
+    pub desired: u32,
+    /// The revision that a rollout brought about last.
+    pub stable: Option<RevisionId>,
+    /// The rollout under way.
+    pub rollout: Option<RolloutReport>,
+    /// Its instances as the runtime sees them now, by slot and generation.
+    pub instances: Vec<Instance>,
+    /// Whether it is being removed.
+    pub removing: bool,
+}
+
+impl Deployer {
+    /// Waits until a removed service is gone.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn wait_removed(&self, service: &ServiceName) -> Result<()> {
+        let repository = self.repository(service);
+        while repository.input().await?.is_some() {
+            self.a_change(&repository.inputs()?).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until a rollout has ended.
+    ///
+    /// # Errors
+    /// `NotFound` for one that is not there or no longer kept; those of the store.
+    pub async fn wait(&self, rollout: &RolloutId) -> Result<RolloutReport> {
+        let repository = self.repository(&rollout.service);
+        loop {
+            let report = self.rollout(rollout).await;
+            match report {
+                Ok(report) if report.outcome.is_some() => return Ok(report),
+                Ok(_) => {}
+                // Asked for, and nobody has begun it yet.
+                Err(error) if error.kind() == ErrorKind::NotFound => {
+                    let input = repository.input().await?;
+                    let active = input.as_ref().and_then(|input| input.value.active.as_ref());
+                    if active.is_none_or(|active| active.number != rollout.number) {
+                        // It may have begun and ended between the two looks.
+                        return self.rollout(rollout).await;
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+            self.a_change(&repository.prefix("rollout")?).await?;
+        }
+    }
+
+    /// Waits for a change under a prefix, at most for a second: a change between a look and the wait costs no more than that.
+    async fn a_change(&self, prefix: &Prefix) -> Result<()> {
+        let store = &self.inner.workshop.store;
+        let page = store.list(&ListRequest::new(prefix.clone()).limit(1)).await?;
+        let mut changes = store.watch(prefix, page.revision).await?;
+        let _ = timeout(Duration::from_secs(1), changes.next()).await;
+        Ok(())
+    }
+
+    /// A rollout as it stands.
+    ///
+    /// # Errors
+    /// `NotFound` for one that is not there, was not begun yet or is no longer kept.
+    pub async fn rollout(&self, rollout: &RolloutId) -> Result<RolloutReport> {
+        let repository = self.repository(&rollout.service);
+        let Some(found) = repository.rollout(rollout.number).await? else {
+            return Err(Error::not_found("rollout", rollout));
+        };
+        self.report(&rollout.service, found.value, &repository).await
+    }
+
+    /// The rollouts that are kept, the latest first.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn history(&self, service: &ServiceName) -> Result<Vec<RolloutReport>> {
+        let repository = self.repository(service);
+        let mut reports = Vec::new();
+        for state in repository.rollouts().await?.into_iter().rev() {
+            reports.push(self.report(service, state, &repository).await?);
+        }
+        Ok(reports)
+    }
+
+    /// The revisions that are kept, the earliest first.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn revisions(&self, service: &ServiceName) -> Result<Vec<Revision>> {
+        let records = self.repository(service).revisions().await?;
+        Ok(records.into_iter().map(|record| record.revision).collect())
+    }
+
+    /// How a service stands.
+    ///
+    /// # Errors
+    /// `NotFound`; those of the store and the runtime.
+    pub async fn status(&self, service: &ServiceName) -> Result<ServiceStatus> {
+        let repository = self.repository(service);
+        let found = Found::read(&repository).await?;
+        let Some(input) = &found.input else { return Err(Error::not_found("service", service)) };
+        let rollout = match found.state.rollout {
+            Some(number) => Some(self.rollout(&RolloutId { service: service.clone(), number }).await?),
+            None => None,
+        };
+        let stable = match found.state.stable.last() {
+            Some(number) => repository.revision(*number).await?.map(|record| record.revision.id),
+            None => None,
+        };
+        Ok(ServiceStatus {
+            service: service.clone(),
+            desired: found.scale.as_ref().map_or(0, |scale| scale.value.desired),
+            stable,
+            rollout,
+            instances: self.slots(service).await?.iter().cloned().collect(),
+            removing: input.value.removing,
+        })
+    }
+
+    /// The services of the installation, by name.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn services(&self) -> Result<Vec<ServiceName>> {
+        Ok(self.scan().await?.0)
+    }
+
+    async fn report(
+        &self,
+        service: &ServiceName,
+        state: RolloutState,
+        repository: &Repository,
+    ) -> Result<RolloutReport> {
+        let id = RolloutId { service: service.clone(), number: state.number };
+        let name = async |number: u64| -> Result<RevisionId> {
+            match repository.revision(number).await? {
+                Some(record) => Ok(record.revision.id),
+                // Its revision is no longer kept; its number is.
+                None => RevisionId::new(format!("r{number}")),
+            }
+        };
+        let control = repository.control().await?;
+        let paused =
+            control.is_some_and(|control| control.value.rollout == state.number && control.value.paused);
+        Ok(RolloutReport {
+            id,
+            to: name(state.to).await?,
+            from: match state.from {
+                Some(from) => Some(name(from).await?),
+                None => None,
+            },
+            phase: state.phase,
+            paused: state.outcome.is_none()
+                && state.phase == Phase::Forward
+                && (paused || state.held.is_some()),
+            strategy: state.strategy,
+            done: (state.done, state.slots.len()),
+            cause: state.cause,
+            failures: state.failures,
+            outcome: state.outcome,
+            started_at: state.started_at,
+            ended_at: state.ended_at,
+        })
+    }
+}

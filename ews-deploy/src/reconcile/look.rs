@@ -1,0 +1,183 @@
+//! What a leader sees, and what it lets the balancer see.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use ews_core::balancer::MemberState;
+use ews_core::probe::prober::State;
+use ews_core::probe::{ProbeKind, Target};
+use ews_core::store::{ListRequest, WatchStream};
+use ews_core::{EventStream, InstanceState, Result};
+use tokio::time::{Duration, Instant, timeout};
+
+use super::leader::Leader;
+use super::unit::service_selector;
+use crate::decide::{Health, Looked};
+use crate::slots::Slots;
+
+/// How often the balancer is compared with what it should have though nothing has changed.
+const AUDIT: Duration = Duration::from_secs(30);
+
+impl Leader {
+    pub(super) async fn events(&mut self) -> Option<EventStream> {
+        let selector = service_selector(&self.tools.owner, &self.tools.service).ok()?;
+        let stream = timeout(self.config.call_limit, self.tools.runtime.events(&selector)).await;
+        stream.ok()?.ok()
+    }
+
+    pub(super) async fn watch_inputs(&self) -> Option<WatchStream> {
+        let repository = &self.tools.repository;
+        let prefix = repository.inputs().ok()?;
+        let page = repository.store().list(&ListRequest::new(prefix.clone()).limit(1)).await.ok()?;
+        repository.store().watch(&prefix, page.revision).await.ok()
+    }
+
+    /// Reads again what is asked for.
+    pub(super) async fn refresh(&mut self) -> Result<()> {
+        let repository = &self.tools.repository;
+        if let Some(input) = repository.input().await? {
+            self.input = input;
+        }
+        if let Some(scale) = repository.scale().await? {
+            self.scale = scale.value;
+        }
+        if let Some(control) = repository.control().await? {
+            self.control = control.value;
+        }
+        if let Some(request) = &self.input.value.active
+            && !self.revisions.contains_key(&request.revision)
+            && let Some(record) = repository.revision(request.revision).await?
+        {
+            self.revisions.insert(record.revision.number, record.revision);
+        }
+        if let Some(director) = &self.tools.director {
+            // One that is being removed keeps its traffic until nothing of it runs.
+            director.set_traffic(self.input.value.traffic.as_ref(), &self.input.value.former);
+        }
+        Ok(())
+    }
+
+    /// Lists the instances and probes those that run.
+    pub(super) async fn look(&mut self) {
+        let Ok(selector) = service_selector(&self.tools.owner, &self.tools.service) else { return };
+        let listed = timeout(self.config.call_limit, self.tools.runtime.list(&selector)).await;
+        let Ok(Ok(instances)) = listed else {
+            self.sighted = false;
+            return;
+        };
+        self.sighted = true;
+        let before: BTreeSet<_> = self.observed.iter().map(|instance| instance.id.clone()).collect();
+        self.observed = Slots::new(instances);
+        for gone in before.iter().filter(|id| self.observed.slot_of(id).is_none()) {
+            self.tools.prober.remove(gone);
+        }
+        for instance in self.observed.iter() {
+            if instance.state != InstanceState::Running {
+                if instance.state.is_ended() {
+                    self.tools.prober.remove(&instance.id);
+                }
+                continue;
+            }
+            let Some(revision) = self.revisions.values().find(|r| r.id == instance.key.revision) else {
+                continue;
+            };
+            let ago = instance.started_at.map(|at| self.tools.clock.now().since(at)).unwrap_or_default();
+            let target =
+                Target::new(instance.clone(), revision.spec.instance.probes.clone()).with_started_ago(ago);
+            if let Err(error) = self.tools.prober.set(target) {
+                tracing::debug!(instance = %instance.id, %error, "not probed");
+            }
+        }
+    }
+
+    /// Takes up the traffic that an earlier controller directed.
+    pub(super) async fn adopt(&mut self) -> bool {
+        let Some(director) = &self.tools.director else { return true };
+        let instances: Vec<_> = self.observed.iter().cloned().collect();
+        let revisions = self.revisions.values().map(|revision| revision.id.clone());
+        let adopted = timeout(self.config.call_limit, director.adopt(revisions, &instances)).await;
+        match adopted {
+            Ok(Ok(())) => true,
+            Ok(Err(error)) => {
+                tracing::warn!(service = %self.tools.service, %error, "the balancer can't be asked");
+                false
+            }
+            Err(_) => false,
+        }
+    }
+
+    pub(super) fn looked<'a>(
+        &'a self,
+        busy: &'a BTreeSet<u32>,
+        halted: bool,
+        health: Health<'a>,
+    ) -> Looked<'a> {
+        Looked {
+            state: &self.state,
+            observed: &self.observed,
+            busy,
+            rollout: self.rollout.as_ref(),
+            halted,
+            revisions: &self.revisions,
+            health,
+        }
+    }
+
+    /// Keeps the balancer's picture of instances that nobody works on: the dead go at once, the ready come, those that are
+    /// known not to be ready take a rest.
+    pub(super) fn direct(&mut self, health: Health<'_>) {
+        let Some(director) = &self.tools.director else { return };
+        for id in director.instances() {
+            let found = self.observed.iter().find(|instance| instance.id == id);
+            match found {
+                Some(instance) if instance.state.is_ended() => director.forget(&id, None),
+                // A later start is another endpoint.
+                Some(instance) => director.forget(&id, Some(instance.incarnation)),
+                None => director.forget(&id, None),
+            }
+        }
+        for (slot, number) in self.state.slots.iter().filter(|(slot, _)| !self.busy.contains_key(slot)) {
+            let Some(revision) = self.revisions.get(number) else { continue };
+            let (Some(instance), _) = self.observed.split(*slot, &revision.id) else { continue };
+            if instance.state != InstanceState::Running {
+                continue;
+            }
+            let probed =
+                self.tools.prober.state(&instance.id).filter(|s| s.incarnation == instance.incarnation);
+            let Some(status) = health(&instance.id).filter(|_| probed.is_some()) else { continue };
+            let tried = |state: &State| {
+                state.last.iter().any(|(kind, _)| matches!(kind, ProbeKind::Readiness | ProbeKind::Startup))
+            };
+            let wanted = match (status.ready, director.serves(&instance.id)) {
+                (true, _) => MemberState::Active,
+                // Not tried yet: what was known before holds.
+                (false, true) if !probed.as_ref().is_some_and(tried) => continue,
+                (false, true) => MemberState::Draining,
+                (false, false) => continue,
+            };
+            if let Err(error) = director.want(instance, wanted) {
+                tracing::warn!(instance = %instance.id, %error, "it gets no traffic");
+            }
+        }
+        let now = Instant::now();
+        if now - self.audited >= AUDIT {
+            self.audited = now;
+            director.suspect();
+        }
+        let rested = self.sync_after.is_none_or(|until| until <= now);
+        if director.is_dirty() && self.syncs.is_empty() && rested {
+            self.sync_after = None;
+            let tools = Arc::clone(&self.tools);
+            self.syncs.spawn(async move {
+                let Some(director) = &tools.director else { return true };
+                match director.sync().await {
+                    Ok(()) => true,
+                    Err(error) => {
+                        tracing::warn!(service = %tools.service, %error, "the balancer is not as it should be");
+                        false
+                    }
+                }
+            });
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! The work on slots that a leader lets be done: when it may begin, and what follows from how it ended.
+
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+use ews_core::{InstanceId, Result};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::leader::{Again, Busy, Leader};
+use super::unit::{End, Unit, journal_key};
+use crate::decide::{Act, Cause};
+use crate::event::{EventKind, Step};
+use crate::plan;
+use crate::record::UnitJournal;
+use crate::restarts::{May, Told};
+use crate::rollout::{GateLimits, Phase};
+use crate::strategy::Strategy;
+
+/// The first and the longest pause before work that could not be done is tried again.
+const AGAIN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+
+impl Leader {
+    /// Forgets what an earlier controller was about to do where nothing is left to be done about it.
+    pub(super) async fn tidy_journal(&mut self) -> Result<()> {
+        let rolling =
+            self.rollout.as_ref().filter(|rollout| rollout.phase == Phase::Forward).map(|r| r.number);
+        // A unit of the rollout under way is taken up in its turn, and then wants to know.
+        let done = |entry: &&UnitJournal| {
+            !self.busy.contains_key(&entry.slot) && (entry.rollout.is_none() || entry.rollout != rolling)
+        };
+        let slots: Vec<u32> = self.journal.values().filter(done).map(|entry| entry.slot).take(100).collect();
+        if slots.is_empty() {
+            return Ok(());
+        }
+        let mut draft = self.draft()?;
+        for slot in &slots {
+            draft = draft.delete(&journal_key(*slot))?;
+        }
+        draft.commit().await?;
+        self.journal.retain(|slot, _| !slots.contains(slot));
+        Ok(())
+    }
+
+    /// Whether work that supervision or a rollout wants may begin now.
+    pub(super) fn may(&mut self, act: &Act, now: Instant) -> bool {
+        let slot = act.slot();
+        if self.again.get(&slot).is_some_and(|again| again.until > now) {
+            return false;
+        }
+        let (number, reason) = match act {
+            Act::Fill { revision, cause: Cause::Ended(how), .. } => (*revision, how.clone()),
+            Act::Bounce { revision, why, .. } => (*revision, why.clone()),
+            _ => return true,
+        };
+        let Some(revision) = self.revisions.get(&number) else { return false };
+        match self.restarts.lost(slot, now, &revision.spec.restart) {
+            May::Now => true,
+            May::Later(_, told) => {
+                let instance = self.observed.split(slot, &revision.id).0.map(|instance| instance.id.clone());
+                match told {
+                    None => {}
+                    Some(Told::Pause(pause)) => {
+                        let reason = format!("{reason}; started again in {pause:?}");
+                        self.tools.narrator.tell(EventKind::InstanceLost { slot, instance, reason });
+                    }
+                    Some(Told::GivenUp(restarts)) => {
+                        self.tools.narrator.tell(EventKind::InstanceLost { slot, instance, reason });
+                        self.tools.narrator.tell(EventKind::GivenUp { slot, restarts });
+                    }
+                }
+                false
+            }
+        }
+    }
+
+    pub(super) fn begin(&mut self, act: Act) {
+        let slot = act.slot();
+        let strategy = self.strategy().clone();
+        let (number, unit_of) = match &act {
+            Act::Fill { revision, cause: Cause::Rollout, .. } => {
+                (Some(*revision), self.rollout.as_ref().map(|rollout| rollout.number))
+            }
+            Act::Fill { revision, .. } | Act::Bounce { revision, .. } => (Some(*revision), None),
+            Act::Clear { .. } => (None, None),
+        };
+        let revision = number.and_then(|number| Some((number, self.revisions.get(&number)?.clone())));
+        let capabilities = self.tools.runtime.capabilities();
+        let order = revision.as_ref().map_or(plan::UnitOrder::StartFirst, |(_, revision)| {
+            plan::order_of(strategy.order, &revision.spec, self.scale.desired, &capabilities).0
+        });
+        let min_healthy = if unit_of.is_some() { strategy.min_healthy } else { Duration::ZERO };
+        let before =
+            self.journal.remove(&slot).filter(|entry| entry.revision == number && entry.rollout == unit_of);
+        let (interrupt, interrupted) = watch::channel(false);
+        let unit = Unit {
+            tools: Arc::clone(&self.tools),
+            slot,
+            revision,
+            order,
+            rollout: unit_of,
+            limits: GateLimits { min_healthy, deadline: strategy.healthy_deadline, flaps: strategy.flaps },
+            drain: strategy.drain,
+            before,
+            interrupted,
+            way: Mutex::default(),
+        };
+        self.busy.insert(slot, Busy { interrupt, rollout: unit_of, revision: number });
+        self.units.spawn(async move {
+            let end = match act {
+                Act::Fill { .. } => unit.fill().await,
+                Act::Bounce { .. } => unit.bounce().await,
+                Act::Clear { .. } => unit.clear().await,
+            };
+            (slot, end)
+        });
+    }
+
+    pub(super) fn strategy(&self) -> &Strategy {
+        static DEFAULT: OnceLock<Strategy> = OnceLock::new();
+        let active = self.rollout.as_ref().map(|rollout| &rollout.strategy);
+        active.or(self.state.strategy.as_ref()).unwrap_or_else(|| DEFAULT.get_or_init(Strategy::default))
+    }
+
+    /// Asks all units of the rollout to end at their next step.
+    pub(super) fn interrupt_rollout(&self) {
+        for busy in self.busy.values().filter(|busy| busy.rollout.is_some()) {
+            busy.interrupt.send_replace(true);
+        }
+    }
+
+    /// The same for the units of one rollout.
+    pub(super) fn interrupt_units_of(&self, number: u64) {
+        for busy in self.busy.values().filter(|busy| busy.rollout == Some(number)) {
+            busy.interrupt.send_replace(true);
+        }
+    }
+
+    /// Work on a slot ended.
+    pub(super) async fn ended(&mut self, slot: u32, end: End) -> Result<()> {
+        let Some(busy) = self.busy.remove(&slot) else { return Ok(()) };
+        let mut failed = None;
+        match end {
+            End::Filled(instance) => {
+                self.again.remove(&slot);
+                if let Some(revision) = busy.revision.and_then(|number| self.revisions.get(&number)) {
+                    let revision = revision.id.clone();
+                    self.tools.narrator.tell(EventKind::Filled { slot, instance, revision });
+                }
+                let rolling = self.rollout.as_mut().filter(|rollout| Some(rollout.number) == busy.rollout);
+                if let (Some(rollout), Some(number)) = (rolling, busy.revision)
+                    && rollout.slots.contains(&slot)
+                {
+                    self.state.slots.insert(slot, number);
+                    if self.healthy.insert(slot) {
+                        rollout.spent = Duration::ZERO;
+                        self.counted = Instant::now();
+                    }
+                    let to = rollout.to;
+                    let done =
+                        rollout.slots.iter().filter(|slot| self.state.slots.get(slot) == Some(&to)).count();
+                    rollout.done = done;
+                }
+            }
+            End::Cleared => {
+                self.again.remove(&slot);
+                self.restarts.forget(slot);
+            }
+            End::Interrupted => {}
+            End::Failed(failure) => {
+                self.tools.narrator.tell(EventKind::UnitFailed((*failure).clone()));
+                self.postpone(slot, None);
+                failed = busy.rollout.map(|number| (number, *failure));
+            }
+            End::Again { error, at, healthy } => {
+                // Clearing away what was there is not what the progress deadline is about: once for each slot, it counts
+                // as progress that the new instance is healthy.
+                if healthy && busy.rollout.is_some() && self.healthy.insert(slot) {
+                    self.progressed();
+                }
+                self.postpone(slot, at);
+                self.tools.narrator.tell(EventKind::Retrying { slot, reason: error.to_string() });
+            }
+        }
+        if let Some((number, failure)) = failed
+            && self.rollout.as_ref().is_some_and(|rollout| rollout.number == number)
+        {
+            self.failed(failure).await?;
+        }
+        let draft = self.draft()?.delete(&journal_key(slot))?;
+        draft.commit().await?;
+        Ok(())
+    }
+
+    /// The pause doubles while it is the same step that fails.
+    pub(super) fn postpone(&mut self, slot: u32, at: Option<(Step, Option<InstanceId>)>) {
+        let count = match self.again.get(&slot) {
+            Some(before) if before.at == at => before.count + 1,
+            _ => 0,
+        };
+        let pause = AGAIN.0.saturating_mul(2_u32.saturating_pow(count)).min(AGAIN.1);
+        self.again.insert(slot, Again { until: Instant::now() + pause, count, at });
+    }
+
+    pub(super) fn progressed(&mut self) {
+        self.counted = Instant::now();
+        if let Some(rollout) = &mut self.rollout {
+            rollout.spent = Duration::ZERO;
+        }
+    }
+}
