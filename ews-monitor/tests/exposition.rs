@@ -1,5 +1,5 @@
 //! Prometheus text, read back by a strict parser of the format.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test harness")]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test harness")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
