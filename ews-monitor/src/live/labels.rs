@@ -20,7 +20,8 @@ pub(crate) fn key_of<'a>(labels: impl IntoIterator<Item = (&'a str, &'a str)>) -
                 "a label without a key, a key or a value of more than {LONGEST} bytes, or more than {MOST} labels"
             )));
         }
-        if key.bytes().chain(value.bytes()).any(|byte| byte.is_ascii_control()) {
+        let has_control = |text: &str| text.bytes().any(|byte| byte.is_ascii_control());
+        if has_control(key) || has_control(value) {
             return Err(Error::invalid("a label holds control characters"));
         }
         sorted.push((key, value));

@@ -98,6 +98,44 @@ fn weight(kind: MetricKind) -> i64 {
     if kind == MetricKind::Histogram { LiveConfig::HISTOGRAM_WEIGHT as i64 } else { 1 }
 }
 
+fn signed(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+/// Whether one sample more would be more than all series together may have.
+fn crowded(kind: MetricKind, config: &LiveConfig, counts: &Counts) -> bool {
+    counts.samples.load(Relaxed) + weight(kind) > signed(config.max_samples)
+}
+
+/// A sample, and the moment at which it came.
+struct Sampled {
+    at: Timestamp,
+    value: Value,
+    now: Timestamp,
+}
+
+/// Puts a sample into its series, whose own oldest make room before the new one comes.
+fn place(series: &mut Series, kind: MetricKind, sampled: Sampled, config: &LiveConfig, counts: &Counts) {
+    let Sampled { at, value, now } = sampled;
+    let old = series.before(now - config.retention);
+    let no_room = series.len() - old >= config.max_samples_per_series;
+    let full = usize::from(no_room || (old == 0 && crowded(kind, config, counts)));
+    let gone = (old + full).min(series.len());
+    if gone > 0 {
+        series.forget(gone);
+        counts.samples.fetch_sub(signed(gone) * weight(kind), Relaxed);
+    }
+    match series.push(at, value) {
+        Placed::InPlaceOfAnother => drop(counts.replaced.fetch_add(1, Relaxed)),
+        placed => {
+            counts.samples.fetch_add(weight(kind), Relaxed);
+            if placed == Placed::Between {
+                counts.out_of_order.fetch_add(1, Relaxed);
+            }
+        }
+    }
+}
+
 impl Metric {
     pub(crate) fn new(info: MetricInfo) -> Self {
         Self { info, series: HashMap::new(), overflow: None, lost: 0 }
@@ -122,38 +160,22 @@ impl Metric {
         counts: &Counts,
     ) -> Pushed {
         let kind = self.info.kind;
-        let limit = |limit: usize| i64::try_from(limit).unwrap_or(i64::MAX);
-        let crowded = || counts.samples.load(Relaxed) + weight(kind) > limit(config.max_samples);
-        if !self.series.contains_key(key) {
-            let full = self.series.len() >= config.max_series_per_metric
-                || counts.series.load(Relaxed) >= limit(config.max_series)
-                || crowded();
-            if full || key == OVERFLOW {
-                self.lost += 1;
-                return self.fold(key, at, value, config, counts);
-            }
-            self.series.insert(key.into(), Series::new(kind));
-            counts.series.fetch_add(1, Relaxed);
+        // One look-up for the many samples of a series that is there.
+        if let Some(series) = self.series.get_mut(key) {
+            place(series, kind, Sampled { at, value, now }, config, counts);
+            return Pushed::Own;
         }
-        let Some(series) = self.series.get_mut(key) else { return Pushed::Dropped };
-        // Its own oldest make room, before the new one comes.
-        let old = series.before(now - config.retention);
-        let full =
-            usize::from(series.len() - old >= config.max_samples_per_series || (old == 0 && crowded()));
-        let gone = (old + full).min(series.len());
-        if gone > 0 {
-            series.forget(gone);
-            counts.samples.fetch_sub(limit(gone) * weight(kind), Relaxed);
+        let full = self.series.len() >= config.max_series_per_metric
+            || counts.series.load(Relaxed) >= signed(config.max_series)
+            || crowded(kind, config, counts);
+        if full || key == OVERFLOW {
+            self.lost += 1;
+            return self.fold(key, at, value, config, counts);
         }
-        match series.push(at, value) {
-            Placed::InPlaceOfAnother => drop(counts.replaced.fetch_add(1, Relaxed)),
-            placed => {
-                counts.samples.fetch_add(weight(kind), Relaxed);
-                if placed == Placed::Between {
-                    counts.out_of_order.fetch_add(1, Relaxed);
-                }
-            }
-        }
+        let mut series = Series::new(kind);
+        counts.series.fetch_add(1, Relaxed);
+        place(&mut series, kind, Sampled { at, value, now }, config, counts);
+        self.series.insert(key.into(), series);
         Pushed::Own
     }
 
