@@ -198,6 +198,32 @@ impl Histogram {
         Some(self.max)
     }
 
+    /// How many values are at most this, by linear interpolation within the bucket that it falls into, rounded down; never less
+    /// for a larger bound. It is the inverse of [`quantile`](Self::quantile), and what a histogram with other buckets is made of.
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a part of a bucket is estimated anyway; a cast saturates"
+    )]
+    pub fn count_at_most(&self, bound: f64) -> u64 {
+        if bound >= self.max {
+            return self.count();
+        }
+        let mut seen = if bound >= 0.0 { self.zeros } else { 0 };
+        for (index, bucket) in (self.offset..).zip(&self.buckets) {
+            let (low, high) = (lower(index, self.scale), lower(index.saturating_add(1), self.scale));
+            if bound >= high {
+                seen = seen.saturating_add(*bucket);
+            } else {
+                let part = ((bound - low) / (high - low)).clamp(0.0, 1.0);
+                let part = if bound < self.min { 0.0 } else { part };
+                return seen.saturating_add(((*bucket as f64) * part) as u64);
+            }
+        }
+        seen
+    }
+
     /// Adds to the bucket of this index; false where that would need too many buckets.
     fn add(&mut self, index: i32, count: u64) -> bool {
         if self.buckets.is_empty() {
@@ -371,6 +397,20 @@ mod tests {
             let text = serde_json::to_string(&one).unwrap();
             prop_assert_eq!(&serde_json::from_str::<Histogram>(&text).unwrap().buckets, &one.buckets);
             prop_assert_eq!(one.since(&before).unwrap().count(), two.count());
+        }
+
+        #[test]
+        fn counts_below_a_bound_are_off_by_one_bucket_at_most(
+            mut values in proptest::collection::vec(0.0_f64..1.0, 1..400), bound in -0.1_f64..1.2, more in 0.0_f64..1.0,
+        ) {
+            let mut histogram = Histogram::new();
+            values.iter().for_each(|value| histogram.record(*value));
+            values.sort_by(f64::total_cmp);
+            let exact = |bound: f64| values.iter().filter(|value| **value <= bound).count() as u64;
+            let found = histogram.count_at_most(bound);
+            prop_assert!(exact(bound / 1.1) <= found && found <= exact(bound * 1.1), "{} of {}", found, exact(bound));
+            prop_assert!(histogram.count_at_most(bound + more) >= found);
+            prop_assert_eq!(histogram.count_at_most(f64::INFINITY), histogram.count());
         }
 
         #[test]

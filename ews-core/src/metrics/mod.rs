@@ -124,20 +124,23 @@ pub enum MetricKind {
     Histogram,
 }
 
-/// A question about one metric.
+/// A question about one metric. As a part of a document it needs `metric` and `matching` only; unknown fields are refused.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct MetricQuery {
     /// Which metric.
     pub metric: String,
     /// Which series.
     pub matching: Selector,
-    /// How the samples of a series become one value.
+    /// How the samples of a series become one value. Default: the newest.
+    #[serde(default = "MetricQuery::newest")]
     pub function: Function,
     /// How the values of several series become one. `None`: each series stays by itself.
+    #[serde(default)]
     pub aggregate: Option<Aggregate>,
     /// How old a series' newest sample may be before it counts as stale. Default 30 s.
-    #[serde(with = "crate::time::duration")]
+    #[serde(default = "MetricQuery::half_a_minute", with = "crate::time::duration")]
     pub max_age: Duration,
 }
 
@@ -147,10 +150,18 @@ impl MetricQuery {
         Self {
             metric: metric.into(),
             matching,
-            function: Function::Last,
+            function: Self::newest(),
             aggregate: None,
-            max_age: Duration::from_secs(30),
+            max_age: Self::half_a_minute(),
         }
+    }
+
+    const fn newest() -> Function {
+        Function::Last
+    }
+
+    const fn half_a_minute() -> Duration {
+        Duration::from_secs(30)
     }
 
     /// Folds the samples in this way.
@@ -212,11 +223,13 @@ pub struct Window(#[serde(with = "crate::time::duration")] pub Duration);
 
 /// How the values of several series become one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Aggregate {
     /// In which way. Histograms are merged, whichever it is; a quantile is taken after merging.
     pub by: Aggregation,
     /// Series with equal values of these labels are one group. Empty: all series are one.
+    #[serde(default)]
     pub group: Vec<String>,
 }
 
