@@ -62,19 +62,26 @@ impl Histogram {
 
     /// Records a value. What is negative or not finite is left out.
     pub fn record(&mut self, value: f64) {
-        if !value.is_finite() || value < 0.0 {
+        self.record_many(value, 1);
+    }
+
+    /// Records a value so many times, at the price of one.
+    pub fn record_many(&mut self, value: f64, count: u64) {
+        if !value.is_finite() || value < 0.0 || count == 0 {
             return;
         }
-        self.sum = (self.sum + value).min(f64::MAX);
+        #[expect(clippy::cast_precision_loss, reason = "a sum of more than 2^53 values is not exact anyway")]
+        let sum = value * count as f64;
+        self.sum = (self.sum + sum).min(f64::MAX);
         self.min = self.min.min(value);
         self.max = self.max.max(value);
         if value < f64::MIN_POSITIVE {
-            self.zeros = self.zeros.saturating_add(1);
+            self.zeros = self.zeros.saturating_add(count);
             return;
         }
         loop {
             let index = index(value, self.scale);
-            if self.add(index, 1) {
+            if self.add(index, count) {
                 return;
             }
             self.coarsen();
@@ -392,6 +399,17 @@ mod tests {
                 assert!(lower(at, scale) < edge && edge <= lower(at + 1, scale), "{edge} at scale {scale}");
             }
         }
+    }
+
+    #[test]
+    fn many_at_once_are_the_same_as_one_by_one() {
+        let (mut once, mut one_by_one) = (Histogram::new(), Histogram::new());
+        for (value, count) in [(0.5, 3), (0.0, 2), (8.0, 1), (2.0, 0), (f64::NAN, 4)] {
+            once.record_many(value, count);
+            (0..count).for_each(|_| one_by_one.record(value));
+        }
+        assert_eq!(once, one_by_one);
+        assert_eq!((once.count(), once.sum()), (6, 9.5));
     }
 
     #[test]

@@ -1,0 +1,3 @@
+//! The gateway as a program of its own.
+
+fn main() {}
