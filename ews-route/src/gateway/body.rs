@@ -142,11 +142,12 @@ impl Body for ResponseBody {
         };
         let frame = ready!(Pin::new(&mut *incoming).poll_frame(cx));
         match &frame {
-            Some(Ok(_)) => {
+            Some(Ok(frame)) => {
                 if let Some(exchange) = exchange {
                     exchange.progress();
                 }
-                if incoming.is_end_stream()
+                // Nobody asks for more after the last bytes of a known length, or after trailers.
+                if (incoming.is_end_stream() || frame.is_trailers())
                     && let Some(exchange) = exchange.take()
                 {
                     exchange.complete();
