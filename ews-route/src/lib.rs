@@ -30,6 +30,8 @@ pub mod metrics;
 pub mod remote;
 #[cfg(feature = "server")]
 pub mod server;
+#[cfg(any(feature = "admin", feature = "remote"))]
+pub mod wire;
 
 pub use gateway::{
     Accept, Gateway, GatewayBuilder, GatewayConfig, RequestLimits, SampleConfig, Timeouts, UpstreamConfig,

@@ -157,3 +157,30 @@ async fn the_gateway_keeps_the_contract() {
     let bench = Bench::new("gateway", Here).await;
     run(&bench).await.assert_passed(&SKIPPED);
 }
+
+/// Over the admin router, on a real socket of loopback.
+#[cfg(all(feature = "admin", feature = "remote"))]
+struct Outside;
+
+#[cfg(all(feature = "admin", feature = "remote"))]
+#[async_trait]
+impl Reach for Outside {
+    async fn reach(&self, gateway: &Gateway) -> Arc<dyn Balancer> {
+        use ews_core::http::{Access, Tokens};
+        let token = ews_core::SecretValue::new("0123456789abcdef").unwrap();
+        let access = Access::Tokens(Tokens::new([token.clone()]).unwrap());
+        let router = ews_route::admin::router(gateway, access).unwrap();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        let config = ews_route::RemoteConfig::new(url).with_token(token);
+        Arc::new(ews_route::RemoteBalancer::connect(config).await.unwrap())
+    }
+}
+
+#[cfg(all(feature = "admin", feature = "remote"))]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_that_is_reached_from_outside_keeps_the_contract() {
+    let bench = Bench::new("remote gateway", Outside).await;
+    run(&bench).await.assert_passed(&SKIPPED);
+}
