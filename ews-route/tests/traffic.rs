@@ -319,3 +319,18 @@ async fn shares_of_pools_are_kept_exactly() {
     }
     assert_eq!(twos, 20);
 }
+
+#[tokio::test]
+async fn after_a_body_where_none_is_expected_both_connections_end() {
+    let upstream = Upstream::named("up").await;
+    let stage = Stage::with(config(), &[upstream.address]).await;
+    for method in ["GET", "HEAD"] {
+        let mut client = stage.client().await;
+        client.send(&format!("{method} / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi")).await;
+        let answer = client.answer_to(method).await.unwrap();
+        assert_eq!((answer.status, answer.header("connection")), (200, Some("close")));
+        assert!(client.is_closed().await);
+        until("the upstream's has ended", async || upstream.connections().1 == 0).await;
+    }
+    assert!(upstream.received().iter().all(|received| received.body == b"hi"));
+}

@@ -89,10 +89,7 @@ impl Body for RequestBody {
         let frame = ready!(Pin::new(&mut body.incoming).poll_frame(cx));
         body.connection.progress();
         let Some(frame) = frame else { return Poll::Ready(None) };
-        let frame = frame.map_err(|error| {
-            body.fate.set(Fate::Broken);
-            error
-        })?;
+        let frame = frame.inspect_err(|_| body.fate.set(Fate::Broken))?;
         if let (Some(left), Some(data)) = (&mut body.left, frame.data_ref()) {
             match left.checked_sub(data.len() as u64) {
                 Some(rest) => *left = rest,

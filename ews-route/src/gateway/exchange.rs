@@ -21,7 +21,7 @@ pub(crate) struct Exchange {
     began: Instant,
     status: Option<StatusCode>,
     /// What it holds at the endpoint that answers.
-    upstream: Option<(Rc<Lease>, Sender)>,
+    upstream: Option<(Rc<Lease>, Option<Sender>)>,
     is_counted: bool,
 }
 
@@ -35,8 +35,8 @@ impl Exchange {
         self.began
     }
 
-    /// An endpoint answers.
-    pub(crate) fn answered(&mut self, status: StatusCode, lease: Rc<Lease>, sender: Sender) {
+    /// An endpoint answers, on a connection that may be kept or not.
+    pub(crate) fn answered(&mut self, status: StatusCode, lease: Rc<Lease>, sender: Option<Sender>) {
         if status.is_server_error() {
             lease.fail();
         }
@@ -49,15 +49,15 @@ impl Exchange {
     }
 
     /// The answer has ended as it should.
-    pub(crate) fn complete(mut self: Box<Self>) {
+    pub(crate) fn complete(mut self) {
         self.count(None);
-        if let Some((lease, sender)) = self.upstream.take() {
+        if let Some((lease, Some(sender))) = self.upstream.take() {
             lease.local.checkin(sender, &self.connection.thread);
         }
     }
 
     /// The endpoint broke off in the midst of its answer.
-    pub(crate) fn broke_off(mut self: Box<Self>) {
+    pub(crate) fn broke_off(mut self) {
         if let Some((lease, _)) = &self.upstream {
             lease.fail();
         }

@@ -32,7 +32,7 @@ use super::headers::{add_forwarded, host_name, strip_hop_by_hop};
 use super::pool::PoolView;
 use super::respond::{last, plain, redirect, text};
 use super::route::Action;
-use super::upstream::{Lease, LocalEndpoint, Sender, connect};
+use super::upstream::{Lease, Sender, connect};
 use crate::metrics::recorder::Failure;
 
 /// Serves one request.
@@ -46,46 +46,49 @@ pub(crate) async fn answer(
     }
     let began = Instant::now();
     let pool = match route(&connection, &request) {
-        Ok(pool) => pool,
-        Err((response, failure)) => return Ok(own(&connection, began, response, failure)),
+        Way::Pool(pool) => pool,
+        Way::Own(response, failure) => return Ok(own(&connection, began, response, failure)),
     };
     let counts = connection.thread.pool_counts(&pool);
     let exchange = Exchange::new(connection.clone(), counts, began);
     Ok(forward(connection, &pool, request, exchange).await)
 }
 
-type Own = (Response<ResponseBody>, Option<Failure>);
+/// Where a request goes.
+enum Way {
+    /// To a pool.
+    Pool(Arc<PoolView>),
+    /// Nowhere: this is its answer, and what it failed for.
+    Own(Response<ResponseBody>, Option<Failure>),
+}
 
-/// The pool that a request goes to, or the answer that it gets here.
-fn route(connection: &Connection, request: &Request<Incoming>) -> Result<Arc<PoolView>, Own> {
-    let refused = |status: StatusCode, failure| (plain(status), Some(failure));
+fn route(connection: &Connection, request: &Request<Incoming>) -> Way {
+    let refused = |status: StatusCode, failure| Way::Own(plain(status), Some(failure));
     let headers = request.headers();
     if let Some(upgrade) = headers.get(header::UPGRADE)
         // Every HTTP/2 client of old asks for it, and goes on without (RFC 9110, section 7.8).
         && !upgrade.as_bytes().eq_ignore_ascii_case(b"h2c")
     {
-        return Err(refused(StatusCode::NOT_IMPLEMENTED, Failure::Unsupported));
+        return refused(StatusCode::NOT_IMPLEMENTED, Failure::Unsupported);
     }
     if let (Some(most), Some(length)) =
         (connection.thread.shared.config.limits.body_bytes, request.body().size_hint().exact())
         && length > most
     {
-        let (response, failure) = refused(StatusCode::PAYLOAD_TOO_LARGE, Failure::TooLarge);
-        return Err((last(response), failure));
+        return Way::Own(last(plain(StatusCode::PAYLOAD_TOO_LARGE)), Some(Failure::TooLarge));
     }
     let authority = request.uri().authority().map(|authority| authority.as_str());
     let authority = authority.or_else(|| headers.get(header::HOST)?.to_str().ok()).unwrap_or_default();
     let snapshot = connection.thread.snapshot();
     let action = snapshot.routes(&host_name(authority)).and_then(|routes| routes.find(request.uri().path()));
     match action {
-        None => Err(refused(StatusCode::NOT_FOUND, Failure::NoRoute)),
-        Some(Action::Redirect(status, to)) => Err((redirect(*status, to.clone()), None)),
-        Some(Action::Respond(status, body)) => Err((text(*status, body.clone()), None)),
-        Some(Action::Forward(shares)) => shares
-            .next()
-            .and_then(|id| snapshot.pool(id))
-            .cloned()
-            .ok_or_else(|| refused(StatusCode::SERVICE_UNAVAILABLE, Failure::NoEndpoint)),
+        None => refused(StatusCode::NOT_FOUND, Failure::NoRoute),
+        Some(Action::Redirect(status, to)) => Way::Own(redirect(*status, to.clone()), None),
+        Some(Action::Respond(status, body)) => Way::Own(text(*status, body.clone()), None),
+        Some(Action::Forward(shares)) => match shares.next().and_then(|id| snapshot.pool(id)) {
+            Some(pool) => Way::Pool(pool.clone()),
+            None => refused(StatusCode::SERVICE_UNAVAILABLE, Failure::NoEndpoint),
+        },
     }
 }
 
@@ -127,6 +130,8 @@ async fn forward(
     let (request, fate) = prepare(request, &connection);
     let replayable = request.body().is_empty() && is_idempotent(request.method());
     let is_head = request.method() == Method::HEAD;
+    // A server that expects no body here would take it for the next request: so there is none after it.
+    let is_odd = !request.body().is_empty() && (is_head || request.method() == Method::GET);
     thread.budget.deposit();
     let (mut request, mut tried) = (Some(request), Vec::new());
     let mut reason = Failure::NoEndpoint;
@@ -136,16 +141,18 @@ async fn forward(
         let Some(state) = pool.pick(thread.now(), &mut random, &tried) else { break };
         let local = thread.endpoint(state);
         let spare = replayable.then(|| head_of(&sending));
-        let mut result = attempt(&connection, &local, sending, &fate, true).await;
+        let lease = Rc::new(local.lease(&connection));
+        let mut result = attempt(&connection, &lease, sending, &fate, true).await;
         if let Err(Attempt::Stale(again)) = result {
-            result = attempt(&connection, &local, again, &fate, false).await;
+            result = attempt(&connection, &lease, again, &fate, false).await;
         }
         match result {
-            Ok((response, lease, sender)) => {
+            Ok((response, sender)) => {
                 let micros = exchange.began().elapsed().as_micros();
                 state.took(u64::try_from(micros).unwrap_or(u64::MAX), thread.now());
-                exchange.answered(response.status(), lease, sender);
-                return respond(&connection, response, exchange, is_head);
+                exchange.answered(response.status(), lease, (!is_odd).then_some(sender));
+                let answer = respond(&connection, response, exchange, is_head);
+                return if is_odd { last(answer) } else { answer };
             }
             Err(Attempt::NotSent(again, failure)) => {
                 reason = failure;
@@ -178,15 +185,14 @@ async fn forward(
 
 /// Sends a request to an endpoint and waits for the begin of its answer.
 async fn attempt(
-    connection: &Rc<Connection>,
-    local: &Rc<LocalEndpoint>,
+    connection: &Connection,
+    lease: &Rc<Lease>,
     mut request: Request<RequestBody>,
     fate: &std::cell::Cell<Fate>,
     may_reuse: bool,
-) -> Result<(Response<Incoming>, Rc<Lease>, Sender), Attempt> {
+) -> Result<(Response<Incoming>, Sender), Attempt> {
     let thread = &connection.thread;
-    let state = &local.state;
-    let lease = Rc::new(local.lease(connection));
+    let (local, state) = (&lease.local, &lease.local.state);
     let kept = if may_reuse { local.checkout() } else { None };
     let is_kept = kept.is_some();
     let mut sender = match kept {
@@ -214,7 +220,7 @@ async fn attempt(
             lease.fail();
             Err(Attempt::Final(Failure::Upstream))
         }
-        Some(Ok(response)) => Ok((response, lease, sender)),
+        Some(Ok(response)) => Ok((response, sender)),
         Some(Err(mut error)) => {
             let returned = error.take_message();
             match (fate.get(), returned) {

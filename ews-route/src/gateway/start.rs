@@ -101,7 +101,7 @@ impl GatewayBuilder {
             spawn(format!("ews-route-{index}"), move || {
                 local(async move {
                     let first = orders.snapshots.borrow().clone();
-                    thread::run(Rc::new(Thread::new(index, shared, first)), sources, orders).await;
+                    thread::run(Rc::new(Thread::new(index, shared, &first)), sources, orders).await;
                 });
                 ended.send_modify(|ended| *ended += 1);
             })?;

@@ -78,9 +78,9 @@ pub(crate) struct Thread {
     pub(crate) shared: Arc<Shared>,
     now: Cell<u64>,
     random: Cell<u64>,
-    snapshot: RefCell<Rc<Arc<Snapshot>>>,
+    snapshot: RefCell<Rc<Snapshot>>,
     endpoints: RefCell<HashMap<u64, Rc<LocalEndpoint>>>,
-    pools: RefCell<HashMap<u64, (Arc<PoolIdentity>, Arc<PoolCounts>)>>,
+    pools: RefCell<HashMap<u64, CountedPool>>,
     /// What goes to no pool.
     pub(crate) own: Arc<PoolCounts>,
     pub(crate) counts: Arc<ThreadCounts>,
@@ -91,6 +91,9 @@ pub(crate) struct Thread {
     freed: Notify,
     is_draining: Cell<bool>,
 }
+
+/// A pool, and what this thread counts of it.
+type CountedPool = (Arc<PoolIdentity>, Arc<PoolCounts>);
 
 #[derive(Debug, Default)]
 struct Connections {
@@ -105,7 +108,7 @@ pub(crate) struct Orders {
 }
 
 impl Thread {
-    pub(crate) fn new(index: usize, shared: Arc<Shared>, first: Arc<Snapshot>) -> Self {
+    pub(crate) fn new(index: usize, shared: Arc<Shared>, first: &Snapshot) -> Self {
         let (counts, own) = (shared.registry.thread(), shared.registry.pool(None));
         let budget = Budget::new(shared.config.upstream.retry_percent);
         // The seed only has to differ from thread to thread and from start to start.
@@ -115,7 +118,7 @@ impl Thread {
             now: Cell::new(shared.now()),
             shared,
             random: Cell::new(seed | 1),
-            snapshot: RefCell::new(Rc::new(first)),
+            snapshot: RefCell::new(Rc::new(first.clone())),
             endpoints: RefCell::default(),
             pools: RefCell::default(),
             own,
@@ -147,7 +150,7 @@ impl Thread {
         self.is_draining.get()
     }
 
-    pub(crate) fn snapshot(&self) -> Rc<Arc<Snapshot>> {
+    pub(crate) fn snapshot(&self) -> Rc<Snapshot> {
         self.snapshot.borrow().clone()
     }
 
@@ -174,9 +177,10 @@ impl Thread {
     }
 
     /// Serves by this snapshot from now on.
-    fn take(&self, snapshot: Arc<Snapshot>) {
+    fn take(&self, snapshot: &Snapshot) {
         let generation = snapshot.generation;
-        *self.snapshot.borrow_mut() = Rc::new(snapshot);
+        // A few pointers; requests then share them without touching a counter of other threads.
+        *self.snapshot.borrow_mut() = Rc::new(snapshot.clone());
         let locals: Vec<Rc<LocalEndpoint>> = self.endpoints.borrow().values().cloned().collect();
         for local in locals {
             match local.state.state() {
@@ -213,7 +217,10 @@ impl Thread {
         for connection in self.connections.borrow().places.iter().flatten() {
             connection.look(now);
         }
-        // A hundred ticks are ten seconds, and idle limits are far longer than one.
+        // Idle limits are seconds; once in each is often enough.
+        if before / 1_000 == now / 1_000 {
+            return;
+        }
         let limit = u64::try_from(self.shared.config.upstream.idle.as_millis()).unwrap_or(u64::MAX);
         let locals: Vec<Rc<LocalEndpoint>> = self.endpoints.borrow().values().cloned().collect();
         for local in locals {
@@ -280,7 +287,7 @@ impl Thread {
 /// The thread's life.
 pub(crate) async fn run(thread: Rc<Thread>, sources: Vec<Source>, mut orders: Orders) {
     let first = orders.snapshots.borrow_and_update().clone();
-    thread.take(first);
+    thread.take(&first);
     let accepting: Vec<_> =
         sources.into_iter().map(|source| tokio::task::spawn_local(thread.clone().accept(source))).collect();
     let mut ticks = tokio::time::interval(TICK);
@@ -293,7 +300,7 @@ pub(crate) async fn run(thread: Rc<Thread>, sources: Vec<Source>, mut orders: Or
                     return;
                 }
                 let snapshot = orders.snapshots.borrow_and_update().clone();
-                thread.take(snapshot);
+                thread.take(&snapshot);
             }
             changed = orders.ending.changed() => {
                 if changed.is_err() || *orders.ending.borrow_and_update() == Ending::Now {

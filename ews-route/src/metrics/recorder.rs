@@ -206,11 +206,17 @@ impl ThreadCounts {
     }
 }
 
+/// A pool, or none, and what was counted of it.
+pub(crate) type Totals = (Option<Arc<PoolIdentity>>, PoolTotals);
+
+/// A pool, or none, and what a thread counts of it.
+type CountedPool = (Option<Arc<PoolIdentity>>, Arc<PoolCounts>);
+
 /// Where the counters of all threads are found.
 #[derive(Debug, Default)]
 pub(crate) struct Registry {
     threads: Mutex<Vec<Arc<ThreadCounts>>>,
-    pools: Mutex<Vec<(Option<Arc<PoolIdentity>>, Arc<PoolCounts>)>>,
+    pools: Mutex<Vec<CountedPool>>,
 }
 
 impl Registry {
@@ -241,8 +247,8 @@ impl Registry {
 
     /// What was counted of every pool, by uid; 0 is what goes to none. Pools that every thread let go are in it for the
     /// last time.
-    pub(crate) fn totals(&self, with_times: bool) -> HashMap<u64, (Option<Arc<PoolIdentity>>, PoolTotals)> {
-        let mut totals: HashMap<u64, (Option<Arc<PoolIdentity>>, PoolTotals)> = HashMap::new();
+    pub(crate) fn totals(&self, with_times: bool) -> HashMap<u64, Totals> {
+        let mut totals: HashMap<u64, Totals> = HashMap::new();
         let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
         let mut gone = Vec::new();
         for (at, (identity, counts)) in pools.iter().enumerate() {

@@ -152,14 +152,7 @@ impl Client {
     }
 
     async fn more(&mut self) -> bool {
-        let mut buffer = [0; 16 * 1024];
-        match self.stream.read(&mut buffer).await {
-            Ok(0) | Err(_) => false,
-            Ok(length) => {
-                self.read.extend_from_slice(&buffer[..length]);
-                true
-            }
-        }
+        matches!(self.stream.read_buf(&mut self.read).await, Ok(1..))
     }
 
     /// Whether the other side has ended the connection, with nothing more sent.

@@ -1,6 +1,6 @@
 //! What the tests of the gateway play on: upstreams that do as they are told, and clients that speak raw bytes.
 
-#![allow(dead_code, reason = "each test takes what it needs")]
+#![allow(dead_code, unused_imports, reason = "each test takes what it needs")]
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -166,9 +166,8 @@ impl Head {
                 Ok(())
             }
             14 if name.eq_ignore_ascii_case(b"content-length") => self.content_length(trim(value)),
-            14 if is_disguise(name, b"content-length") => Err(Refusal::Disguised),
             17 if name.eq_ignore_ascii_case(b"transfer-encoding") => self.transfer_encoding(trim(value)),
-            17 if is_disguise(name, b"transfer-encoding") => Err(Refusal::Disguised),
+            _ if is_disguise(name) => Err(Refusal::Disguised),
             _ => Ok(()),
         }
     }
@@ -250,7 +249,13 @@ fn is_port(text: &[u8]) -> bool {
     text.len() <= 5 && text.iter().all(u8::is_ascii_digit)
 }
 
-/// Whether gateways to CGI and the like would read this name as that one: they turn `-` into `_`.
-fn is_disguise(name: &[u8], of: &[u8]) -> bool {
-    name.iter().zip(of).all(|(a, b)| a.eq_ignore_ascii_case(b) || (*a == b'_' && *b == b'-'))
+/// Whether some server would read this name as one that frames a body: gateways to CGI turn `-` into `_`, and others drop
+/// what they do not know.
+fn is_disguise(name: &[u8]) -> bool {
+    let is_delimiter = |byte: &u8| matches!(byte, b'-' | b'_');
+    let letters = || name.iter().filter(|byte| !is_delimiter(byte)).map(u8::to_ascii_lowercase);
+    // Most names are told by their first letter.
+    matches!(letters().next(), Some(b'c' | b't'))
+        && (letters().eq(b"contentlength".iter().copied())
+            || letters().eq(b"transferencoding".iter().copied()))
 }

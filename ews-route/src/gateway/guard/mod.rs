@@ -18,6 +18,8 @@ mod head;
 mod refusal;
 
 #[cfg(test)]
+mod corpus;
+#[cfg(test)]
 mod tests;
 
 pub(crate) use head::HeadLimits;
