@@ -62,19 +62,26 @@ impl Histogram {
 
     /// Records a value. What is negative or not finite is left out.
     pub fn record(&mut self, value: f64) {
-        if !value.is_finite() || value < 0.0 {
+        self.record_many(value, 1);
+    }
+
+    /// Records a value so many times, at the price of one.
+    pub fn record_many(&mut self, value: f64, count: u64) {
+        if !value.is_finite() || value < 0.0 || count == 0 {
             return;
         }
-        self.sum = (self.sum + value).min(f64::MAX);
+        #[expect(clippy::cast_precision_loss, reason = "a sum of more than 2^53 values is not exact anyway")]
+        let sum = value * count as f64;
+        self.sum = (self.sum + sum).min(f64::MAX);
         self.min = self.min.min(value);
         self.max = self.max.max(value);
         if value < f64::MIN_POSITIVE {
-            self.zeros = self.zeros.saturating_add(1);
+            self.zeros = self.zeros.saturating_add(count);
             return;
         }
         loop {
             let index = index(value, self.scale);
-            if self.add(index, 1) {
+            if self.add(index, count) {
                 return;
             }
             self.coarsen();
@@ -148,6 +155,32 @@ impl Histogram {
     /// How many values there are.
     pub fn count(&self) -> u64 {
         self.buckets.iter().fold(self.zeros, |sum, count| sum.saturating_add(*count))
+    }
+
+    /// How many values are at most this one, as far as buckets tell: a bucket that it cuts is counted in proportion.
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a share of a count, which is neither negative nor larger than it"
+    )]
+    pub fn count_up_to(&self, value: f64) -> u64 {
+        if self.count() == 0 || value < self.min {
+            return 0;
+        }
+        if value >= self.max {
+            return self.count();
+        }
+        let mut count = self.zeros;
+        for (index, bucket) in (self.offset..).zip(&self.buckets) {
+            let (low, high) = (lower(index, self.scale), lower(index.saturating_add(1), self.scale));
+            if high <= value {
+                count = count.saturating_add(*bucket);
+            } else if low < value {
+                count = count.saturating_add((*bucket as f64 * ((value - low) / (high - low))) as u64);
+            }
+        }
+        count
     }
 
     /// The sum of all values.
@@ -432,6 +465,26 @@ mod tests {
                 assert!(lower(at, scale) < edge && edge <= lower(at + 1, scale), "{edge} at scale {scale}");
             }
         }
+    }
+
+    #[test]
+    fn what_is_below_a_bound_is_counted() {
+        let mut histogram = Histogram::new();
+        [0.0, 0.004, 0.03, 0.03, 20.0].into_iter().for_each(|value| histogram.record(value));
+        let counts = [-1.0, 0.0, 0.005, 0.029, 0.05, 19.0, 20.0, 1e9].map(|at| histogram.count_up_to(at));
+        assert_eq!(counts, [0, 1, 2, 2, 4, 4, 5, 5]);
+        assert_eq!(Histogram::new().count_up_to(1.0), 0);
+    }
+
+    #[test]
+    fn many_at_once_are_the_same_as_one_by_one() {
+        let (mut once, mut one_by_one) = (Histogram::new(), Histogram::new());
+        for (value, count) in [(0.5, 3), (0.0, 2), (8.0, 1), (2.0, 0), (f64::NAN, 4)] {
+            once.record_many(value, count);
+            (0..count).for_each(|_| one_by_one.record(value));
+        }
+        assert_eq!(once, one_by_one);
+        assert_eq!((once.count(), once.sum()), (6, 9.5));
     }
 
     #[test]

@@ -1,4 +1,40 @@
-//! Routing for EWS: the gateway, the routing centre and the drivers of other balancers.
+//! Routing for EWS: the gateway, and the clients of a gateway in another process.
 //!
-//! This crate will move traffic behind [`ews_core`]'s `Balancer` contract and never learns what a rollout is.
-//! **Nothing is implemented yet**: the crate holds its place in the dependency graph.
+//! [`Gateway`] moves HTTP/1.1 traffic on threads of its own. It is a [`Balancer`](ews_core::Balancer), which takes domains,
+//! routes, pools and endpoints, and a source of [`Metrics`](ews_core::Metrics), which answers for what it sees. It never
+//! learns what a rollout is.
+//!
+//! ```text
+//! changes ─▶ table ─▶ journal ─▶ snapshot ─▶ data threads ─▶ endpoints
+//!                                               │
+//!                        observe, watch ◀── counters ──▶ samples ──▶ metrics
+//! ```
+//!
+//! # Where to start
+//! - **You embed it**: [`Gateway::start`], and [`GatewayConfig`] for every bound and time limit.
+//! - **You want it in a process of its own**: `server::run` (feature `server`) or the program `ews-gateway` (feature `bin`), with
+//!   `RemoteBalancer` and `RemoteMetrics` (feature `remote`) on the other side.
+//! - **You work on it**: the headers of [`gateway`]'s modules, from `guard` on.
+//!
+//! # What it does not do yet
+//! TLS, HTTP/2, upgrades (WebSocket), TCP, regular expressions and attributes in routes, traffic policies, blackholes. What it
+//! can't do is no capability of it, and a change that asks for it is refused with `Unsupported`.
+
+#[cfg(feature = "admin")]
+pub mod admin;
+mod balancer;
+pub mod gateway;
+mod journal;
+pub mod metrics;
+#[cfg(feature = "remote")]
+pub mod remote;
+#[cfg(feature = "server")]
+pub mod server;
+#[cfg(any(feature = "admin", feature = "remote"))]
+pub mod wire;
+
+pub use gateway::{
+    Accept, Gateway, GatewayBuilder, GatewayConfig, RequestLimits, SampleConfig, Timeouts, UpstreamConfig,
+};
+#[cfg(feature = "remote")]
+pub use remote::{RemoteBalancer, RemoteConfig, RemoteMetrics};

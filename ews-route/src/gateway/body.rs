@@ -1,0 +1,180 @@
+//! Bodies on their way through: nothing is kept of them but the frame that moves.
+
+use std::cell::Cell;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+
+use super::connection::Connection;
+use super::exchange::Exchange;
+use super::upstream::Lease;
+
+/// An error of a body; what it says goes nowhere but into hyper's.
+pub(crate) type BodyError = Box<dyn std::error::Error + Send + Sync>;
+
+/// The body of a request on its way to an endpoint.
+#[derive(Debug)]
+pub(crate) enum RequestBody {
+    /// There is none.
+    Empty,
+    /// It comes from the client.
+    Client(ClientBody),
+}
+
+/// A client's body.
+#[derive(Debug)]
+pub(crate) struct ClientBody {
+    incoming: Incoming,
+    /// What may still come, where that is limited.
+    left: Option<u64>,
+    connection: Rc<Connection>,
+    fate: Rc<Cell<Fate>>,
+    /// The request is under way until its body is sent too.
+    pub(crate) lease: Option<Rc<Lease>>,
+}
+
+/// How a request's body fared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Fate {
+    /// Nobody has asked for it yet.
+    #[default]
+    Untouched,
+    /// It moves, or has ended.
+    Moving,
+    /// The client broke off or sent what is no body.
+    Broken,
+    /// It is above the limit.
+    TooLarge,
+}
+
+impl RequestBody {
+    /// The client's body, and where its fate is told.
+    pub(crate) fn new(incoming: Incoming, connection: &Rc<Connection>) -> (Self, Rc<Cell<Fate>>) {
+        let fate = Rc::new(Cell::new(Fate::Untouched));
+        if incoming.is_end_stream() {
+            return (Self::Empty, fate);
+        }
+        let left = connection.thread.shared.config.limits.body_bytes;
+        let (connection, told) = (connection.clone(), fate.clone());
+        (Self::Client(ClientBody { incoming, left, connection, fate: told, lease: None }), fate)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        matches!(self, Self::Empty)
+    }
+
+    /// Counts the body as part of what is under way.
+    pub(crate) fn set_lease(&mut self, lease: Option<Rc<Lease>>) {
+        if let Self::Client(body) = self {
+            body.lease = lease;
+        }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let Self::Client(body) = self.get_mut() else { return Poll::Ready(None) };
+        if body.fate.get() == Fate::Untouched {
+            body.fate.set(Fate::Moving);
+        }
+        let frame = ready!(Pin::new(&mut body.incoming).poll_frame(cx));
+        body.connection.progress();
+        let Some(frame) = frame else { return Poll::Ready(None) };
+        let frame = frame.inspect_err(|_| body.fate.set(Fate::Broken))?;
+        if let (Some(left), Some(data)) = (&mut body.left, frame.data_ref()) {
+            match left.checked_sub(data.len() as u64) {
+                Some(rest) => *left = rest,
+                None => {
+                    body.fate.set(Fate::TooLarge);
+                    return Poll::Ready(Some(Err("the body is above the limit".into())));
+                }
+            }
+        }
+        Poll::Ready(Some(Ok(frame)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Client(body) => body.incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Client(body) => body.incoming.size_hint(),
+        }
+    }
+}
+
+/// The body of a response on its way to the client.
+pub(crate) enum ResponseBody {
+    /// The gateway's own, or none.
+    Own(Option<Bytes>),
+    /// An endpoint's. Its exchange ends with it.
+    Upstream(Incoming, Option<Box<Exchange>>),
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let (incoming, exchange) = match self.get_mut() {
+            Self::Own(body) => return Poll::Ready(body.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Upstream(incoming, exchange) => (incoming, exchange),
+        };
+        let frame = ready!(Pin::new(&mut *incoming).poll_frame(cx));
+        match &frame {
+            Some(Ok(frame)) => {
+                if let Some(exchange) = exchange {
+                    exchange.progress();
+                }
+                // Nobody asks for more after the last bytes of a known length, or after trailers.
+                if (incoming.is_end_stream() || frame.is_trailers())
+                    && let Some(exchange) = exchange.take()
+                {
+                    exchange.complete();
+                }
+            }
+            Some(Err(_)) => {
+                if let Some(exchange) = exchange.take() {
+                    exchange.broke_off();
+                }
+            }
+            None => {
+                if let Some(exchange) = exchange.take() {
+                    exchange.complete();
+                }
+            }
+        }
+        Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Own(body) => body.is_none(),
+            Self::Upstream(incoming, _) => incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Own(body) => SizeHint::with_exact(body.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Self::Upstream(incoming, _) => incoming.size_hint(),
+        }
+    }
+}

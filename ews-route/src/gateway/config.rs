@@ -1,0 +1,303 @@
+//! What a gateway may be told, each with a default that holds for the open internet.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use ews_core::balancer::Limits;
+use ews_core::id::GatewayId;
+use ews_core::time::duration;
+use ews_core::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+/// The configuration of a [`Gateway`](crate::Gateway).
+///
+/// ```
+/// use ews_route::GatewayConfig;
+///
+/// let config = GatewayConfig::default().with_listen(["127.0.0.1:0".parse()?]).with_threads(1);
+/// assert!(config.check().is_ok());
+/// # Ok::<(), std::net::AddrParseError>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct GatewayConfig {
+    /// Its name in views, events and labels. Default `gateway`.
+    pub name: String,
+    /// Where it listens for HTTP/1.1; port 0 takes a free one. At most 64. Default: nowhere.
+    pub listen: Vec<SocketAddr>,
+    /// How many data threads. Default: one per core that this process may use (nginx' `worker_processes auto`).
+    pub threads: Option<usize>,
+    /// How new connections reach the threads.
+    pub accept: Accept,
+    /// Bounds of requests.
+    pub limits: RequestLimits,
+    /// How long what may take.
+    pub timeouts: Timeouts,
+    /// How upstream connections are kept and attempts repeated.
+    pub upstream: UpstreamConfig,
+    /// How signals are sampled.
+    pub metrics: SampleConfig,
+    /// Whether what clients say in `X-Forwarded-*` is believed: true only behind a proxy of one's own, which then must set
+    /// them. Default false: they are replaced, as Caddy and Traefik do.
+    pub trust_forwarded: bool,
+}
+
+/// How new connections reach the data threads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Accept {
+    /// A listener for each thread on Linux, else dealt out.
+    #[default]
+    Auto,
+    /// One listener, whose connections are dealt out to the thread that has the fewest.
+    Deal,
+}
+
+/// Bounds of requests and connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct RequestLimits {
+    /// The largest request head, in bytes, 1 KiB to 256 KiB. Beyond: 431. Default 32 KiB (nginx: 4 × 8 KiB; HAProxy 16 KiB;
+    /// Envoy 60 KiB).
+    pub head_bytes: usize,
+    /// The most headers of a request, 1 to 100. Beyond: 431. Default 100 (Envoy's; HAProxy 101).
+    pub headers: usize,
+    /// The largest request body, in bytes; beyond: 413. Default unlimited (as HAProxy and Envoy; nginx 1 MiB).
+    pub body_bytes: Option<u64>,
+    /// The most client connections of one thread; beyond, new ones wait in the kernel's queue. Default 16,384. Each may have
+    /// one upstream connection, so it bounds these too: both together must stay below the process's limit of open files.
+    pub connections: usize,
+}
+
+impl Default for RequestLimits {
+    fn default() -> Self {
+        Self { head_bytes: 32 * 1024, headers: 100, body_bytes: None, connections: 16_384 }
+    }
+}
+
+/// How long what may take. Each is above zero and at most a day; they are checked in steps of 100 ms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Timeouts {
+    /// From a head's first byte to its last. Then 408. Default 10 s (Caddy 1 min; nginx 60 s; slow-header attacks live by it).
+    #[serde(with = "duration")]
+    pub head: Duration,
+    /// How long a connection may wait for its next request. Default 75 s (nginx' `keepalive_timeout`).
+    #[serde(with = "duration")]
+    pub idle: Duration,
+    /// Until an upstream has accepted a connection. Default 1 s: it is in the same place (Envoy 5 s; nginx 60 s).
+    #[serde(with = "duration")]
+    pub connect: Duration,
+    /// From the last byte of a request until its response begins. Then 504. Default 60 s (nginx' `proxy_read_timeout`).
+    #[serde(with = "duration")]
+    pub response: Duration,
+    /// How long a body may make no progress at all, up or down. Default 60 s (nginx' `client_body_timeout`, `send_timeout`).
+    #[serde(with = "duration")]
+    pub stall: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        let seconds = Duration::from_secs;
+        Self {
+            head: seconds(10),
+            idle: seconds(75),
+            connect: seconds(1),
+            response: seconds(60),
+            stall: seconds(60),
+        }
+    }
+}
+
+/// How upstream connections are kept and attempts repeated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct UpstreamConfig {
+    /// The most idle connections to one endpoint that a thread keeps. Default 256.
+    pub idle_connections: usize,
+    /// How long an idle connection is kept. Default 60 s (nginx' upstream `keepalive_timeout`).
+    #[serde(with = "duration")]
+    pub idle: Duration,
+    /// How many endpoints are tried for a request that was not sent, or may be sent again. 1 to 10. Default 3 (HAProxy's
+    /// `retries`).
+    pub attempts: u32,
+    /// The share of requests that may be sent a second time, in percent, 0 to 100, beside a floor of 10 per second and
+    /// thread. Default 20 (linkerd's and Envoy's budgets). Requests that were never sent are not counted.
+    pub retry_percent: u32,
+    /// How long an endpoint that can't be connected to gets nothing, the first time; it doubles up to 30 s. The last one of a
+    /// pool is never taken out. Default 1 s.
+    #[serde(with = "duration")]
+    pub eject: Duration,
+}
+
+impl Default for UpstreamConfig {
+    fn default() -> Self {
+        Self {
+            idle_connections: 256,
+            idle: Duration::from_secs(60),
+            attempts: 3,
+            retry_percent: 20,
+            eject: Duration::from_secs(1),
+        }
+    }
+}
+
+/// How signals are sampled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct SampleConfig {
+    /// From one sample to the next; 10 ms to 1 min. Default 1 s.
+    #[serde(with = "duration")]
+    pub interval: Duration,
+    /// How many samples of a series are kept, 2 to 100,000. Default 900: 15 minutes.
+    pub samples: usize,
+    /// Of histograms, only every so many-th sample is taken, since one is 50 times as large as a number. 1 to 1,000. Default 5.
+    pub histogram_every: usize,
+    /// The most series. What is beyond is not sampled, and answers say how many series that was. Default 10,000.
+    pub series: usize,
+}
+
+impl Default for SampleConfig {
+    fn default() -> Self {
+        Self { interval: Duration::from_secs(1), samples: 900, histogram_every: 5, series: 10_000 }
+    }
+}
+
+impl Default for GatewayConfig {
+    fn default() -> Self {
+        Self {
+            name: "gateway".to_owned(),
+            listen: Vec::new(),
+            threads: None,
+            accept: Accept::default(),
+            limits: RequestLimits::default(),
+            timeouts: Timeouts::default(),
+            upstream: UpstreamConfig::default(),
+            metrics: SampleConfig::default(),
+            trust_forwarded: false,
+        }
+    }
+}
+
+impl GatewayConfig {
+    /// The most data threads.
+    pub const MAX_THREADS: usize = 1024;
+
+    /// Under this name.
+    #[must_use]
+    pub fn with_name(mut self, name: impl Into<String>) -> Self {
+        self.name = name.into();
+        self
+    }
+
+    /// Listening at these addresses.
+    #[must_use]
+    pub fn with_listen(mut self, listen: impl IntoIterator<Item = SocketAddr>) -> Self {
+        self.listen = listen.into_iter().collect();
+        self
+    }
+
+    /// With so many data threads.
+    #[must_use]
+    pub fn with_threads(mut self, threads: usize) -> Self {
+        self.threads = Some(threads);
+        self
+    }
+
+    /// With new connections reaching the threads so.
+    #[must_use]
+    pub fn with_accept(mut self, accept: Accept) -> Self {
+        self.accept = accept;
+        self
+    }
+
+    /// With these bounds.
+    #[must_use]
+    pub fn with_limits(mut self, limits: RequestLimits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// With these times.
+    #[must_use]
+    pub fn with_timeouts(mut self, timeouts: Timeouts) -> Self {
+        self.timeouts = timeouts;
+        self
+    }
+
+    /// With upstream connections and attempts so.
+    #[must_use]
+    pub fn with_upstream(mut self, upstream: UpstreamConfig) -> Self {
+        self.upstream = upstream;
+        self
+    }
+
+    /// Sampled so.
+    #[must_use]
+    pub fn with_metrics(mut self, metrics: SampleConfig) -> Self {
+        self.metrics = metrics;
+        self
+    }
+
+    /// Believing what clients say in `X-Forwarded-*`, or not.
+    #[must_use]
+    pub fn with_trust_forwarded(mut self, trust: bool) -> Self {
+        self.trust_forwarded = trust;
+        self
+    }
+
+    /// Whether it can be used.
+    ///
+    /// # Errors
+    /// `Invalid`, naming the field and what is accepted.
+    pub fn check(&self) -> Result<()> {
+        const DAY: Duration = Duration::from_secs(24 * 3600);
+        GatewayId::new(&self.name).map_err(|error| error.with_context("field", "name"))?;
+        between("listen (how many)", self.listen.len(), 0, 64)?;
+        between("threads", self.threads.unwrap_or(1), 1, Self::MAX_THREADS)?;
+        between("limits.head_bytes", self.limits.head_bytes, 1024, 256 * 1024)?;
+        between("limits.headers", self.limits.headers, 1, 100)?;
+        between("limits.connections", self.limits.connections, 1, 10_000_000)?;
+        between("upstream.idle_connections", self.upstream.idle_connections, 0, 65_536)?;
+        between("upstream.attempts", self.upstream.attempts as usize, 1, 10)?;
+        between("upstream.retry_percent", self.upstream.retry_percent as usize, 0, 100)?;
+        between("metrics.samples", self.metrics.samples, 2, 100_000)?;
+        between("metrics.histogram_every", self.metrics.histogram_every, 1, 1_000)?;
+        between("metrics.series", self.metrics.series, 1, 1_000_000)?;
+        let (t, u, tick) = (&self.timeouts, &self.upstream, Duration::from_millis(1));
+        for (field, value, least, most) in [
+            ("timeouts.head", t.head, tick, DAY),
+            ("timeouts.idle", t.idle, tick, DAY),
+            ("timeouts.connect", t.connect, tick, DAY),
+            ("timeouts.response", t.response, tick, DAY),
+            ("timeouts.stall", t.stall, tick, DAY),
+            ("upstream.idle", u.idle, tick, DAY),
+            ("upstream.eject", u.eject, tick, Duration::from_secs(30)),
+            ("metrics.interval", self.metrics.interval, tick * 10, Duration::from_secs(60)),
+        ] {
+            if value < least || value > most {
+                return Err(Error::invalid(format!("{value:?}; accepted: {least:?} to {most:?}"))
+                    .with_context("field", field));
+            }
+        }
+        Ok(())
+    }
+
+    /// How much its table holds; the contract's defaults.
+    pub(crate) fn table_limits() -> Limits {
+        Limits::default()
+    }
+}
+
+fn between(field: &'static str, value: usize, least: usize, most: usize) -> Result<()> {
+    if (least..=most).contains(&value) {
+        return Ok(());
+    }
+    Err(Error::invalid(format!("{value}; accepted: {least} to {most}")).with_context("field", field))
+}

@@ -1,0 +1,227 @@
+//! What a gateway knows of an endpoint, shared by its threads.
+//!
+//! It is found by pool and key, not by place in a list, so that it outlives every change of its pool: counters, latency and
+//! ejection stay until the endpoint is removed and idle.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use ews_core::balancer::{EndpointView, MemberState};
+use ews_core::endpoint::EndpointKey;
+use ews_core::id::PoolId;
+
+/// The longest ejection.
+const MAX_EJECTION: Duration = Duration::from_secs(30);
+/// How long a peak of latency is remembered, in milliseconds (Finagle's and linkerd's default is 10 s).
+const DECAY: u64 = 10_000;
+
+/// An endpoint's state. Its counters are read by everybody and written by every thread.
+#[derive(Debug)]
+pub(crate) struct EndpointState {
+    /// Tells it from all others that this gateway ever knew.
+    pub(crate) uid: u64,
+    pub(crate) pool: PoolId,
+    pub(crate) key: EndpointKey,
+    pub(crate) address: SocketAddr,
+    /// What was applied last; what threads act by is in their snapshots.
+    state: AtomicU8,
+    weight: AtomicU32,
+    removed: AtomicBool,
+    in_flight: AtomicU64,
+    requests: AtomicU64,
+    errors: AtomicU64,
+    forced: AtomicU64,
+    /// Failed attempts to connect since the last that succeeded.
+    failures: AtomicU32,
+    /// Until when it is ejected, in the gateway's milliseconds.
+    ejected: AtomicU64,
+    /// Peak EWMA of latency in microseconds, and when it was updated.
+    latency: AtomicU64,
+    latency_at: AtomicU64,
+}
+
+impl EndpointState {
+    pub(crate) fn new(uid: u64, pool: PoolId, key: EndpointKey, address: SocketAddr) -> Self {
+        Self {
+            uid,
+            pool,
+            key,
+            address,
+            state: AtomicU8::new(0),
+            weight: AtomicU32::new(0),
+            removed: AtomicBool::new(false),
+            in_flight: AtomicU64::new(0),
+            requests: AtomicU64::new(0),
+            errors: AtomicU64::new(0),
+            forced: AtomicU64::new(0),
+            failures: AtomicU32::new(0),
+            ejected: AtomicU64::new(0),
+            latency: AtomicU64::new(0),
+            latency_at: AtomicU64::new(0),
+        }
+    }
+
+    /// What the newest change says of it; `None`: it is removed.
+    pub(crate) fn set(&self, member: Option<(MemberState, u32)>) {
+        let (state, weight) = member.unwrap_or((MemberState::Draining, self.weight.load(Ordering::Relaxed)));
+        self.removed.store(member.is_none(), Ordering::Relaxed);
+        self.weight.store(weight, Ordering::Relaxed);
+        let state = match state {
+            MemberState::Active => 0,
+            MemberState::Draining => 1,
+            _ => 2,
+        };
+        self.state.store(state, Ordering::Release);
+    }
+
+    pub(crate) fn state(&self) -> MemberState {
+        match self.state.load(Ordering::Acquire) {
+            0 => MemberState::Active,
+            1 => MemberState::Draining,
+            _ => MemberState::Closed,
+        }
+    }
+
+    pub(crate) fn is_removed(&self) -> bool {
+        self.removed.load(Ordering::Relaxed)
+    }
+
+    /// Something begins.
+    pub(crate) fn begin(&self) {
+        // A thread acknowledges a generation with a release, after the last request that it began before: whoever reads the
+        // acknowledgement sees them all counted.
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        self.requests.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Something ended. True where nothing is under way any more.
+    pub(crate) fn end(&self, failed: bool) -> bool {
+        if failed {
+            self.errors.fetch_add(1, Ordering::Relaxed);
+        }
+        self.in_flight.fetch_sub(1, Ordering::AcqRel) == 1
+    }
+
+    /// Something was closed by force.
+    pub(crate) fn force(&self) {
+        self.forced.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn in_flight(&self) -> u64 {
+        self.in_flight.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn requests(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn errors(&self) -> u64 {
+        self.errors.load(Ordering::Relaxed)
+    }
+
+    /// It could not be connected to: it gets nothing for a while.
+    pub(crate) fn unreachable(&self, now: u64, first: Duration) {
+        let failures = self.failures.fetch_add(1, Ordering::Relaxed).min(16);
+        let pause = first.saturating_mul(1 << failures).min(MAX_EJECTION);
+        let pause = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
+        self.ejected.store(now.saturating_add(pause.max(1)), Ordering::Relaxed);
+    }
+
+    /// It was connected to, or answered.
+    pub(crate) fn reached(&self) {
+        if self.failures.load(Ordering::Relaxed) != 0 {
+            self.failures.store(0, Ordering::Relaxed);
+            self.ejected.store(0, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn is_ejected(&self, now: u64) -> bool {
+        let until = self.ejected.load(Ordering::Relaxed);
+        until != 0 && now < until
+    }
+
+    /// An answer began after so many microseconds. A peak counts at once and fades (linkerd's peak EWMA). Threads may
+    /// overwrite each other's update: it is an estimate.
+    pub(crate) fn took(&self, micros: u64, now: u64) {
+        let old = self.faded(now);
+        let new = if micros >= old { micros } else { old - (old - micros) / 8 };
+        self.latency.store(new.max(1), Ordering::Relaxed);
+        self.latency_at.store(now, Ordering::Relaxed);
+    }
+
+    fn faded(&self, now: u64) -> u64 {
+        let age = now.saturating_sub(self.latency_at.load(Ordering::Relaxed));
+        let latency = self.latency.load(Ordering::Relaxed);
+        // Linear within the decay time: no exponential is needed to choose between two.
+        latency.saturating_sub(latency.saturating_mul(age.min(DECAY)) / DECAY)
+    }
+
+    /// What one more request here would cost, by latency and requests under way.
+    pub(crate) fn cost(&self, now: u64) -> u64 {
+        self.faded(now).max(1).saturating_mul(self.in_flight.load(Ordering::Relaxed).saturating_add(1))
+    }
+
+    pub(crate) fn view(&self, now: u64) -> EndpointView {
+        let mut view = EndpointView::new(
+            self.pool.clone(),
+            self.key.clone(),
+            self.state(),
+            self.weight.load(Ordering::Relaxed),
+        );
+        view.in_flight = Some(self.in_flight());
+        view.requests = Some(self.requests());
+        view.errors = Some(self.errors());
+        view.forced = Some(self.forced.load(Ordering::Relaxed));
+        view.healthy = Some(!self.is_ejected(now));
+        view
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ews_core::id::{InstanceId, PortName};
+    use ews_core::instance::Incarnation;
+
+    use super::*;
+
+    fn endpoint() -> EndpointState {
+        let key = EndpointKey {
+            instance: InstanceId::new("a").unwrap(),
+            incarnation: Incarnation(1),
+            port: PortName::new("http").unwrap(),
+        };
+        EndpointState::new(1, PoolId::new("p").unwrap(), key, "127.0.0.1:1".parse().unwrap())
+    }
+
+    #[test]
+    fn ejection_doubles_and_ends_with_the_first_success() {
+        let endpoint = endpoint();
+        let first = Duration::from_secs(1);
+        endpoint.unreachable(1_000, first);
+        assert!(endpoint.is_ejected(1_999) && !endpoint.is_ejected(2_000));
+        endpoint.unreachable(2_000, first);
+        assert!(endpoint.is_ejected(3_999) && !endpoint.is_ejected(4_000));
+        for _ in 0..20 {
+            endpoint.unreachable(10_000, first);
+        }
+        assert!(endpoint.is_ejected(39_999) && !endpoint.is_ejected(40_000));
+        endpoint.reached();
+        assert!(!endpoint.is_ejected(10_001));
+        endpoint.unreachable(10_001, first);
+        assert!(!endpoint.is_ejected(11_001));
+    }
+
+    #[test]
+    fn a_peak_of_latency_counts_at_once_and_fades() {
+        let endpoint = endpoint();
+        endpoint.took(100, 0);
+        endpoint.took(8_100, 0);
+        assert_eq!(endpoint.cost(0), 8_100);
+        endpoint.took(100, 0);
+        assert_eq!(endpoint.cost(0), 7_100);
+        assert_eq!(endpoint.cost(DECAY), 1);
+        endpoint.begin();
+        assert_eq!(endpoint.cost(0), 14_200);
+    }
+}

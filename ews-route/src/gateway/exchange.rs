@@ -1,0 +1,94 @@
+//! One request that goes to a pool, from its choice to the last byte of its answer: what it is counted as.
+//!
+//! However it ends, it is counted once: when it is completed, when it fails, or when it is dropped because the client went
+//! away.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use hyper::StatusCode;
+
+use super::connection::{Connection, Phase};
+use super::upstream::{Lease, Sender};
+use crate::metrics::recorder::{Failure, PoolCounts};
+
+/// A request under way.
+#[derive(Debug)]
+pub(crate) struct Exchange {
+    connection: Rc<Connection>,
+    counts: Arc<PoolCounts>,
+    began: Instant,
+    status: Option<StatusCode>,
+    /// What it holds at the endpoint that answers.
+    upstream: Option<(Rc<Lease>, Option<Sender>)>,
+    is_counted: bool,
+}
+
+impl Exchange {
+    pub(crate) fn new(connection: Rc<Connection>, counts: Arc<PoolCounts>, began: Instant) -> Self {
+        counts.begin();
+        Self { connection, counts, began, status: None, upstream: None, is_counted: false }
+    }
+
+    pub(crate) fn began(&self) -> Instant {
+        self.began
+    }
+
+    /// An endpoint answers, on a connection that may be kept or not.
+    pub(crate) fn answered(&mut self, status: StatusCode, lease: Rc<Lease>, sender: Option<Sender>) {
+        if status.is_server_error() {
+            lease.fail();
+        }
+        self.status = Some(status);
+        self.upstream = Some((lease, sender));
+    }
+
+    pub(crate) fn progress(&self) {
+        self.connection.progress();
+    }
+
+    /// The answer has ended as it should.
+    pub(crate) fn complete(mut self) {
+        self.count(None);
+        if let Some((lease, Some(sender))) = self.upstream.take() {
+            lease.local.checkin(sender, &self.connection.thread);
+        }
+    }
+
+    /// The endpoint broke off in the midst of its answer.
+    pub(crate) fn broke_off(mut self) {
+        if let Some((lease, _)) = &self.upstream {
+            lease.fail();
+        }
+        self.count(Some(Failure::Upstream));
+    }
+
+    /// The gateway answers in its place.
+    pub(crate) fn failed(&mut self, failure: Failure, status: StatusCode) {
+        self.status = Some(status);
+        self.count(Some(failure));
+    }
+
+    fn count(&mut self, failure: Option<Failure>) {
+        self.is_counted = true;
+        self.counts.end();
+        if let Some(failure) = failure {
+            self.counts.failed(failure);
+        }
+        if let Some(status) = self.status {
+            let nanos = self.began.elapsed().as_nanos();
+            self.counts.answered(status, u64::try_from(nanos).unwrap_or(u64::MAX));
+        }
+        self.connection.enter(Phase::Idle);
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        if !self.is_counted {
+            let is_forced = self.connection.is_aborted();
+            self.count(Some(if is_forced { Failure::Forced } else { Failure::Client }));
+        }
+    }
+}

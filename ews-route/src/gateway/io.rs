@@ -1,0 +1,226 @@
+//! Sockets as hyper reads and writes them, the client's with the guard in between.
+//!
+//! Both read into a buffer of their thread and copy from there, so that an idle connection holds no read buffer of its own
+//! beside hyper's.
+
+use std::io::{Error, ErrorKind, Result};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use hyper::rt::{Read, ReadBufCursor, Write};
+use tokio::io::{AsyncRead as _, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+use super::connection::{Connection, Phase};
+use super::guard::{Guard, HeadLimits, Refusal, Verdict};
+use super::thread::Thread;
+
+/// The most that is read and thrown away at the end of a connection that is cut off.
+const LINGER_BYTES: usize = 1024 * 1024;
+
+/// A client's socket.
+pub(crate) struct ClientIo {
+    stream: TcpStream,
+    guard: Guard,
+    connection: Rc<Connection>,
+    /// What the guard let through and hyper had no room for.
+    ready: Vec<u8>,
+    is_refused: bool,
+    is_broken: bool,
+    /// What may still be thrown away, from the socket's end on; 1 where that is used up.
+    linger: usize,
+}
+
+impl ClientIo {
+    pub(crate) fn new(stream: TcpStream, connection: Rc<Connection>) -> Self {
+        let limits = connection.thread.shared.config.limits;
+        let limits = HeadLimits { bytes: limits.head_bytes, headers: limits.headers };
+        let guard = Guard::new(limits);
+        Self { stream, guard, connection, ready: Vec::new(), is_refused: false, is_broken: false, linger: 0 }
+    }
+
+    fn hand_over(&mut self, target: &mut ReadBufCursor<'_>) {
+        let length = self.ready.len().min(target.remaining());
+        target.put_slice(self.ready.get(..length).unwrap_or_default());
+        self.ready.drain(..length);
+        if self.ready.is_empty() {
+            self.ready = Vec::new();
+        }
+    }
+
+    fn judged(&mut self, verdict: Verdict) {
+        match verdict {
+            Verdict::Fine => {}
+            Verdict::Refused(number, refusal) => {
+                self.is_refused = true;
+                self.connection.refuse(number, refusal);
+            }
+            Verdict::Broken(refusal) => {
+                self.is_broken = true;
+                self.connection.thread.counts.refused(refusal);
+            }
+        }
+        let within = !self.guard.is_between_requests();
+        self.connection.guarded(self.guard.is_within_head(), within);
+    }
+}
+
+impl Read for ClientIo {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        mut target: ReadBufCursor<'_>,
+    ) -> Poll<Result<()>> {
+        let this = self.get_mut();
+        loop {
+            if !this.ready.is_empty() {
+                this.hand_over(&mut target);
+                return Poll::Ready(Ok(()));
+            }
+            if this.is_broken {
+                return Poll::Ready(Err(Error::new(ErrorKind::InvalidData, "the body is malformed")));
+            }
+            if this.is_refused {
+                // The answer to the substitute ends the connection.
+                return Poll::Pending;
+            }
+            if this.connection.is_expired(Phase::Head) {
+                let Self { guard, ready, .. } = this;
+                let verdict = guard.refuse(Refusal::HeadTimeout, &mut |bytes| ready.extend_from_slice(bytes));
+                this.judged(verdict);
+                continue;
+            }
+            let thread = this.connection.thread.clone();
+            let mut scratch = thread.scratch.borrow_mut();
+            let length = scratch.len().min(target.remaining());
+            let mut buffer = ReadBuf::new(scratch.get_mut(..length).unwrap_or_default());
+            ready!(Pin::new(&mut this.stream).poll_read(cx, &mut buffer))?;
+            let bytes = buffer.filled();
+            if bytes.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            this.connection.progress();
+            let mut handed = false;
+            let Self { guard, ready, .. } = this;
+            let verdict = guard.advance(bytes, &mut |accepted| {
+                handed = true;
+                // In order: once something waits, all waits.
+                let fits = if ready.is_empty() { accepted.len().min(target.remaining()) } else { 0 };
+                let (now, later) = accepted.split_at_checked(fits).unwrap_or_default();
+                target.put_slice(now);
+                ready.extend_from_slice(later);
+            });
+            this.judged(verdict);
+            if handed {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+}
+
+impl Write for ClientIo {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<Result<usize>> {
+        let this = self.get_mut();
+        let written = ready!(Pin::new(&mut this.stream).poll_write(cx, bytes))?;
+        this.connection.progress();
+        Poll::Ready(Ok(written))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<()>> {
+        // A socket holds nothing back.
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        let this = self.get_mut();
+        if this.linger == 0 {
+            ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
+            if !this.connection.is_cut() {
+                return Poll::Ready(Ok(()));
+            }
+            this.linger = LINGER_BYTES;
+            this.connection.enter(Phase::Linger);
+        }
+        let thread = this.connection.thread.clone();
+        let mut scratch = thread.scratch.borrow_mut();
+        while this.linger > 1 {
+            let mut buffer = ReadBuf::new(&mut scratch);
+            ready!(Pin::new(&mut this.stream).poll_read(cx, &mut buffer))?;
+            match buffer.filled().len() {
+                0 => break,
+                read => this.linger = this.linger.saturating_sub(read).max(1),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[std::io::IoSlice<'_>],
+    ) -> Poll<Result<usize>> {
+        let this = self.get_mut();
+        let written = ready!(Pin::new(&mut this.stream).poll_write_vectored(cx, pieces))?;
+        this.connection.progress();
+        Poll::Ready(Ok(written))
+    }
+}
+
+/// An upstream's socket.
+pub(crate) struct UpstreamIo {
+    stream: TcpStream,
+    thread: Rc<Thread>,
+}
+
+impl UpstreamIo {
+    pub(crate) fn new(stream: TcpStream, thread: Rc<Thread>) -> Self {
+        Self { stream, thread }
+    }
+}
+
+impl Read for UpstreamIo {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        mut target: ReadBufCursor<'_>,
+    ) -> Poll<Result<()>> {
+        let this = self.get_mut();
+        let mut scratch = this.thread.scratch.borrow_mut();
+        let length = scratch.len().min(target.remaining());
+        let mut buffer = ReadBuf::new(scratch.get_mut(..length).unwrap_or_default());
+        ready!(Pin::new(&mut this.stream).poll_read(cx, &mut buffer))?;
+        target.put_slice(buffer.filled());
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Write for UpstreamIo {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[std::io::IoSlice<'_>],
+    ) -> Poll<Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, pieces)
+    }
+}

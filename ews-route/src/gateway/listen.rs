@@ -1,0 +1,156 @@
+//! Listening sockets, and how connections reach the data threads.
+//!
+//! On Linux each thread has a listener of its own at the same address (`SO_REUSEPORT`): the kernel spreads connections, and
+//! no thread wakes for another's. A listener that is given already bound is shared by all threads instead. Elsewhere one
+//! task accepts and deals each connection to the thread that has the fewest.
+
+use std::io::{Error, ErrorKind, Result};
+use std::net::{SocketAddr, TcpListener as StdListener};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+
+use super::thread::Shared;
+
+/// How many connections wait in the kernel until a thread takes them; the kernel may allow fewer.
+const BACKLOG: i32 = 4096;
+/// How many dealt connections wait for a thread.
+const DEALT: usize = 1024;
+
+/// Where a thread gets connections from.
+pub(crate) enum Source {
+    /// A listener, made a part of the thread's runtime when it is first used.
+    Listener(Option<StdListener>, Option<TcpListener>),
+    /// The one that deals.
+    Dealt(mpsc::Receiver<std::net::TcpStream>),
+}
+
+impl Source {
+    /// The next connection; `None` where there are no more.
+    pub(crate) async fn next(&mut self) -> Result<Option<(TcpStream, SocketAddr)>> {
+        match self {
+            Self::Listener(bound, listener) => {
+                if let Some(bound) = bound.take() {
+                    *listener = Some(TcpListener::from_std(bound)?);
+                }
+                let listener = listener.as_ref().ok_or_else(|| Error::from(ErrorKind::NotConnected))?;
+                listener.accept().await.map(Some)
+            }
+            Self::Dealt(receiver) => {
+                let Some(stream) = receiver.recv().await else { return Ok(None) };
+                let peer = stream.peer_addr()?;
+                Ok(Some((TcpStream::from_std(stream)?, peer)))
+            }
+        }
+    }
+}
+
+/// The sources of each thread, what deals if anything does, and the addresses.
+pub(crate) struct Bound {
+    pub(crate) sources: Vec<Vec<Source>>,
+    pub(crate) dealers: Vec<Dealer>,
+    pub(crate) addresses: Vec<SocketAddr>,
+}
+
+/// A listener whose connections are dealt out.
+pub(crate) struct Dealer {
+    listener: StdListener,
+    threads: Vec<mpsc::Sender<std::net::TcpStream>>,
+}
+
+/// Binds every address for so many threads, and takes over what is bound.
+pub(crate) fn bind(
+    addresses: &[SocketAddr],
+    bound: Vec<StdListener>,
+    threads: usize,
+    deals: bool,
+) -> Result<Bound> {
+    let mut result = Bound {
+        sources: (0..threads).map(|_| Vec::new()).collect(),
+        dealers: Vec::new(),
+        addresses: Vec::new(),
+    };
+    let own = |listener: StdListener| Source::Listener(Some(listener), None);
+    for address in addresses {
+        let first = open(*address, !deals)?;
+        let address = first.local_addr()?;
+        result.addresses.push(address);
+        if deals {
+            deal(&mut result, first, threads);
+            continue;
+        }
+        // The first took a free port where port 0 was asked for; the others share it.
+        let mut listeners = vec![first];
+        for _ in 1..threads {
+            listeners.push(open(address, true)?);
+        }
+        for (sources, listener) in result.sources.iter_mut().zip(listeners) {
+            sources.push(own(listener));
+        }
+    }
+    for listener in bound {
+        listener.set_nonblocking(true)?;
+        result.addresses.push(listener.local_addr()?);
+        if deals {
+            deal(&mut result, listener, threads);
+            continue;
+        }
+        for sources in &mut result.sources {
+            sources.push(own(listener.try_clone()?));
+        }
+    }
+    Ok(result)
+}
+
+fn deal(result: &mut Bound, listener: StdListener, threads: usize) {
+    let mut senders = Vec::with_capacity(threads);
+    for sources in &mut result.sources {
+        let (sender, receiver) = mpsc::channel(DEALT);
+        senders.push(sender);
+        sources.push(Source::Dealt(receiver));
+    }
+    result.dealers.push(Dealer { listener, threads: senders });
+}
+
+fn open(address: SocketAddr, is_shared: bool) -> Result<StdListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        // Or `[::]` would take the port from `0.0.0.0` as well.
+        socket.set_only_v6(true)?;
+    }
+    // On Windows this option means that a port can be stolen.
+    #[cfg(unix)]
+    socket.set_reuse_address(true)?;
+    #[cfg(target_os = "linux")]
+    if is_shared {
+        socket.set_reuse_port(true)?;
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = is_shared;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}
+
+impl Dealer {
+    /// Deals until nobody takes any more.
+    pub(crate) async fn run(self, shared: Arc<Shared>) {
+        let Ok(listener) = TcpListener::from_std(self.listener) else { return };
+        loop {
+            let Ok((stream, _)) = listener.accept().await else {
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                continue;
+            };
+            let loads = shared.connections.iter().map(|count| count.load(Ordering::Relaxed));
+            let fewest = loads.zip(&self.threads).min_by_key(|(load, _)| *load);
+            let (Some((_, thread)), Ok(stream)) = (fewest, stream.into_std()) else { continue };
+            if thread.send(stream).await.is_err() {
+                return;
+            }
+        }
+    }
+}

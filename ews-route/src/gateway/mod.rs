@@ -1,0 +1,195 @@
+//! The gateway: an HTTP/1.1 data plane on hyper, one single-threaded runtime per core.
+//!
+//! # A request's way
+//! ```text
+//! socket ─▶ guard ─▶ hyper ─▶ route ─▶ pick ─▶ upstream connection ─▶ answer ─▶ hyper ─▶ socket
+//!           raw      parse    host,    P2C     kept per thread        streamed, counted
+//!           bytes             path             and endpoint           when it has ended
+//! ```
+//! Everything on it happens in one thread without a lock. What is shared are snapshots, which never change, and the counters
+//! of endpoints.
+//!
+//! # A change's way
+//! Checked against the table, made durable, committed; then the next [`snapshot`] is handed to every thread. A thread that
+//! takes it closes what must be closed and says which generation it serves. The gateway serves a generation when all
+//! threads do: this is what makes a drain's zero a proof.
+//!
+//! # Reading order
+//! [`guard`], [`connection`], [`forward`], [`upstream`], [`snapshot`], [`thread`].
+
+pub(crate) mod body;
+pub(crate) mod budget;
+mod config;
+pub(crate) mod connection;
+mod control;
+pub(crate) mod endpoint;
+pub(crate) mod exchange;
+pub(crate) mod forward;
+pub(crate) mod guard;
+pub(crate) mod headers;
+pub(crate) mod io;
+pub(crate) mod listen;
+pub(crate) mod pool;
+pub(crate) mod respond;
+pub(crate) mod route;
+pub(crate) mod sharded;
+pub(crate) mod snapshot;
+mod start;
+pub(crate) mod thread;
+pub(crate) mod turn;
+pub(crate) mod upstream;
+
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use ews_core::Result;
+use ews_core::balancer::{BalancerEvent, Table};
+use ews_core::event::Notice;
+use ews_core::id::GatewayId;
+use tokio::sync::{broadcast, watch};
+
+pub use config::{Accept, GatewayConfig, RequestLimits, SampleConfig, Timeouts, UpstreamConfig};
+pub use start::GatewayBuilder;
+
+use crate::journal::Journal;
+use crate::metrics::series::SeriesStore;
+use endpoint::EndpointState;
+use pool::PoolIdentity;
+use snapshot::{Routing, Snapshot};
+use thread::{Ending, Shared};
+
+/// A gateway in this process. Clones are the same gateway; when the last one is dropped, it ends at once.
+///
+/// It installs no signal handler and no global of any kind, and runs on threads of its own.
+///
+/// ```
+/// use std::time::Duration;
+/// use ews_route::{Gateway, GatewayConfig};
+///
+/// # async fn embedded() -> ews_core::Result<()> {
+/// let config = GatewayConfig::default().with_listen(["127.0.0.1:0".parse().expect("an address")]);
+/// let gateway = Gateway::start(config).await?;
+/// println!("listening at {:?}", gateway.addresses());
+/// gateway.shutdown(Duration::from_secs(10)).await;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Gateway {
+    core: Arc<Core>,
+    end: Arc<End>,
+}
+
+/// Ends the threads when nobody holds the gateway any more.
+#[derive(Debug)]
+struct End(watch::Sender<Ending>);
+
+impl Drop for End {
+    fn drop(&mut self) {
+        self.0.send_replace(Ending::Now);
+    }
+}
+
+/// What the gateway's parts have in common.
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(crate) id: GatewayId,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) snapshots: watch::Sender<Arc<Snapshot>>,
+    pub(crate) events: broadcast::Sender<Notice<BalancerEvent>>,
+    pub(crate) journal: Option<Journal>,
+    pub(crate) series: SeriesStore,
+    /// Held by the change that is under way.
+    pub(crate) turn: tokio::sync::Mutex<()>,
+    state: Mutex<State>,
+    addresses: Vec<SocketAddr>,
+    ended: watch::Receiver<usize>,
+}
+
+/// What was applied, and what follows from it.
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) table: Table,
+    pub(crate) routing: Routing,
+}
+
+impl Core {
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Every pool.
+    pub(crate) fn pools_now(&self) -> Vec<Arc<PoolIdentity>> {
+        self.state().routing.pools().cloned().collect()
+    }
+
+    /// Every endpoint that is there or busy, with its pool as it is counted.
+    pub(crate) fn endpoints_now(&self) -> Vec<(Arc<PoolIdentity>, Arc<EndpointState>)> {
+        let state = self.state();
+        let of = |((pool, _), known): (&_, &Vec<Arc<EndpointState>>)| {
+            let identity = state.routing.pool(pool)?;
+            Some((identity.clone(), known.last()?.clone()))
+        };
+        state.routing.endpoints().iter().filter_map(of).collect()
+    }
+}
+
+impl Gateway {
+    /// Starts a gateway that remembers nothing beyond its own life. For one that does, and for listeners that are bound
+    /// already, see [`builder`](Self::builder).
+    ///
+    /// # Errors
+    /// `Invalid` for a wrong configuration; `PortInUse`, `Unauthorized` or `Unavailable` where an address can't be bound.
+    pub async fn start(config: GatewayConfig) -> Result<Self> {
+        Self::builder(config).start().await
+    }
+
+    /// A gateway that is still to be started.
+    pub fn builder(config: GatewayConfig) -> GatewayBuilder {
+        GatewayBuilder::new(config)
+    }
+
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        &self.core
+    }
+
+    /// Its name.
+    pub fn id(&self) -> &GatewayId {
+        &self.core.id
+    }
+
+    /// Where it listens, in the order of the configuration and then of the listeners that were given.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.core.addresses
+    }
+
+    /// How many client connections are open.
+    pub fn connections(&self) -> usize {
+        self.core.shared.connections.iter().map(|count| count.load(Ordering::Relaxed)).sum()
+    }
+
+    /// Ends: no new connections, what is under way is finished, at most for `deadline`; then the rest is closed. Returns how
+    /// many connections were closed so.
+    pub async fn shutdown(&self, deadline: Duration) -> usize {
+        let threads = self.core.shared.served.len();
+        let mut ended = self.core.ended.clone();
+        self.end.0.send_replace(Ending::Drains);
+        let all = ended.wait_for(|ended| *ended >= threads);
+        if tokio::time::timeout(deadline, all).await.is_ok() {
+            return 0;
+        }
+        let left = self.connections();
+        self.end.0.send_replace(Ending::Now);
+        // Threads that end at once do so between two polls.
+        let _ = tokio::time::timeout(Duration::from_secs(5), ended.wait_for(|ended| *ended >= threads)).await;
+        left
+    }
+
+    /// Runs until `shutdown` is done, then ends as [`shutdown`](Self::shutdown) does.
+    pub async fn run_until(&self, shutdown: impl Future<Output = ()>, deadline: Duration) -> usize {
+        shutdown.await;
+        self.shutdown(deadline).await
+    }
+}

@@ -1,0 +1,205 @@
+//! What the data threads route by: everything at one generation, never changed once it is handed over.
+//!
+//! [`Routing`] belongs to whoever applies changes: it turns what a change touched into the next [`Snapshot`], sharing all that
+//! was not touched. Pools are found by name at each request, so that a change of a pool touches no domain and no route.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use ews_core::Labels;
+use ews_core::balancer::{MemberState, Object, ObjectRef, Table};
+use ews_core::endpoint::EndpointKey;
+use ews_core::id::{PoolId, RouteSetId};
+
+use super::endpoint::EndpointState;
+use super::pool::{PoolIdentity, PoolView};
+use super::route::Routes;
+use super::sharded::Sharded;
+
+/// Everything at one generation.
+#[derive(Debug, Clone)]
+pub(crate) struct Snapshot {
+    pub(crate) generation: u64,
+    /// By exact name.
+    hosts: Sharded<RouteSetId>,
+    /// By what follows `*.`.
+    wildcards: Sharded<RouteSetId>,
+    every_other: Option<RouteSetId>,
+    sets: Sharded<Arc<Routes>>,
+    pools: Sharded<Arc<PoolView>>,
+}
+
+impl Snapshot {
+    /// The routes for a host name in lower case.
+    pub(crate) fn routes(&self, host: &str) -> Option<&Arc<Routes>> {
+        let set = self.hosts.get(host).or_else(|| self.wildcard(host)).or(self.every_other.as_ref())?;
+        self.sets.get(set.as_str())
+    }
+
+    /// `*.example` takes in `a.example` and `a.b.example`; of several the longest holds.
+    fn wildcard(&self, host: &str) -> Option<&RouteSetId> {
+        if self.wildcards.is_empty() {
+            return None;
+        }
+        let mut rest = host;
+        while let Some((_, parent)) = rest.split_once('.') {
+            if let Some(set) = self.wildcards.get(parent) {
+                return Some(set);
+            }
+            rest = parent;
+        }
+        None
+    }
+
+    pub(crate) fn pool(&self, id: &PoolId) -> Option<&Arc<PoolView>> {
+        self.pools.get(id.as_str())
+    }
+}
+
+/// Makes snapshots from a table, change by change.
+#[derive(Debug)]
+pub(crate) struct Routing {
+    snapshot: Snapshot,
+    pools: BTreeMap<PoolId, Arc<PoolIdentity>>,
+    endpoints: Endpoints,
+    next_uid: u64,
+}
+
+/// Every endpoint that is there or still busy. Of one name there are several where its address was changed; the last is the
+/// one that is there.
+pub(crate) type Endpoints = BTreeMap<(PoolId, EndpointKey), Vec<Arc<EndpointState>>>;
+
+impl Routing {
+    pub(crate) fn new() -> Self {
+        let snapshot = Snapshot {
+            generation: 0,
+            hosts: Sharded::new(),
+            wildcards: Sharded::new(),
+            every_other: None,
+            sets: Sharded::new(),
+            pools: Sharded::new(),
+        };
+        Self { snapshot, pools: BTreeMap::new(), endpoints: Endpoints::new(), next_uid: 1 }
+    }
+
+    /// Every pool as it is counted.
+    pub(crate) fn pools(&self) -> impl Iterator<Item = &Arc<PoolIdentity>> {
+        self.pools.values()
+    }
+
+    pub(crate) fn pool(&self, id: &PoolId) -> Option<&Arc<PoolIdentity>> {
+        self.pools.get(id)
+    }
+
+    pub(crate) fn endpoints(&self) -> &Endpoints {
+        &self.endpoints
+    }
+
+    pub(crate) fn endpoints_mut(&mut self) -> &mut Endpoints {
+        &mut self.endpoints
+    }
+
+    /// The snapshot after a change that touched these objects, which the table holds already.
+    pub(crate) fn update(&mut self, table: &Table, touched: &[ObjectRef]) -> Snapshot {
+        let mut pools: Vec<&PoolId> = Vec::new();
+        for reference in touched {
+            let object = table.get(reference).map(|stored| &stored.object);
+            match (reference, object) {
+                (ObjectRef::Domain(name), object) => {
+                    let set = match object {
+                        Some(Object::Domain(domain)) => Some(domain.routes.clone()),
+                        _ => None,
+                    };
+                    match name.as_str().strip_prefix("*.") {
+                        Some(parent) => self.snapshot.wildcards.set(parent, set),
+                        None if name.as_str() == "*" => self.snapshot.every_other = set,
+                        None => self.snapshot.hosts.set(name.as_str(), set),
+                    }
+                }
+                (ObjectRef::RouteSet(id), object) => {
+                    let routes = match object {
+                        Some(Object::RouteSet(set)) => Some(Arc::new(Routes::new(set))),
+                        _ => None,
+                    };
+                    self.snapshot.sets.set(id.as_str(), routes);
+                }
+                (ObjectRef::Pool(id), _) => pools.push(id),
+                (ObjectRef::Endpoint(pool, key), object) => {
+                    pools.push(pool);
+                    let member = match object {
+                        Some(Object::Endpoint(member)) => Some(member),
+                        _ => None,
+                    };
+                    let address = member.map(|member| member.endpoint.address);
+                    self.learn(pool, key, address, member.map(|member| (member.state, member.weight)));
+                }
+                _ => {}
+            }
+        }
+        pools.sort_unstable();
+        pools.dedup();
+        for id in pools {
+            let view = self.pool_view(table, id);
+            match &view {
+                Some(view) => self.pools.insert(id.clone(), view.identity.clone()),
+                None => self.pools.remove(id),
+            };
+            self.snapshot.pools.set(id.as_str(), view);
+        }
+        self.snapshot.generation = table.generation();
+        self.snapshot.clone()
+    }
+
+    fn learn(
+        &mut self,
+        pool: &PoolId,
+        key: &EndpointKey,
+        address: Option<std::net::SocketAddr>,
+        member: Option<(MemberState, u32)>,
+    ) {
+        let uid = self.next_uid;
+        let known = self.endpoints.entry((pool.clone(), key.clone())).or_default();
+        let current = known.last().filter(|last| !last.is_removed());
+        match (address, current) {
+            (Some(address), Some(current)) if current.address == address => current.set(member),
+            // It is there anew, or somewhere else: what it was goes like one that is removed.
+            (Some(address), current) => {
+                if let Some(current) = current {
+                    current.set(None);
+                }
+                let state = EndpointState::new(uid, pool.clone(), key.clone(), address);
+                state.set(member);
+                known.push(Arc::new(state));
+                self.next_uid += 1;
+            }
+            (None, Some(current)) => current.set(None),
+            (None, None) => {}
+        }
+        if known.is_empty() {
+            self.endpoints.remove(&(pool.clone(), key.clone()));
+        }
+    }
+
+    fn pool_view(&mut self, table: &Table, id: &PoolId) -> Option<Arc<PoolView>> {
+        let Object::Pool(pool) = &table.get(&ObjectRef::Pool(id.clone()))?.object else { return None };
+        let members = table.members(id).filter_map(|member| {
+            let name = (id.clone(), member.endpoint.key.clone());
+            let endpoint = self.endpoints.get(&name)?.last()?.clone();
+            Some((endpoint, member.state, member.weight))
+        });
+        let members: Vec<_> = members.collect();
+        let identity = self.identity(id, &pool.labels);
+        Some(Arc::new(PoolView::new(identity, pool.algorithm, members)))
+    }
+
+    fn identity(&mut self, id: &PoolId, labels: &Labels) -> Arc<PoolIdentity> {
+        if let Some(known) = self.snapshot.pool(id)
+            && known.identity.labels == *labels
+        {
+            return known.identity.clone();
+        }
+        let uid = self.next_uid;
+        self.next_uid += 1;
+        Arc::new(PoolIdentity { uid, id: id.clone(), labels: labels.clone() })
+    }
+}

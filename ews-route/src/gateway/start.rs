@@ -1,0 +1,150 @@
+//! Starts a gateway: what it remembers, its sockets, its threads.
+
+use std::net::TcpListener;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use ews_core::balancer::{ObjectRef, Table};
+use ews_core::id::GatewayId;
+use ews_core::store::Store;
+use ews_core::{Error, ErrorKind, Result};
+use tokio::sync::{Notify, broadcast, watch};
+
+use super::config::{Accept, GatewayConfig};
+use super::listen::{self, Bound};
+use super::snapshot::Routing;
+use super::thread::{self, Ending, Orders, Shared, Thread};
+use super::{Core, End, Gateway, State, control};
+use crate::balancer::{EVENT_QUEUE, capabilities};
+use crate::journal::Journal;
+use crate::metrics::recorder::Registry;
+use crate::metrics::series::SeriesStore;
+
+/// A gateway that is still to be started.
+#[derive(Debug)]
+pub struct GatewayBuilder {
+    config: GatewayConfig,
+    listeners: Vec<TcpListener>,
+    store: Option<StoreOf>,
+}
+
+struct StoreOf(Arc<dyn Store>);
+
+impl std::fmt::Debug for StoreOf {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a store")
+    }
+}
+
+impl GatewayBuilder {
+    pub(super) fn new(config: GatewayConfig) -> Self {
+        Self { config, listeners: Vec::new(), store: None }
+    }
+
+    /// Takes over a listener that is bound already, beside the addresses of the configuration. All threads share it.
+    #[must_use]
+    pub fn with_listener(mut self, listener: TcpListener) -> Self {
+        self.listeners.push(listener);
+        self
+    }
+
+    /// Remembers there what is applied, under `gateway/<name>/`. The gateway starts with what is there.
+    #[must_use]
+    pub fn with_store(mut self, store: Arc<dyn Store>) -> Self {
+        self.store = Some(StoreOf(store));
+        self
+    }
+
+    /// Starts it. It takes connections once it knows again what was applied before, and serves that.
+    ///
+    /// # Errors
+    /// `Invalid` for a wrong configuration; `PortInUse`, `Unauthorized` or `Unavailable` where an address can't be bound;
+    /// those of the store, and `Corrupt` for what it holds.
+    pub async fn start(self) -> Result<Gateway> {
+        let Self { config, listeners, store } = self;
+        config.check().map_err(|error| error.with_operation("gateway.start"))?;
+        let id = GatewayId::new(&config.name)?;
+        let journal = store.map(|StoreOf(store)| Journal::new(store, &id));
+        let limits = GatewayConfig::table_limits();
+        let table = match &journal {
+            Some(journal) => journal.replay(capabilities(), limits).await?,
+            None => Table::new(capabilities(), limits),
+        };
+        let mut routing = Routing::new();
+        let all: Vec<ObjectRef> =
+            table.image().objects.iter().map(|stored| stored.object.reference()).collect();
+        let snapshot = Arc::new(routing.update(&table, &all));
+
+        let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let threads = config.threads.unwrap_or_else(cores).min(GatewayConfig::MAX_THREADS);
+        let deals = !cfg!(target_os = "linux") || config.accept == Accept::Deal;
+        let bound = listen::bind(&config.listen, listeners, threads, deals).map_err(refused)?;
+        let Bound { sources, dealers, addresses } = bound;
+
+        let shared = Arc::new(Shared {
+            started: Instant::now(),
+            registry: Registry::default(),
+            served: (0..threads).map(|_| AtomicU64::new(0)).collect(),
+            connections: (0..threads).map(|_| AtomicUsize::new(0)).collect(),
+            notice: Notify::new(),
+            config: config.clone(),
+        });
+        let (snapshots, of_snapshots) = watch::channel(snapshot);
+        let (ending, of_ending) = watch::channel(Ending::Runs);
+        let (ended, of_ended) = watch::channel(0_usize);
+        let ended = Arc::new(ended);
+        for (index, sources) in sources.into_iter().enumerate() {
+            let orders = Orders { snapshots: of_snapshots.clone(), ending: of_ending.clone() };
+            let (shared, ended) = (shared.clone(), ended.clone());
+            spawn(format!("ews-route-{index}"), move || {
+                local(async move {
+                    let first = orders.snapshots.borrow().clone();
+                    thread::run(Rc::new(Thread::new(index, shared, &first)), sources, orders).await;
+                });
+                ended.send_modify(|ended| *ended += 1);
+            })?;
+        }
+        let core = Arc::new(Core {
+            id,
+            series: SeriesStore::new(config.metrics, crate::metrics::infos()),
+            shared,
+            snapshots,
+            events: broadcast::channel(EVENT_QUEUE).0,
+            journal,
+            turn: tokio::sync::Mutex::new(()),
+            state: Mutex::new(State { table, routing }),
+            addresses,
+            ended: of_ended,
+        });
+        let weak = Arc::downgrade(&core);
+        spawn("ews-route-control".to_owned(), move || {
+            local(control::run(weak, dealers, of_ending));
+        })?;
+        Ok(Gateway { core, end: Arc::new(End(ending)) })
+    }
+}
+
+fn spawn(name: String, work: impl FnOnce() + Send + 'static) -> Result<()> {
+    std::thread::Builder::new().name(name).spawn(work).map(drop).map_err(|error| {
+        Error::new(ErrorKind::OutOfResources, "a thread could not be started").with_source(error)
+    })
+}
+
+/// Runs a future and the local tasks that it starts; those that are left end with it.
+fn local(future: impl Future<Output = ()>) {
+    match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => tokio::task::LocalSet::new().block_on(&runtime, future),
+        Err(error) => tracing::error!(%error, "a thread's runtime could not be made"),
+    }
+}
+
+fn refused(error: std::io::Error) -> Error {
+    let kind = match error.kind() {
+        std::io::ErrorKind::AddrInUse => ErrorKind::PortInUse,
+        std::io::ErrorKind::PermissionDenied => ErrorKind::Unauthorized,
+        _ => ErrorKind::Unavailable,
+    };
+    Error::new(kind, "an address can't be listened at").with_operation("gateway.start").with_source(error)
+}

@@ -1,0 +1,187 @@
+//! Connections to endpoints, kept by each thread for itself, and what each thread has under way there.
+//!
+//! hyper's own pool (in hyper-util) has one lock for all and knows no drain. Here a thread keeps its idle connections per
+//! endpoint, the youngest on top. When an endpoint gets no more traffic they are closed at once; when it is closed, what is
+//! under way is cut off and counted as forced, once and exactly.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use ews_core::balancer::MemberState;
+use hyper::client::conn::http1;
+use tokio::net::TcpStream;
+
+use super::body::RequestBody;
+use super::connection::Connection;
+use super::endpoint::EndpointState;
+use super::io::UpstreamIo;
+use super::thread::Thread;
+
+/// A connection to an endpoint as requests are given to it.
+pub(crate) type Sender = http1::SendRequest<RequestBody>;
+
+/// How many idle connections are looked at for one that can be used.
+const LOOKS: usize = 8;
+
+/// What one thread has of one endpoint.
+#[derive(Debug)]
+pub(crate) struct LocalEndpoint {
+    pub(crate) state: Arc<EndpointState>,
+    idle: RefCell<VecDeque<Idle>>,
+    under_way: RefCell<UnderWay>,
+}
+
+#[derive(Debug)]
+struct Idle {
+    sender: Sender,
+    since: u64,
+}
+
+/// The connections that have a request here, in places that are used again.
+#[derive(Debug, Default)]
+struct UnderWay {
+    places: Vec<Option<Rc<Connection>>>,
+    free: Vec<usize>,
+}
+
+impl LocalEndpoint {
+    pub(crate) fn new(state: Arc<EndpointState>) -> Self {
+        Self { state, idle: RefCell::default(), under_way: RefCell::default() }
+    }
+
+    /// Begins a request here. It counts until the lease is dropped.
+    pub(crate) fn lease(self: &Rc<Self>, connection: &Rc<Connection>) -> Lease {
+        self.state.begin();
+        let mut under_way = self.under_way.borrow_mut();
+        let place = match under_way.free.pop() {
+            Some(place) => place,
+            None => {
+                under_way.places.push(None);
+                under_way.places.len() - 1
+            }
+        };
+        if let Some(free) = under_way.places.get_mut(place) {
+            *free = Some(connection.clone());
+        }
+        Lease { local: self.clone(), place, connection: connection.clone(), failed: Cell::new(false) }
+    }
+
+    /// An idle connection that can be used.
+    pub(crate) fn checkout(&self) -> Option<Sender> {
+        let mut idle = self.idle.borrow_mut();
+        let mut busy = Vec::new();
+        let mut found = None;
+        for _ in 0..LOOKS {
+            let Some(candidate) = idle.pop_back() else { break };
+            if candidate.sender.is_ready() {
+                found = Some(candidate.sender);
+                break;
+            }
+            // Its task may not have seen the end of the last response yet.
+            if !candidate.sender.is_closed() {
+                busy.push(candidate);
+            }
+        }
+        idle.extend(busy.into_iter().rev());
+        found
+    }
+
+    /// Keeps a connection whose response has ended.
+    pub(crate) fn checkin(&self, sender: Sender, thread: &Thread) {
+        if sender.is_closed() || self.state.state() != MemberState::Active || thread.is_draining() {
+            return;
+        }
+        let mut idle = self.idle.borrow_mut();
+        let most = thread.shared.config.upstream.idle_connections;
+        while idle.len() >= most {
+            // With a bound of none, the new one itself goes.
+            if idle.pop_front().is_none() {
+                return;
+            }
+        }
+        idle.push_back(Idle { sender, since: thread.now() });
+    }
+
+    /// Closes what was idle for too long, or is closed already.
+    pub(crate) fn sweep(&self, now: u64, limit: u64) {
+        self.idle
+            .borrow_mut()
+            .retain(|idle| now.saturating_sub(idle.since) < limit && !idle.sender.is_closed());
+    }
+
+    /// Closes all that is idle.
+    pub(crate) fn close_idle(&self) {
+        // The connections' tasks are told by the drop, which must not find the list borrowed.
+        let idle = std::mem::take(&mut *self.idle.borrow_mut());
+        drop(idle);
+    }
+
+    /// Cuts off all that is under way.
+    pub(crate) fn force(&self) {
+        let under_way = std::mem::take(&mut *self.under_way.borrow_mut());
+        for connection in under_way.places.into_iter().flatten() {
+            connection.abort();
+            self.state.force();
+            self.state.end(true);
+        }
+    }
+
+    /// Whether this thread has nothing of it any more.
+    pub(crate) fn is_unused(&self) -> bool {
+        self.idle.borrow().is_empty() && self.under_way.borrow().places.iter().all(Option::is_none)
+    }
+}
+
+/// A request under way at an endpoint.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    pub(crate) local: Rc<LocalEndpoint>,
+    place: usize,
+    connection: Rc<Connection>,
+    failed: Cell<bool>,
+}
+
+impl Lease {
+    /// Counts as an error when it ends.
+    pub(crate) fn fail(&self) {
+        self.failed.set(true);
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        // Who was cut off has been counted already.
+        if self.connection.is_aborted() {
+            return;
+        }
+        let mut under_way = self.local.under_way.borrow_mut();
+        let taken = under_way.places.get_mut(self.place).and_then(Option::take);
+        under_way.free.push(self.place);
+        drop(under_way);
+        drop(taken);
+        let state = &self.local.state;
+        if state.end(self.failed.get()) && state.state() != MemberState::Active {
+            self.connection.thread.shared.notice.notify_one();
+        }
+    }
+}
+
+/// Opens a connection to an endpoint.
+pub(crate) async fn connect(thread: &Rc<Thread>, state: &EndpointState) -> io::Result<Sender> {
+    let limit = thread.shared.config.timeouts.connect;
+    let stream = tokio::time::timeout(limit, TcpStream::connect(state.address))
+        .await
+        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    // A head and a small body are one write; without this a larger one would wait for an acknowledgement.
+    stream.set_nodelay(true)?;
+    let io = UpstreamIo::new(stream, thread.clone());
+    let (sender, connection) = http1::handshake(io).await.map_err(io::Error::other)?;
+    tokio::task::spawn_local(async move {
+        // How it ends is told to whoever has a request on it.
+        let _ = connection.await;
+    });
+    Ok(sender)
+}

@@ -1,0 +1,335 @@
+//! A gateway as a process: its configuration as a document, its state on disk, its admin endpoint, its orderly end.
+//!
+//! The program `ews-gateway` is this and a signal handler. An embedder that wants the gateway as a process of its own without
+//! a second program calls [`run`] from its own `main`, under a subcommand of its own:
+//!
+//! ```no_run
+//! use ews_route::server::{self, ServerConfig};
+//!
+//! # async fn gateway_process() -> ews_core::Result<()> {
+//! let text = std::fs::read_to_string("gateway.toml").expect("a configuration");
+//! let config = ServerConfig::from_toml(&text)?;
+//! server::run(config, |bound| println!("{bound}"), std::future::pending()).await?;
+//! # Ok(())
+//! # }
+//! ```
+
+use std::fmt;
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ews_core::http::{Access, Tokens};
+use ews_core::store::{RedbConfig, RedbStore};
+use ews_core::time::duration;
+use ews_core::{Error, ErrorKind, Result, SecretValue};
+use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
+
+use crate::{Gateway, GatewayConfig, admin};
+
+/// The configuration of a gateway process.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct ServerConfig {
+    /// The gateway itself.
+    pub gateway: GatewayConfig,
+    /// Where the admin endpoint listens. Default: nowhere, and then nothing can be changed.
+    pub admin: Option<SocketAddr>,
+    /// The file that holds the admin endpoint's tokens, one a line, each of at least 16 bytes. Needed where that listens.
+    pub token_file: Option<PathBuf>,
+    /// The file of the embedded store that keeps what was applied. Default: none, and a new process knows nothing.
+    pub state: Option<PathBuf>,
+    /// Where the bound addresses are written as JSON once all listen; the file appears whole.
+    pub addresses_file: Option<PathBuf>,
+    /// How long requests under way may take at the end. Default 30 s (Kubernetes' grace period).
+    #[serde(with = "duration")]
+    pub drain: Duration,
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        Self {
+            gateway: GatewayConfig::default(),
+            admin: None,
+            token_file: None,
+            state: None,
+            addresses_file: None,
+            drain: Duration::from_secs(30),
+        }
+    }
+}
+
+impl ServerConfig {
+    /// Reads a TOML document. Unknown fields are refused.
+    ///
+    /// # Errors
+    /// `Invalid`, saying what is wrong and where.
+    pub fn from_toml(text: &str) -> Result<Self> {
+        toml::from_str(text)
+            .map_err(|error| Error::invalid(format!("the configuration can't be read: {}", error.message())))
+    }
+
+    /// With this gateway.
+    #[must_use]
+    pub fn with_gateway(mut self, gateway: GatewayConfig) -> Self {
+        self.gateway = gateway;
+        self
+    }
+
+    /// With the admin endpoint at this address, for whoever has a token of this file.
+    #[must_use]
+    pub fn with_admin(mut self, address: SocketAddr, token_file: impl Into<PathBuf>) -> Self {
+        (self.admin, self.token_file) = (Some(address), Some(token_file.into()));
+        self
+    }
+
+    /// Keeping what was applied in this file.
+    #[must_use]
+    pub fn with_state(mut self, state: impl Into<PathBuf>) -> Self {
+        self.state = Some(state.into());
+        self
+    }
+
+    /// Writing the bound addresses to this file.
+    #[must_use]
+    pub fn with_addresses_file(mut self, file: impl Into<PathBuf>) -> Self {
+        self.addresses_file = Some(file.into());
+        self
+    }
+
+    /// With so much time for requests under way at the end.
+    #[must_use]
+    pub fn with_drain(mut self, drain: Duration) -> Self {
+        self.drain = drain;
+        self
+    }
+}
+
+/// Where a gateway process listens.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Addresses {
+    /// For traffic.
+    pub http: Vec<SocketAddr>,
+    /// For the admin endpoint.
+    pub admin: Option<SocketAddr>,
+}
+
+impl Addresses {
+    /// Reads what a gateway process wrote; `None` while it is not there.
+    ///
+    /// # Errors
+    /// `Corrupt` for a file that is something else; `Unavailable` where it can't be read.
+    pub fn read(path: &Path) -> Result<Option<Self>> {
+        let text = match std::fs::read(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(io("the addresses can't be read", path, error)),
+        };
+        serde_json::from_slice(&text).map(Some).map_err(|error| {
+            Error::new(ErrorKind::Corrupt, "the file of addresses can't be read").with_source(error)
+        })
+    }
+
+    fn write(&self, path: &Path) -> Result<()> {
+        let text = serde_json::to_vec(self)
+            .map_err(|error| Error::internal("addresses can't be written as JSON").with_source(error))?;
+        let mut partial = path.as_os_str().to_owned();
+        partial.push(".new");
+        let partial = PathBuf::from(partial);
+        std::fs::write(&partial, text)
+            .and_then(|()| std::fs::rename(&partial, path))
+            .map_err(|error| io("the addresses can't be written", path, error))
+    }
+}
+
+/// One line per address, such as `http 127.0.0.1:8080`.
+impl fmt::Display for Addresses {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let all = self.http.iter().map(|address| ("http", address));
+        let all = all.chain(self.admin.iter().map(|address| ("admin", address)));
+        for (at, (what, address)) in all.enumerate() {
+            if at > 0 {
+                f.write_str("\n")?;
+            }
+            write!(f, "{what} {address}")?;
+        }
+        Ok(())
+    }
+}
+
+/// A gateway with its admin endpoint, running.
+#[derive(Debug)]
+pub struct Server {
+    gateway: Gateway,
+    addresses: Addresses,
+    admin: Option<AdminThread>,
+    store: Option<Arc<RedbStore>>,
+    addresses_file: Option<PathBuf>,
+    drain: Duration,
+}
+
+impl Server {
+    /// Starts everything, and returns once all listens and what was applied before is served.
+    ///
+    /// # Errors
+    /// Those of [`GatewayBuilder::start`](crate::GatewayBuilder::start), of the store, and of the files; `Invalid` for an
+    /// admin endpoint without tokens.
+    pub async fn start(config: ServerConfig) -> Result<Self> {
+        let ServerConfig { gateway, admin, token_file, state, addresses_file, drain } = config;
+        let tokens = match (admin, &token_file) {
+            (None, _) => None,
+            (Some(_), Some(file)) => Some(tokens(file)?),
+            (Some(_), None) => {
+                return Err(Error::invalid(
+                    "an admin endpoint without tokens; accepted: one with `token_file`",
+                ));
+            }
+        };
+        let mut builder = Gateway::builder(gateway);
+        let mut store = None;
+        if let Some(path) = state {
+            let opened = Arc::new(RedbStore::open(path, RedbConfig::default()).await?);
+            builder = builder.with_store(opened.clone());
+            store = Some(opened);
+        }
+        let gateway = builder.start().await?;
+        let mut addresses = Addresses { http: gateway.addresses().to_vec(), admin: None };
+        let mut serving = None;
+        if let (Some(address), Some(tokens)) = (admin, tokens) {
+            let router = admin::router(&gateway, Access::Tokens(tokens))?;
+            let listener = TcpListener::bind(address).map_err(|error| {
+                let kind = match error.kind() {
+                    std::io::ErrorKind::AddrInUse => ErrorKind::PortInUse,
+                    _ => ErrorKind::Unavailable,
+                };
+                Error::new(kind, "the admin address can't be listened at")
+                    .with_context("address", address)
+                    .with_source(error)
+            })?;
+            addresses.admin = listener.local_addr().ok();
+            serving = Some(AdminThread::start(listener, router)?);
+        }
+        if let Some(file) = &addresses_file {
+            addresses.write(file)?;
+        }
+        Ok(Self { gateway, addresses, admin: serving, store, addresses_file, drain })
+    }
+
+    /// The gateway.
+    pub fn gateway(&self) -> &Gateway {
+        &self.gateway
+    }
+
+    /// Where it listens.
+    pub fn addresses(&self) -> &Addresses {
+        &self.addresses
+    }
+
+    /// Ends: what is under way is finished, at most for the configured time. The admin endpoint answers until then, so that a
+    /// drain can still be watched. Returns how many connections were closed by force.
+    pub async fn stop(self) -> usize {
+        if let Some(file) = &self.addresses_file {
+            // It says where nobody listens any more.
+            let _ = std::fs::remove_file(file);
+        }
+        let left = self.gateway.shutdown(self.drain).await;
+        if let Some(admin) = self.admin {
+            admin.stop().await;
+        }
+        drop(self.gateway);
+        if let Some(store) = self.store {
+            close(store).await;
+        }
+        left
+    }
+}
+
+/// Closes the store once the gateway's threads have let it go, so that a successor in this process can open it.
+async fn close(mut store: Arc<RedbStore>) {
+    for _ in 0..200 {
+        match Arc::try_unwrap(store) {
+            Ok(store) => {
+                if let Err(error) = store.close().await {
+                    tracing::warn!(%error, "the store was not closed as it should be");
+                }
+                return;
+            }
+            Err(shared) => store = shared,
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// The admin endpoint, on a runtime of its own: with it end all its connections, watches among them.
+#[derive(Debug)]
+struct AdminThread {
+    stop: oneshot::Sender<()>,
+    ended: oneshot::Receiver<()>,
+}
+
+impl AdminThread {
+    fn start(listener: TcpListener, router: axum::Router) -> Result<Self> {
+        let failed = |error: std::io::Error| {
+            Error::new(ErrorKind::OutOfResources, "the admin endpoint could not be started")
+                .with_source(error)
+        };
+        let (stop, stopped) = oneshot::channel();
+        let (end, ended) = oneshot::channel();
+        listener.set_nonblocking(true).map_err(failed)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+        let serve = async move {
+            let served = async {
+                let listener = tokio::net::TcpListener::from_std(listener)?;
+                axum::serve(listener, router).await
+            };
+            tokio::select! {
+                result = served => if let Err(error) = result {
+                    tracing::error!(%error, "the admin endpoint ended");
+                },
+                // Also where nobody holds the server any more.
+                _ = stopped => {}
+            }
+        };
+        let work = move || {
+            runtime.block_on(serve);
+            drop(runtime);
+            let _ = end.send(());
+        };
+        std::thread::Builder::new().name("ews-route-admin".to_owned()).spawn(work).map_err(failed)?;
+        Ok(Self { stop, ended })
+    }
+
+    async fn stop(self) {
+        let _ = self.stop.send(());
+        let _ = self.ended.await;
+    }
+}
+
+/// Runs a gateway process: starts everything, tells where it listens, serves until `shutdown` is done, and ends.
+///
+/// # Errors
+/// Those of [`Server::start`].
+pub async fn run(
+    config: ServerConfig,
+    ready: impl FnOnce(&Addresses),
+    shutdown: impl Future<Output = ()>,
+) -> Result<usize> {
+    let server = Server::start(config).await?;
+    ready(server.addresses());
+    shutdown.await;
+    Ok(server.stop().await)
+}
+
+fn tokens(file: &Path) -> Result<Tokens> {
+    let text = std::fs::read_to_string(file).map_err(|error| io("the tokens can't be read", file, error))?;
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    Tokens::new(lines.map(SecretValue::new).collect::<Result<Vec<_>>>()?)
+        .map_err(|error| error.with_context("file", file.display()))
+}
+
+fn io(what: &'static str, path: &Path, error: std::io::Error) -> Error {
+    Error::new(ErrorKind::Unavailable, what).with_context("file", path.display()).with_source(error)
+}
