@@ -89,6 +89,7 @@ impl GatewayBuilder {
 
         let shared = Arc::new(Shared {
             started: Instant::now(),
+            started_at: ews_core::Clock::now(&ews_core::SystemClock),
             registry: Registry::default(),
             served: (0..threads).map(|_| AtomicU64::new(0)).collect(),
             connections: (0..threads).map(|_| AtomicUsize::new(0)).collect(),
