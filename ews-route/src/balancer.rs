@@ -31,9 +31,6 @@ pub(crate) fn capabilities() -> CapabilitySet {
         Capability::InFlight,
         Capability::ForceClose,
         Capability::EndpointHealth,
-        Capability::MetricWindows,
-        Capability::MetricRanges,
-        Capability::MetricHistograms,
     ]
     .into_iter()
     .collect()

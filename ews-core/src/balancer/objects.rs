@@ -274,8 +274,8 @@ pub enum PoolProtocol {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Algorithm {
-    /// As the balancer does it best; every balancer has this one. EWS's own gateway takes the better of two random ones by
-    /// peak EWMA of latency times requests in flight.
+    /// As the balancer does it best; every balancer has this one. EWS's own gateway takes, of two that it draws by weight, the
+    /// one with fewer requests in flight for its weight: so shares follow the weights exactly while nobody is busy.
     #[default]
     Auto,
     /// By peak EWMA of latency times requests in flight. Needs the capability `balance_peak_ewma`.

@@ -4,7 +4,7 @@ use std::net::TcpListener;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ews_core::balancer::{ObjectRef, Table};
 use ews_core::id::GatewayId;
@@ -21,6 +21,9 @@ use crate::balancer::{EVENT_QUEUE, capabilities};
 use crate::journal::Journal;
 use crate::metrics::recorder::Registry;
 use crate::metrics::series::SeriesStore;
+
+/// How long the threads may take to begin.
+const START: Duration = Duration::from_secs(30);
 
 /// A gateway that is still to be started.
 #[derive(Debug)]
@@ -76,6 +79,7 @@ impl GatewayBuilder {
         let all: Vec<ObjectRef> =
             table.image().objects.iter().map(|stored| stored.object.reference()).collect();
         let snapshot = Arc::new(routing.update(&table, &all));
+        let generation = table.generation();
 
         let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let threads = config.threads.unwrap_or_else(cores).min(GatewayConfig::MAX_THREADS);
@@ -85,6 +89,7 @@ impl GatewayBuilder {
 
         let shared = Arc::new(Shared {
             started: Instant::now(),
+            started_at: ews_core::Clock::now(&ews_core::SystemClock),
             registry: Registry::default(),
             served: (0..threads).map(|_| AtomicU64::new(0)).collect(),
             connections: (0..threads).map(|_| AtomicUsize::new(0)).collect(),
@@ -122,8 +127,22 @@ impl GatewayBuilder {
         spawn("ews-route-control".to_owned(), move || {
             local(control::run(weak, dealers, of_ending));
         })?;
-        Ok(Gateway { core, end: Arc::new(End(ending)) })
+        let gateway = Gateway { core, end: Arc::new(End(ending)) };
+        serving(&gateway.core.shared, generation).await?;
+        Ok(gateway)
     }
+}
+
+/// Waits until every thread serves what was applied before.
+async fn serving(shared: &Shared, generation: u64) -> Result<()> {
+    let begun = Instant::now();
+    while shared.served() < generation {
+        if begun.elapsed() > START {
+            return Err(Error::internal("a data thread did not start").with_operation("gateway.start"));
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    Ok(())
 }
 
 fn spawn(name: String, work: impl FnOnce() + Send + 'static) -> Result<()> {

@@ -38,6 +38,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub(crate) struct Shared {
     pub(crate) config: GatewayConfig,
     pub(crate) started: Instant,
+    /// The same as the time of day: from then on, what is counted has grown from zero.
+    pub(crate) started_at: ews_core::Timestamp,
     pub(crate) registry: Registry,
     /// The generation that each thread serves.
     pub(crate) served: Vec<AtomicU64>,

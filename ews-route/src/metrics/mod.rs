@@ -23,7 +23,7 @@ mod tests;
 
 use async_trait::async_trait;
 use ews_core::metrics::{Answer, MetricInfo, MetricKind, MetricQuery, Metrics, Reading, TimeRange};
-use ews_core::{CapabilitySet, Clock, Result, SystemClock, Timestamp};
+use ews_core::{Capability, CapabilitySet, Clock, Result, SystemClock, Timestamp};
 
 use crate::gateway::Gateway;
 
@@ -69,10 +69,15 @@ pub(crate) fn infos() -> Vec<MetricInfo> {
     ]
 }
 
+/// What the gateway can answer: everything.
+pub(crate) fn capabilities() -> CapabilitySet {
+    [Capability::MetricWindows, Capability::MetricRanges, Capability::MetricHistograms].into_iter().collect()
+}
+
 #[async_trait]
 impl Metrics for Gateway {
     fn capabilities(&self) -> CapabilitySet {
-        crate::balancer::capabilities()
+        capabilities()
     }
 
     async fn describe(&self, after: Option<String>, limit: usize) -> Result<Vec<MetricInfo>> {

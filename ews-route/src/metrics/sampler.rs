@@ -32,8 +32,8 @@ impl Sampler {
             infos: super::infos(),
             round: 0,
             kept: config.interval.saturating_mul(samples),
-            last: None,
-            last_times: None,
+            last: Some(core.shared.started_at),
+            last_times: Some(core.shared.started_at),
         }
     }
 

@@ -16,7 +16,7 @@ struct Kept(SeriesStore);
 #[async_trait]
 impl Metrics for Kept {
     fn capabilities(&self) -> CapabilitySet {
-        crate::balancer::capabilities()
+        super::capabilities()
     }
 
     async fn describe(&self, after: Option<String>, limit: usize) -> Result<Vec<MetricInfo>> {
