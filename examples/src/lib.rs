@@ -1,9 +1,9 @@
 //! Reference deployments of EWS: each binary beside this file composes the crates into something that runs.
 //!
-//! [`custom_runtime`] is what a team writes that runs services in its own way: a driver and the proof that it keeps the
-//! contract.
+//! `quickstart` is the tour of everything, in one command. `custom_runtime` (feature `suites`) is what a team writes that runs
+//! services in its own way: a driver and the proof that it keeps the contract.
 
-#[cfg(unix)]
+#[cfg(all(unix, feature = "suites"))]
 pub mod custom_runtime;
 
 /// The README's code compiles and runs.

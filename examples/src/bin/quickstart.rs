@@ -1,4 +1,5 @@
-//! The tour: a real service on the process runtime, through a crash of an instance and of the controller, to a clean end.
+//! The tour: a real service on the process runtime behind the gateway, under load all the time: an update, a broken version, a killed
+//! instance, a killed controller, a rollback, a rush, to a clean end.
 //!
 //! `cargo run --release --bin quickstart` needs nothing but Rust. It prints what it does and what it saw, and exits with 0 only
 //! if everything held.
@@ -7,7 +8,7 @@ use std::process::ExitCode;
 
 #[cfg(target_os = "linux")]
 fn main() -> ExitCode {
-    // This program is its own shim, and its own service.
+    // This program is its own shim, gateway, controller and service.
     ews_core::process::shim_entry();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
@@ -17,6 +18,7 @@ fn main() -> ExitCode {
     };
     match words[..] {
         [] => runtime.block_on(ews_examples::quickstart::tour()),
+        ["gateway", root] => runtime.block_on(ews_examples::quickstart::gateway(root.as_ref())),
         ["controller", root] => runtime.block_on(ews_examples::quickstart::controller(root.as_ref())),
         ["serve"] => runtime.block_on(ews_examples::quickstart::serve()),
         _ => {

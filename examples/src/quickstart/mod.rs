@@ -1,37 +1,52 @@
 //! The tour of `quickstart`: what is done and what must have been seen.
 //!
-//! It is three programs in one: the presenter, a controller that is killed on the way, and the service. What the presenter shows
-//! it also checks; `report` counts.
+//! It is four programs in one: the presenter, the gateway, the controller that is killed on the way, and the service. What the
+//! presenter shows it also checks; `report` counts. Load runs from the first deployment to the end.
+//!
+//! | File | What |
+//! |---|---|
+//! | `controller` | what an embedder writes: the composition of all engines |
+//! | `gateway` | the gateway as a process |
+//! | `service` | the service that is deployed |
+//! | `load`, `processes`, `say`, `report` | the presenter's parts |
 
+mod controller;
+mod gateway;
+mod load;
+mod processes;
 mod report;
+mod say;
 mod service;
 
+pub use controller::controller;
+pub use gateway::gateway;
 pub use service::serve;
 
-use std::io::BufRead as _;
-use std::net::SocketAddr;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode};
 use std::time::Duration;
 
-use ews_core::event::{Notice, RuntimeEvent};
 use ews_core::process::{ProcessConfig, ProcessRuntime};
-use ews_core::runtime::{CreateOptions, ExecSpec, LogOptions, RemoveOptions, Runtime, StopOptions};
-use ews_core::spec::network::Port;
-use ews_core::spec::source::{ArtifactSource, Source};
-use ews_core::{
-    Error, Incarnation, Instance, InstanceKey, InstanceSpec, InstanceState, OwnerId, PortName, Result,
-    RevisionId, RuntimeExt as _, Selector, ServiceName,
-};
-use futures_util::StreamExt as _;
+use ews_core::runtime::{RemoveOptions, Runtime as _};
+use ews_core::{Error, ErrorKind, Result, Selector};
+use load::{CONNECTIONS, Load};
+use processes::{ControllerProcess, GatewayProcess};
 use report::Report;
-use service::ask;
+use say::{Ask, Said};
+use tokio::time::{Instant, sleep};
 
-/// How many instances there are.
-const INSTANCES: u32 = 3;
+/// Whose instances they are.
+const OWNER: &str = "quickstart";
+/// How many instances there are at rest, and the most that scaling makes of them.
+const REPLICAS: u32 = 3;
+const MOST: u32 = 6;
+/// Requests per second at rest, and in the rush.
+const AT_REST: u32 = 100;
+const RUSH: u32 = 450;
 
-/// The longest that anything may take; the whole tour is over in a few seconds.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// The longest that any one thing may take.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The tour, from an empty directory to an empty directory.
 pub async fn tour() -> ExitCode {
@@ -44,262 +59,389 @@ pub async fn tour() -> ExitCode {
     report.end()
 }
 
-/// The first controller: it launches the instances, says so, and waits to be killed.
-#[allow(clippy::print_stdout, reason = "the presenter reads what it says")]
-pub async fn controller(root: &Path) -> ExitCode {
-    match launch_all(root).await {
-        Ok(_runtime) => {
-            println!("ready");
-            std::future::pending().await
-        }
-        Err(error) => {
-            println!("{error}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-async fn launch_all(root: &Path) -> Result<ProcessRuntime> {
-    let runtime = open(root).await?;
-    for slot in 0..INSTANCES {
-        runtime.launch(&spec()?, &key(slot)?, &CreateOptions::default()).await?;
-    }
-    Ok(runtime)
-}
-
-async fn open(root: &Path) -> Result<ProcessRuntime> {
-    ProcessRuntime::open(ProcessConfig::new(root)).await
-}
-
 fn own_program() -> Result<PathBuf> {
     std::env::current_exe().map_err(|error| Error::internal("this program can't be found").with_source(error))
 }
 
-/// The service: this program, which answers HTTP at the port that it is given.
-fn spec() -> Result<InstanceSpec> {
-    let program = own_program()?;
-    let mut spec = InstanceSpec::new(Source::Artifact(ArtifactSource::new(program.to_string_lossy())));
-    spec.args = vec!["serve".to_owned()];
-    spec.ports = vec![Port::new(PortName::new("http")?, None)];
-    Ok(spec)
-}
-
-fn key(slot: u32) -> Result<InstanceKey> {
-    Ok(InstanceKey {
-        owner: OwnerId::new("quickstart")?,
-        service: ServiceName::new("hello")?,
-        revision: RevisionId::new("r1")?,
-        slot,
-        generation: 0,
-    })
+/// The tour as it goes.
+struct Tour<'a> {
+    root: &'a Path,
+    report: &'a mut Report,
+    controller: ControllerProcess,
+    load: Load,
+    /// Whether every drain so far ended by itself.
+    drained: bool,
+    /// What was said while something else was waited for.
+    alerts: Vec<bool>,
 }
 
 /// What every step of the tour must show.
 async fn through(root: &Path, report: &mut Report) -> Result<()> {
-    report.step("launch", "a controller in a process of its own launches three instances of an HTTP service");
-    let mut first = first_controller(root)?;
-    let runtime = {
-        // Looked at through its work, not through its memory: each instance answers at its own port.
-        let addresses = addresses_of_all(root).await?;
-        let mut answers = 0;
-        for address in &addresses {
-            let answer = answering(*address).await?;
-            report.show(&format!("http://{address}/ says: {answer}"));
-            answers += 1;
-        }
-        report.check("three instances answer", answers == INSTANCES);
+    prepare(root)?;
+    report.step("start", "a gateway and a controller, each a process of its own");
+    let gateway = GatewayProcess::start(root).await?;
+    report.show(&format!("the gateway listens on {}", gateway.address));
+    let controller = ControllerProcess::start(root).await?;
+    let load = Load::start(gateway.address, 1);
+    let mut tour = Tour { root, report, controller, load, drained: true, alerts: Vec::new() };
 
-        report.step("kill the controller", "SIGKILL, while the instances serve");
-        let _ = first.kill();
-        let _ = first.wait();
-        let mut still = 0;
-        for address in &addresses {
-            still += u32::from(ask(*address).await.is_ok());
-        }
-        report.check("all instances answer without a controller", still == INSTANCES);
+    tour.first_deployment().await?;
+    tour.update().await?;
+    tour.broken_version().await?;
+    tour.killed_instance().await?;
+    tour.killed_controller().await?;
+    tour.rollback().await?;
+    tour.rush().await?;
+    tour.metrics().await?;
 
-        report.step("restart the controller", "the next one opens the same directory");
-        open(root).await?
-    };
-    let adopted = runtime.list(&Selector::everything()).await?;
-    for instance in &adopted {
-        report.show(&described(instance));
-    }
-    let same = |instance: &Instance| {
-        instance.state == InstanceState::Running && instance.incarnation == Incarnation(1)
-    };
-    report.check(
-        "it has adopted all three, none was restarted",
-        adopted.len() == 3 && adopted.iter().all(same),
-    );
-
-    killed_from_outside(&runtime, &adopted, report).await?;
-    looked_into(&runtime, &adopted, report).await?;
-
-    report.step("clean end", "stop and remove everything");
-    for instance in runtime.list(&Selector::everything()).await? {
-        let status = runtime.stop(&instance.id, &StopOptions::default()).await?;
-        report.show(&format!("{} ended with {status}", instance.id));
-        report.check("it ended by itself when asked", status.is_success());
-        runtime.remove(&instance.id, &RemoveOptions::default()).await?;
-    }
-    drop(runtime);
+    let Tour { controller, load, drained, .. } = tour;
+    let mut controller = controller;
+    report.step("clean end", "the service is removed, the controller leaves, the gateway stops");
+    drop(load);
+    report.check("every instance that was replaced had finished its requests", drained);
+    controller.ask(&Ask::Remove).await?;
+    while controller.next(PATIENCE).await? != Said::Removed {}
+    report.check("the controller left in order", controller.leave().await?);
+    report.check("the gateway ended in order", gateway.stop().await);
+    let empty = directories(&root.join("runtime/instances")) == 0;
+    report.check("no instance is left on disk", empty);
     let _ = std::fs::remove_dir_all(root);
-    let left = processes_below(root);
-    report.check("no process is left", left == 0);
+    report.check("no process is left", processes_below(root) == 0);
     report.check("no file is left", !root.exists());
     Ok(())
 }
 
-async fn killed_from_outside(
-    runtime: &ProcessRuntime,
-    instances: &[Instance],
-    report: &mut Report,
-) -> Result<()> {
-    report.step("kill an instance", "SIGKILL from outside, seen by the controller as an event");
-    let Some(victim) = instances.get(1) else { return Err(Error::internal("there is no second instance")) };
-    let mut events = runtime.events(&Selector::equal("ews/instance", victim.id.as_str())?).await?;
-    let pid = ask(address(victim)?).await?.rsplit("process ").next().unwrap_or_default().to_owned();
-    let killed = Command::new("sh").args(["-c", "kill -9 \"$0\"", &pid]).status();
-    report.check("the kill was sent", killed.is_ok_and(|status| status.success()));
-    let end = tokio::time::timeout(PATIENCE, async {
-        while let Some(notice) = events.next().await {
-            if let Notice::Event(RuntimeEvent::Instance { state: InstanceState::Exited(status), .. }) = notice
+impl Tour<'_> {
+    async fn first_deployment(&mut self) -> Result<()> {
+        self.report.step("deploy v1", "three instances behind the gateway");
+        let outcome = self.deploy("v1").await?;
+        self.report.check("it succeeded", outcome.outcome == "succeeded");
+        self.load.set_rate(AT_REST);
+        let (before, _) = self.settle().await;
+        self.wait_for_requests(before + 50).await;
+        let versions = self.status().await?.0;
+        self.report.check("three instances of v1 serve", versions == ["v1", "v1", "v1"]);
+        Ok(())
+    }
+
+    async fn update(&mut self) -> Result<()> {
+        self.report.step("deploy v2", "one instance at a time, start-first, under load");
+        let before = self.settle().await;
+        let outcome = self.deploy("v2").await?;
+        self.report.check("it succeeded", outcome.outcome == "succeeded");
+        let versions = self.status().await?.0;
+        self.report.check("three instances of v2 serve", versions == ["v2", "v2", "v2"]);
+        self.planned("the update", before).await;
+        Ok(())
+    }
+
+    async fn broken_version(&mut self) -> Result<()> {
+        self.report.step("deploy v3", "it is broken: it ends at its start");
+        let before = self.settle().await;
+        let outcome = self.deploy(service::BROKEN).await?;
+        self.report.check("it was rolled back", outcome.outcome == "rolled back");
+        for line in &outcome.log {
+            self.report.show(&format!("its last words: {line}"));
+        }
+        self.report
+            .check("its last words say why", outcome.log.iter().any(|line| line.contains("column `price`")));
+        let versions = self.status().await?.0;
+        self.report.check("three instances of v2 serve on", versions == ["v2", "v2", "v2"]);
+        self.planned("the broken version and the way back", before).await;
+        Ok(())
+    }
+
+    async fn killed_instance(&mut self) -> Result<()> {
+        self.report.step("kill an instance", "SIGKILL from outside");
+        let (_, failed) = self.settle().await;
+        let Some(pid) = a_process_of(self.root) else {
+            return Err(Error::internal("no instance's process was found"));
+        };
+        let killed = Command::new("sh").args(["-c", "kill -9 \"$0\"", &pid.to_string()]).status();
+        self.report.check("the kill was sent", killed.is_ok_and(|status| status.success()));
+        let mut seen = false;
+        self.until("the instance is started again", |said| {
+            seen |= matches!(said, Said::Lost(_));
+            matches!(said, Said::Filled(_))
+        })
+        .await?;
+        self.report.check("supervision saw it and started it again", seen);
+        let lost = self.settle().await.1 - failed;
+        self.report.show(&format!("requests lost with it: {lost}, of at most {CONNECTIONS} under way"));
+        self.report.check("no more was lost than was under way", lost <= u64::from(CONNECTIONS));
+        Ok(())
+    }
+
+    async fn killed_controller(&mut self) -> Result<()> {
+        self.report.step("deploy v4", "and SIGKILL the controller in the midst of it");
+        let before = self.settle().await;
+        self.controller.ask(&Ask::Deploy("v4".to_owned())).await?;
+        self.until("the first instance of v4 runs", |said| matches!(said, Said::Filled(_))).await?;
+        self.controller.kill().await;
+        self.controller = ControllerProcess::start(self.root).await?;
+        self.report.show("the controller is killed; the next one has started");
+        let mut goes_on = false;
+        let mut outcome = String::new();
+        self.until("the rollout has ended", |said| {
+            if let Said::Event(event) = said {
+                goes_on |= event.contains("goes on with the rollout");
+                if event.starts_with("rollout ") && !event.starts_with("rollout:") {
+                    outcome.clone_from(event);
+                    return true;
+                }
+            }
+            false
+        })
+        .await?;
+        self.report.check("the next controller went on with the rollout", goes_on);
+        self.report.check("and ended it well", outcome.ends_with("succeeded"));
+        let versions = self.status().await?.0;
+        self.report.check("three instances of v4 serve, none besides", versions == ["v4", "v4", "v4"]);
+        self.planned("the update with a killed controller", before).await;
+        Ok(())
+    }
+
+    async fn rollback(&mut self) -> Result<()> {
+        self.report.step("roll back", "by hand, to the stable version before");
+        let before = self.settle().await;
+        self.controller.ask(&Ask::Rollback).await?;
+        let outcome = self.outcome().await?;
+        self.report.check("it succeeded", outcome.outcome == "succeeded");
+        let versions = self.status().await?.0;
+        self.report.check("three instances of v2 serve", versions == ["v2", "v2", "v2"]);
+        self.planned("the rollback", before).await;
+        Ok(())
+    }
+
+    async fn rush(&mut self) -> Result<()> {
+        self.report.step("rush", "four times the load: scaling and an alert");
+        let before = self.settle().await;
+        self.alerts.clear();
+        self.load.set_rate(RUSH);
+        self.scaled("it has scaled out", |count| count > REPLICAS).await?;
+        self.alert(true).await?;
+        self.report.step("calm", "the load of before");
+        self.load.set_rate(AT_REST);
+        self.alert(false).await?;
+        self.scaled("it has scaled in again", |count| count == REPLICAS).await?;
+        let three = self.eventually(REPLICAS).await?;
+        self.report.check("three instances are left", three);
+        self.planned("scaling out and in", before).await;
+        Ok(())
+    }
+
+    async fn metrics(&mut self) -> Result<()> {
+        self.report.step("look inside", "what a Prometheus would scrape from the controller");
+        self.controller.ask(&Ask::Metrics).await?;
+        let mut lines = Vec::new();
+        self.until("the metrics", |said| {
+            if let Said::Metrics(all) = said {
+                lines.clone_from(all);
+            }
+            matches!(said, Said::Metrics(_))
+        })
+        .await?;
+        for wanted in
+            ["ews_route_requests_total{", "http_server_request_duration_seconds_count{", "container_memory"]
+        {
+            let found = lines.iter().find(|line| line.starts_with(wanted));
+            self.report.show(found.map_or("(missing)", String::as_str));
+            self.report.check(&format!("there is {}", wanted.trim_end_matches('{')), found.is_some());
+        }
+        Ok(())
+    }
+
+    /// Deploys a version and waits for the end.
+    async fn deploy(&mut self, version: &str) -> Result<Ended> {
+        self.controller.ask(&Ask::Deploy(version.to_owned())).await?;
+        self.outcome().await
+    }
+
+    async fn outcome(&mut self) -> Result<Ended> {
+        let mut ended = None;
+        self.until("the rollout has ended", |said| {
+            if let Said::Ended { outcome, log, .. } = said {
+                ended = Some(Ended { outcome: outcome.clone(), log: log.clone() });
+            }
+            ended.is_some()
+        })
+        .await?;
+        ended.ok_or_else(|| Error::internal("the rollout has no end"))
+    }
+
+    /// Waits until the count was changed to one that fits.
+    async fn scaled(&mut self, what: &str, fits: impl Fn(u32) -> bool) -> Result<()> {
+        let mut reached = None;
+        self.until(what, |said| {
+            if let Said::Scaled { to, .. } = said
+                && fits(*to)
             {
-                return Some(status);
+                reached = Some(*to);
+            }
+            reached.is_some()
+        })
+        .await?;
+        self.report.check(what, reached.is_some());
+        Ok(())
+    }
+
+    /// Waits until the alert fires, or fires no longer; it may have been heard already.
+    async fn alert(&mut self, fires: bool) -> Result<()> {
+        let what = if fires { "the alert fires" } else { "the alert has resolved" };
+        if !self.alerts.contains(&fires) {
+            self.until(what, |said| matches!(said, Said::Alert { fires: now, .. } if *now == fires)).await?;
+        }
+        self.report.check(what, true);
+        Ok(())
+    }
+
+    /// Whether so many instances run, at the latest after a while.
+    async fn eventually(&mut self, count: u32) -> Result<bool> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let (versions, running) = self.status().await?;
+            if running == count && versions.len() == count as usize {
+                return Ok(true);
+            }
+            if Instant::now() > until {
+                return Ok(false);
+            }
+            sleep(Duration::from_millis(200)).await;
+        }
+    }
+
+    async fn status(&mut self) -> Result<(Vec<String>, u32)> {
+        self.controller.ask(&Ask::Status).await?;
+        let mut found = (Vec::new(), 0);
+        self.until("the status", |said| {
+            if let Said::Status { running, versions, .. } = said {
+                found = (versions.clone(), *running);
+            }
+            matches!(said, Said::Status { .. })
+        })
+        .await?;
+        Ok(found)
+    }
+
+    /// Takes what the controller says until this is it, and shows what people want to see.
+    async fn until(&mut self, what: &str, mut is_it: impl FnMut(&Said) -> bool) -> Result<()> {
+        let until = Instant::now() + PATIENCE * 2;
+        loop {
+            let (sent, failed) = self.load.counts();
+            self.report.progress(&format!("{what}; {sent} requests, {failed} failed"));
+            let said = match self.controller.next(Duration::from_millis(200)).await {
+                Err(error) if error.kind() == ErrorKind::Timeout && Instant::now() < until => continue,
+                Err(error) if error.kind() == ErrorKind::Timeout => {
+                    return Err(Error::new(ErrorKind::Timeout, format!("it did not come about that {what}")));
+                }
+                said => said?,
+            };
+            match &said {
+                Said::Event(text) | Said::Filled(text) => self.report.show(text),
+                Said::Lost(text) => self.report.show(&format!("lost: {text}")),
+                Said::Scaled { why, .. } => self.report.show(&format!("scaled: {why}")),
+                Said::Alert { fires, text } => {
+                    self.alerts.push(*fires);
+                    self.report.show(&format!("alert: {text}"));
+                }
+                Said::Drained(by_itself) => self.drained &= by_itself,
+                Said::Failed(why) => {
+                    return Err(Error::internal("the controller failed").with_detail(why.clone()));
+                }
+                _ => {}
+            }
+            if is_it(&said) {
+                return Ok(());
             }
         }
-        None
-    });
-    let status = end.await.ok().flatten();
-    report.show(&format!(
-        "event: {} ended with {}",
-        victim.id,
-        status.as_ref().map_or("nothing".into(), |s| s.to_string())
-    ));
-    let by_kill = status.and_then(|status| status.signal) == Some(ews_core::spec::lifecycle::Signal::KILL);
-    report.check("the event says that a SIGKILL ended it", by_kill);
-    let again = runtime.start(&victim.id).await?;
-    report.show(&described(&again));
-    report.check("started again it has the next incarnation", again.incarnation == Incarnation(2));
-    answering(address(&again)?).await?;
-    Ok(())
+    }
+
+    /// The counts, once what was sent before has been answered.
+    async fn settle(&self) -> (u64, u64) {
+        sleep(Duration::from_millis(100)).await;
+        self.load.counts()
+    }
+
+    async fn wait_for_requests(&self, sent: u64) {
+        let until = Instant::now() + PATIENCE;
+        while self.load.counts().0 < sent && Instant::now() < until {
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// A planned change costs no request.
+    async fn planned(&mut self, what: &str, before: (u64, u64)) {
+        let now = self.settle().await;
+        let (sent, failed) = (now.0 - before.0, now.1 - before.1);
+        self.report
+            .check(&format!("requests during {what}: {sent}, failed: {failed}"), failed == 0 && sent > 0);
+    }
 }
 
-async fn looked_into(runtime: &ProcessRuntime, instances: &[Instance], report: &mut Report) -> Result<()> {
-    report.step("look inside", "usage, logs and a command run in an instance");
-    let ids: Vec<_> = instances.iter().map(|instance| instance.id.clone()).collect();
-    let usage = runtime.usage(&ids).await?;
-    for used in &usage {
-        let cpu = used.cpu_nanos.map_or("unknown".into(), |nanos| format!("{:.1} ms", nanos as f64 / 1e6));
-        let memory =
-            used.memory.map_or("unknown".into(), |bytes| format!("{:.1} MiB", bytes as f64 / 1_048_576.0));
-        let pids = used.pids.map_or("unknown".into(), |count| count.to_string());
-        report.show(&format!("{}: CPU {cpu}, memory {memory}, threads {pids}", used.instance));
-    }
-    report.check("all three have a usage", usage.len() == 3);
-    let Some(first) = instances.first() else { return Ok(()) };
-    let lines: Vec<_> = runtime.logs(&first.id, &LogOptions::tail(2)).await?.collect().await;
-    for line in lines.iter().flatten() {
-        report.show(&format!("log: {} {}", line.at, String::from_utf8_lossy(&line.bytes)));
-    }
-    report.check("its log is there", !lines.is_empty() && lines.iter().all(|line| line.is_ok()));
-    let command = ExecSpec::new(["sh", "-c", "echo \"I am in $PWD, for port $PORT\""]);
-    let session = runtime.exec(&first.id, &command).await?;
-    let output: Vec<_> = session.output.collect().await;
-    let output: Vec<u8> = output.into_iter().flatten().flat_map(|piece| piece.bytes.to_vec()).collect();
-    let output = String::from_utf8_lossy(&output).trim().to_owned();
-    report.show(&format!("exec: {output}"));
-    let port = address(first)?.port().to_string();
-    report.check("the command saw the instance's port", output.ends_with(&port));
-    report.check("the command succeeded", session.control.wait().await?.is_success());
-    Ok(())
+/// How a rollout ended.
+struct Ended {
+    outcome: String,
+    log: Vec<String>,
 }
 
-/// Starts the controller that will be killed, and waits until it is ready.
-fn first_controller(root: &Path) -> Result<Child> {
-    let failed =
-        |error: std::io::Error| Error::internal("the first controller can't be started").with_source(error);
-    let mut child = Command::new(own_program()?)
-        .arg("controller")
-        .arg(root)
-        .stdout(Stdio::piped())
-        .spawn()
+/// The directory of the tour, and the token that the controller shows to the gateway.
+fn prepare(root: &Path) -> Result<()> {
+    use std::io::Write as _;
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let failed = |error: std::io::Error| Error::internal("the tour has no place to be").with_source(error);
+    std::fs::create_dir_all(root).map_err(failed)?;
+    let mut random = [0_u8; 24];
+    std::fs::File::open("/dev/urandom")
+        .and_then(|mut source| std::io::Read::read_exact(&mut source, &mut random))
         .map_err(failed)?;
-    let mut line = String::new();
-    if let Some(stdout) = child.stdout.take() {
-        std::io::BufReader::new(stdout).read_line(&mut line).map_err(failed)?;
-    }
-    if line.trim() == "ready" {
-        return Ok(child);
-    }
-    let _ = child.wait();
-    Err(Error::internal("the first controller failed").with_detail(line.trim().to_owned()))
+    let token: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+    let mut file = std::fs::OpenOptions::new();
+    let mut file = file.write(true).create_new(true).mode(0o600).open(root.join("token")).map_err(failed)?;
+    file.write_all(token.as_bytes()).map_err(failed)
 }
 
-/// The addresses of all instances. They run before they listen, and say where only then.
-async fn addresses_of_all(root: &Path) -> Result<Vec<SocketAddr>> {
-    let until = tokio::time::Instant::now() + PATIENCE;
-    loop {
-        let addresses = addresses_on_disk(root)?;
-        if addresses.len() == INSTANCES as usize || tokio::time::Instant::now() > until {
-            return Ok(addresses);
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+fn directories(of: &Path) -> usize {
+    std::fs::read_dir(of).into_iter().flatten().flatten().filter(|entry| entry.path().is_dir()).count()
 }
 
-/// The addresses of the instances while another controller has them: what anybody on the machine could find.
-fn addresses_on_disk(root: &Path) -> Result<Vec<SocketAddr>> {
-    let failed = |error: std::io::Error| Error::internal("the instances can't be listed").with_source(error);
-    let mut addresses = Vec::new();
-    for entry in std::fs::read_dir(root.join("instances")).map_err(failed)? {
-        let text =
-            std::fs::read_to_string(entry.map_err(failed)?.path().join("work/address")).unwrap_or_default();
-        addresses.extend(text.trim().parse::<SocketAddr>());
-    }
-    addresses.sort_unstable();
-    Ok(addresses)
-}
-
-fn address(instance: &Instance) -> Result<SocketAddr> {
-    let endpoint = instance.endpoints.first();
-    endpoint.map(|endpoint| endpoint.address).ok_or_else(|| Error::internal("the instance has no endpoint"))
-}
-
-/// The first answer of a service that is coming up.
-async fn answering(address: SocketAddr) -> Result<String> {
-    let until = tokio::time::Instant::now() + PATIENCE;
-    loop {
-        match ask(address).await {
-            Ok(answer) => return Ok(answer),
-            Err(error) if tokio::time::Instant::now() > until => return Err(error),
-            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
-        }
-    }
-}
-
-fn described(instance: &Instance) -> String {
-    let at = instance.endpoints.first().map_or("no endpoint".into(), |endpoint| endpoint.address.to_string());
-    format!("{} is {}, start {}, at {at}", instance.id, instance.state.as_str(), instance.incarnation)
-}
-
-/// How many processes were started for instances of this root.
-fn processes_below(root: &Path) -> usize {
+/// The processes that were started for instances of this root, by what stands in their environment.
+fn instance_processes(root: &Path) -> BTreeSet<u32> {
     let prefix = format!("EWS_WORKDIR={}/", root.display());
     let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    let environments = processes.filter_map(|process| std::fs::read(process.path().join("environ")).ok());
-    environments
-        .filter(|variables| variables.split(|byte| *byte == 0).any(|v| v.starts_with(prefix.as_bytes())))
-        .count()
+    let of = |process: std::fs::DirEntry| {
+        let environment = std::fs::read(process.path().join("environ")).ok()?;
+        let ours = environment.split(|byte| *byte == 0).any(|v| v.starts_with(prefix.as_bytes()));
+        process.file_name().to_str()?.parse().ok().filter(|_| ours)
+    };
+    processes.filter_map(of).collect()
 }
 
-/// After a failure: whatever runs is ended, and the directory is removed.
+fn a_process_of(root: &Path) -> Option<u32> {
+    instance_processes(root).into_iter().next()
+}
+
+/// How many processes of the tour there are: instances, and whatever has the root among its arguments.
+fn processes_below(root: &Path) -> usize {
+    let shown = root.display().to_string();
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let named = processes.filter(|process| {
+        let line = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
+        line.split(|byte| *byte == 0).any(|word| String::from_utf8_lossy(word).starts_with(&shown))
+    });
+    instance_processes(root).len() + named.count()
+}
+
+/// After a failure: whatever runs is ended, and the directory is removed. The gateway and the controller went with their handles.
 async fn clean_up(root: &Path) {
-    if let Ok(runtime) = open(root).await {
-        for instance in runtime.list(&Selector::everything()).await.unwrap_or_default() {
-            let _ = runtime.remove(&instance.id, &RemoveOptions::force()).await;
+    // A controller that was killed a moment ago may have the directory still.
+    for _ in 0..50 {
+        if let Ok(runtime) = ProcessRuntime::open(ProcessConfig::new(root.join("runtime"))).await {
+            for instance in runtime.list(&Selector::everything()).await.unwrap_or_default() {
+                let _ = runtime.remove(&instance.id, &RemoveOptions::force()).await;
+            }
+            break;
         }
+        sleep(Duration::from_millis(100)).await;
     }
     let _ = std::fs::remove_dir_all(root);
 }

@@ -1,5 +1,6 @@
-//! What the tour prints: one line for each thing seen, and the count at the end.
+//! What the tour prints: plain lines into a pipe, and a line of live progress at the foot of a terminal.
 
+use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -8,45 +9,61 @@ pub(super) struct Report {
     began: Instant,
     held: u32,
     failed: Vec<String>,
+    live: bool,
 }
 
-#[allow(clippy::print_stdout, reason = "the report is this program's output")]
 impl Report {
     pub(super) fn new() -> Self {
-        Self { began: Instant::now(), held: 0, failed: Vec::new() }
+        Self { began: Instant::now(), held: 0, failed: Vec::new(), live: std::io::stdout().is_terminal() }
+    }
+
+    fn line(&self, text: &str) {
+        let mut out = std::io::stdout().lock();
+        // The line of progress gives way.
+        let clear = if self.live { "\r\x1b[2K" } else { "" };
+        let _ = writeln!(out, "{clear}{text}");
     }
 
     /// Begins a step.
     pub(super) fn step(&self, name: &str, what: &str) {
-        println!("{:5.1} s  {name}: {what}", self.began.elapsed().as_secs_f64());
+        self.line(&format!("{:5.1} s  {name}: {what}", self.began.elapsed().as_secs_f64()));
     }
 
     /// Shows something.
     pub(super) fn show(&self, what: &str) {
-        println!("         {what}");
+        self.line(&format!("         {what}"));
+    }
+
+    /// Live progress; nothing in a pipe.
+    pub(super) fn progress(&self, what: &str) {
+        if self.live {
+            let mut out = std::io::stdout().lock();
+            let _ = write!(out, "\r\x1b[2K{:5.1} s  … {what}", self.began.elapsed().as_secs_f64());
+            let _ = out.flush();
+        }
     }
 
     /// Something that must hold.
     pub(super) fn check(&mut self, what: &str, holds: bool) {
         if holds {
             self.held += 1;
-            println!("     ok  {what}");
+            self.line(&format!("     ok  {what}"));
         } else {
             self.fail(what);
         }
     }
 
     pub(super) fn fail(&mut self, what: &str) {
-        println!(" FAILED  {what}");
+        self.line(&format!(" FAILED  {what}"));
         self.failed.push(what.to_owned());
     }
 
     /// Prints the count and says whether all held.
     pub(super) fn end(self) -> ExitCode {
         let seconds = self.began.elapsed().as_secs_f64();
-        println!("{seconds:5.1} s  {} checks held, {} failed", self.held, self.failed.len());
+        self.line(&format!("{seconds:5.1} s  {} checks held, {} failed", self.held, self.failed.len()));
         for what in &self.failed {
-            println!("         failed: {what}");
+            self.line(&format!("         failed: {what}"));
         }
         if self.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
     }

@@ -1,0 +1,104 @@
+//! Load on the gateway: paced requests over kept connections, each counted.
+//!
+//! A request has failed when it got no answer or one that is no success. It is counted under the part of the tour in which it was
+//! sent.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout};
+
+/// How many connections are kept.
+pub(super) const CONNECTIONS: u32 = 8;
+/// The longest head and body that is read.
+const ANSWER: usize = 64 * 1024;
+
+/// Requests under way until it is dropped.
+pub(super) struct Load {
+    shared: Arc<Shared>,
+    _connections: JoinSet<()>,
+}
+
+struct Shared {
+    gateway: SocketAddr,
+    /// Requests per second, all connections together.
+    rate: AtomicU32,
+    sent: AtomicU64,
+    failed: AtomicU64,
+}
+
+impl Load {
+    pub(super) fn start(gateway: SocketAddr, rate: u32) -> Self {
+        let shared = Arc::new(Shared {
+            gateway,
+            rate: AtomicU32::new(rate),
+            sent: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+        });
+        let mut connections = JoinSet::new();
+        for _ in 0..CONNECTIONS {
+            connections.spawn(connection(Arc::clone(&shared)));
+        }
+        Self { shared, _connections: connections }
+    }
+
+    /// So many requests per second from now on.
+    pub(super) fn set_rate(&self, rate: u32) {
+        self.shared.rate.store(rate, Ordering::Relaxed);
+    }
+
+    /// How many were sent, and how many of them failed, so far.
+    pub(super) fn counts(&self) -> (u64, u64) {
+        (self.shared.sent.load(Ordering::Relaxed), self.shared.failed.load(Ordering::Relaxed))
+    }
+}
+
+async fn connection(shared: Arc<Shared>) {
+    let mut stream = None;
+    let mut next = Instant::now();
+    loop {
+        let pause = Duration::from_secs(1) * CONNECTIONS / shared.rate.load(Ordering::Relaxed).max(1);
+        next += pause;
+        // What could not be sent in time is left out, not sent in a burst.
+        next = next.max(Instant::now());
+        tokio::time::sleep_until(next).await;
+        let answered = timeout(Duration::from_secs(5), request(&mut stream, shared.gateway)).await;
+        shared.sent.fetch_add(1, Ordering::Relaxed);
+        if !matches!(answered, Ok(Ok(()))) {
+            shared.failed.fetch_add(1, Ordering::Relaxed);
+            stream = None;
+        }
+    }
+}
+
+/// One request over the kept connection, or a new one.
+async fn request(kept: &mut Option<TcpStream>, gateway: SocketAddr) -> std::io::Result<()> {
+    let stream = match kept {
+        Some(stream) => stream,
+        None => kept.insert(TcpStream::connect(gateway).await?),
+    };
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: hello.test\r\n\r\n").await?;
+    let mut answer = Vec::new();
+    loop {
+        if stream.read_buf(&mut answer).await? == 0 || answer.len() > ANSWER {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        let Some(end) = answer.windows(4).position(|four| four == b"\r\n\r\n") else { continue };
+        let head = String::from_utf8_lossy(answer.get(..end).unwrap_or_default()).to_ascii_lowercase();
+        let length =
+            head.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse::<usize>().ok());
+        if answer.len() < end + 4 + length.unwrap_or(0) {
+            continue;
+        }
+        if head.contains("connection: close") {
+            *kept = None;
+        }
+        let fine = head.starts_with("http/1.1 200 ") && length.is_some();
+        return if fine { Ok(()) } else { Err(std::io::ErrorKind::InvalidData.into()) };
+    }
+}

@@ -1,0 +1,79 @@
+//! What the controller and the presenter say to each other: lines on the controller's input and output.
+//!
+//! It is the tour's own way, so that the tour needs no endpoint; an operations system has its API.
+
+use serde::{Deserialize, Serialize};
+
+/// What the presenter asks for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Ask {
+    /// Deploys this version.
+    Deploy(String),
+    /// Goes back to the stable one before.
+    Rollback,
+    /// How the service stands.
+    Status,
+    /// The metrics as Prometheus reads them.
+    Metrics,
+    /// Takes the service away.
+    Remove,
+    /// Ends in order.
+    Leave,
+}
+
+/// What the controller says.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) enum Said {
+    /// It leads, and may be asked.
+    Ready,
+    /// Something happened.
+    Event(String),
+    /// Requests under way at an old instance ended: whether by themselves.
+    Drained(bool),
+    /// An instance ended by itself.
+    Lost(String),
+    /// A slot is filled.
+    Filled(String),
+    /// A rollout is asked for.
+    Asked(u64),
+    /// A rollout ended.
+    Ended {
+        /// Which.
+        number: u64,
+        /// How.
+        outcome: String,
+        /// Why, where it did not succeed.
+        cause: String,
+        /// The last lines that a failed instance wrote.
+        log: Vec<String>,
+    },
+    /// The count was changed.
+    Scaled {
+        /// To this.
+        to: u32,
+        /// Why.
+        why: String,
+    },
+    /// An alert fires, or does no longer.
+    Alert {
+        /// Whether it fires.
+        fires: bool,
+        /// In words.
+        text: String,
+    },
+    /// How the service stands.
+    Status {
+        /// How many instances run.
+        running: u32,
+        /// The process of one of them.
+        versions: Vec<String>,
+        /// Where they are.
+        addresses: Vec<String>,
+    },
+    /// The metrics.
+    Metrics(Vec<String>),
+    /// The service is gone.
+    Removed,
+    /// Something went wrong.
+    Failed(String),
+}
