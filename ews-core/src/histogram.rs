@@ -157,32 +157,6 @@ impl Histogram {
         self.buckets.iter().fold(self.zeros, |sum, count| sum.saturating_add(*count))
     }
 
-    /// How many values are at most this one, as far as buckets tell: a bucket that it cuts is counted in proportion.
-    #[expect(
-        clippy::cast_precision_loss,
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "a share of a count, which is neither negative nor larger than it"
-    )]
-    pub fn count_up_to(&self, value: f64) -> u64 {
-        if self.count() == 0 || value < self.min {
-            return 0;
-        }
-        if value >= self.max {
-            return self.count();
-        }
-        let mut count = self.zeros;
-        for (index, bucket) in (self.offset..).zip(&self.buckets) {
-            let (low, high) = (lower(index, self.scale), lower(index.saturating_add(1), self.scale));
-            if high <= value {
-                count = count.saturating_add(*bucket);
-            } else if low < value {
-                count = count.saturating_add((*bucket as f64 * ((value - low) / (high - low))) as u64);
-            }
-        }
-        count
-    }
-
     /// The sum of all values.
     pub fn sum(&self) -> f64 {
         self.sum
@@ -471,9 +445,9 @@ mod tests {
     fn what_is_below_a_bound_is_counted() {
         let mut histogram = Histogram::new();
         [0.0, 0.004, 0.03, 0.03, 20.0].into_iter().for_each(|value| histogram.record(value));
-        let counts = [-1.0, 0.0, 0.005, 0.029, 0.05, 19.0, 20.0, 1e9].map(|at| histogram.count_up_to(at));
+        let counts = [-1.0, 0.0, 0.005, 0.029, 0.05, 19.0, 20.0, 1e9].map(|at| histogram.count_at_most(at));
         assert_eq!(counts, [0, 1, 2, 2, 4, 4, 5, 5]);
-        assert_eq!(Histogram::new().count_up_to(1.0), 0);
+        assert_eq!(Histogram::new().count_at_most(1.0), 0);
     }
 
     #[test]

@@ -93,6 +93,8 @@ impl Leader {
             ended_at: None,
         };
         self.state.rollout = Some(asked.number);
+        // The slots of this rollout are what is asked for now; from here on scaling tells of changes.
+        self.state.scaled = (self.scale.desired, self.scale.version);
         self.state.strategy = Some(asked.strategy.clone());
         self.rollout = Some(rollout);
         self.draft()?.commit().await?;

@@ -343,11 +343,8 @@ impl Unit {
 
     /// The failure of an instance that ended by itself, with its last words.
     async fn ended(&self, revision: &Revision, id: &InstanceId, status: Option<ExitStatus>) -> Halt {
-        let reason = match &status {
-            Some(status) => format!("its program ended before it was healthy: {status}"),
-            None => "it is gone".to_owned(),
-        };
-        let mut failure = self.failure(revision, Some(id), reason);
+        let reason = if status.is_some() { "its program ended before it was healthy" } else { "it is gone" };
+        let mut failure = self.failure(revision, Some(id), reason.to_owned());
         failure.exit = status;
         failure.log = self.tail(id).await;
         Halt::Failed(Box::new(failure))

@@ -140,12 +140,12 @@ impl Leader {
     pub(super) async fn ended(&mut self, slot: u32, end: End) -> Result<()> {
         let Some(busy) = self.busy.remove(&slot) else { return Ok(()) };
         let mut failed = None;
+        let mut filled = None;
         match end {
             End::Filled(instance) => {
                 self.again.remove(&slot);
                 if let Some(revision) = busy.revision.and_then(|number| self.revisions.get(&number)) {
-                    let revision = revision.id.clone();
-                    self.tools.narrator.tell(EventKind::Filled { slot, instance, revision });
+                    filled = Some(EventKind::Filled { slot, instance, revision: revision.id.clone() });
                 }
                 let rolling = self.rollout.as_mut().filter(|rollout| Some(rollout.number) == busy.rollout);
                 if let (Some(rollout), Some(number)) = (rolling, busy.revision)
@@ -189,6 +189,10 @@ impl Leader {
         }
         let draft = self.draft()?.delete(&journal_key(slot))?;
         draft.commit().await?;
+        // Told when it is written: a successor knows of it too.
+        if let Some(filled) = filled {
+            self.tools.narrator.tell(filled);
+        }
         Ok(())
     }
 

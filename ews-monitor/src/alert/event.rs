@@ -70,17 +70,27 @@ impl fmt::Display for AlertEvent {
         }
         match (self.reason, self.value) {
             (AlertReason::NoData, _) => f.write_str(": no data")?,
-            (_, Some(value)) => write!(f, ": {value}")?,
+            (_, Some(value)) => write!(f, ": {}", Brief(value))?,
             _ => {}
         }
         let (word, threshold) = match self.condition {
             Condition::Above(threshold) => ("above", threshold),
             Condition::Below(threshold) => ("below", threshold),
         };
-        write!(f, " ({word} {threshold}), since {}", self.since)?;
+        write!(f, " ({word} {}), since {}", Brief(threshold), self.since)?;
         if !self.summary.is_empty() {
             write!(f, ": {}", self.summary)?;
         }
         Ok(())
+    }
+}
+
+/// A number for people: at most three digits after the point.
+struct Brief(f64);
+
+impl fmt::Display for Brief {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = format!("{:.3}", self.0);
+        f.write_str(if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { &text })
     }
 }

@@ -50,7 +50,7 @@ fn name(info: &MetricInfo) -> String {
 fn buckets(text: &mut String, name: &str, labels: &SeriesLabels, histogram: &Histogram) {
     let count = histogram.count();
     for bound in BOUNDS {
-        let below = histogram.count_up_to(bound);
+        let below = histogram.count_at_most(bound);
         let _ = writeln!(text, "{name}_bucket{} {below}", braces(labels, Some(&bound.to_string())));
     }
     let _ = writeln!(text, "{name}_bucket{} {count}", braces(labels, Some("+Inf")));

@@ -23,7 +23,8 @@ use ews_deploy::{
     Batch, DeployConfig, DeployEvent, DeployParts, DeployRequest, Deployer, EventKind, Strategy, Traffic,
 };
 use ews_monitor::{
-    AlertRule, Alerts, Collection, Condition, LiveConfig, LiveStore, Relay, RuntimeCollector, prometheus,
+    AlertRule, Alerts, Collection, Condition, LiveConfig, LiveStore, Relay, RuntimeCollector, Transition,
+    prometheus,
 };
 use ews_route::server::Addresses;
 use ews_route::{RemoteBalancer, RemoteConfig};
@@ -111,7 +112,11 @@ async fn run(root: &Path) -> Result<()> {
                 alarm = alarms.next() => match alarm {
                     Some(Notice::Event(alarm)) => {
                         let alarm = alarm.event;
-                        let fires = matches!(alarm.transition, ews_monitor::Transition::Firing);
+                        let fires = match alarm.transition {
+                            Transition::Firing => Some(true),
+                            Transition::Resolved => Some(false),
+                            _ => None,
+                        };
                         say(&Said::Alert { fires, text: alarm.to_string() });
                     }
                     Some(Notice::Gap(_)) => {}
@@ -197,6 +202,8 @@ fn told(event: &DeployEvent) {
         EventKind::Drained { how, .. } => Said::Drained(*how == Drained::Drained),
         EventKind::InstanceLost { slot, reason, .. } => Said::Lost(format!("slot {slot}: {reason}")),
         EventKind::Scaled { from, to, reason } if from != to => {
+            // The decision explains itself at length; its outcome comes first.
+            let reason = reason.split(';').next().unwrap_or_default();
             Said::Scaled { to: *to, why: format!("{from} to {to} instances ({reason})") }
         }
         EventKind::LeadLost { reason } => Said::Event(format!("the lead is lost: {reason}")),
@@ -216,12 +223,10 @@ fn told(event: &DeployEvent) {
 async fn status(runtime: &Arc<dyn Runtime>) -> Result<Said> {
     let instances = runtime.list(&Selector::equal("ews/owner", OWNER)?).await?;
     let running: Vec<_> = instances.into_iter().filter(|i| i.state == InstanceState::Running).collect();
-    let address = |i: &ews_core::Instance| i.endpoints.first().map(|endpoint| endpoint.address.to_string());
     let version = |i: &ews_core::Instance| i.labels.get("version").unwrap_or_default().to_owned();
     Ok(Said::Status {
         running: u32::try_from(running.len()).unwrap_or(u32::MAX),
         versions: running.iter().map(version).collect(),
-        addresses: running.iter().filter_map(address).collect(),
     })
 }
 

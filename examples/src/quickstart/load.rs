@@ -1,7 +1,7 @@
 //! Load on the gateway: paced requests over kept connections, each counted.
 //!
-//! A request has failed when it got no answer or one that is no success. It is counted under the part of the tour in which it was
-//! sent.
+//! A request has failed when it got no answer or one that is no success. Who wants to
+//! know how a part of the tour went compares the counts before and after it.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,6 +15,8 @@ use tokio::time::{Instant, timeout};
 
 /// How many connections are kept.
 pub(super) const CONNECTIONS: u32 = 8;
+/// How often a connection without anything to send looks whether there is.
+const IDLE: Duration = Duration::from_millis(20);
 /// The longest head and body that is read.
 const ANSWER: usize = 64 * 1024;
 
@@ -33,10 +35,11 @@ struct Shared {
 }
 
 impl Load {
-    pub(super) fn start(gateway: SocketAddr, rate: u32) -> Self {
+    /// Connections that send nothing until a rate is set.
+    pub(super) fn start(gateway: SocketAddr) -> Self {
         let shared = Arc::new(Shared {
             gateway,
-            rate: AtomicU32::new(rate),
+            rate: AtomicU32::new(0),
             sent: AtomicU64::new(0),
             failed: AtomicU64::new(0),
         });
@@ -62,7 +65,12 @@ async fn connection(shared: Arc<Shared>) {
     let mut stream = None;
     let mut next = Instant::now();
     loop {
-        let pause = Duration::from_secs(1) * CONNECTIONS / shared.rate.load(Ordering::Relaxed).max(1);
+        let rate = shared.rate.load(Ordering::Relaxed);
+        if rate == 0 {
+            tokio::time::sleep(IDLE).await;
+            continue;
+        }
+        let pause = Duration::from_secs(1) * CONNECTIONS / rate;
         next += pause;
         // What could not be sent in time is left out, not sent in a burst.
         next = next.max(Instant::now());

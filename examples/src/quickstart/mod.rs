@@ -82,7 +82,7 @@ async fn through(root: &Path, report: &mut Report) -> Result<()> {
     let gateway = GatewayProcess::start(root).await?;
     report.show(&format!("the gateway listens on {}", gateway.address));
     let controller = ControllerProcess::start(root).await?;
-    let load = Load::start(gateway.address, 1);
+    let load = Load::start(gateway.address);
     let mut tour = Tour { root, report, controller, load, drained: true, alerts: Vec::new() };
 
     tour.first_deployment().await?;
@@ -116,11 +116,12 @@ impl Tour<'_> {
         self.report.step("deploy v1", "three instances behind the gateway");
         let outcome = self.deploy("v1").await?;
         self.report.check("it succeeded", outcome.outcome == "succeeded");
+        let before = self.settle().await;
         self.load.set_rate(AT_REST);
-        let (before, _) = self.settle().await;
-        self.wait_for_requests(before + 50).await;
+        self.wait_for_requests(before.0 + 50).await;
         let versions = self.status().await?.0;
         self.report.check("three instances of v1 serve", versions == ["v1", "v1", "v1"]);
+        self.planned("the first moments", before).await;
         Ok(())
     }
 
@@ -289,7 +290,8 @@ impl Tour<'_> {
     async fn alert(&mut self, fires: bool) -> Result<()> {
         let what = if fires { "the alert fires" } else { "the alert has resolved" };
         if !self.alerts.contains(&fires) {
-            self.until(what, |said| matches!(said, Said::Alert { fires: now, .. } if *now == fires)).await?;
+            self.until(what, |said| matches!(said, Said::Alert { fires: now, .. } if *now == Some(fires)))
+                .await?;
         }
         self.report.check(what, true);
         Ok(())
@@ -341,7 +343,7 @@ impl Tour<'_> {
                 Said::Lost(text) => self.report.show(&format!("lost: {text}")),
                 Said::Scaled { why, .. } => self.report.show(&format!("scaled: {why}")),
                 Said::Alert { fires, text } => {
-                    self.alerts.push(*fires);
+                    self.alerts.extend(*fires);
                     self.report.show(&format!("alert: {text}"));
                 }
                 Said::Drained(by_itself) => self.drained &= by_itself,

@@ -54,10 +54,10 @@ pub(super) enum Said {
         /// Why.
         why: String,
     },
-    /// An alert fires, or does no longer.
+    /// An alert is pending, fires, or has resolved.
     Alert {
-        /// Whether it fires.
-        fires: bool,
+        /// Whether it fires; `None` while it is pending.
+        fires: Option<bool>,
         /// In words.
         text: String,
     },
@@ -65,10 +65,8 @@ pub(super) enum Said {
     Status {
         /// How many instances run.
         running: u32,
-        /// The process of one of them.
+        /// In which versions.
         versions: Vec<String>,
-        /// Where they are.
-        addresses: Vec<String>,
     },
     /// The metrics.
     Metrics(Vec<String>),
