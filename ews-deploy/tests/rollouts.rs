@@ -348,3 +348,15 @@ async fn progress_is_told_in_order() {
     ];
     assert_eq!(told, expected);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_is_removed_and_deployed_anew_at_once_is_led() {
+    let (world, controller) = running().await;
+    for round in 0..20 {
+        controller.deployer.remove(&web()).await.unwrap();
+        controller.deployer.wait_removed(&web()).await.unwrap();
+        let report = deploy(&controller, spec(&format!("v{round}"))).await;
+        assert_eq!((report.outcome, report.id.number), (Some(Outcome::Succeeded), 1));
+    }
+    world.assert_whole(3, "v19").await;
+}

@@ -9,7 +9,8 @@ mod found;
 mod tell;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use ews_core::balancer::Balancer;
@@ -20,7 +21,7 @@ use ews_core::store::{ListRequest, StoreRevision};
 use ews_core::{Bus, Result, Runtime, ServiceName, Store, SystemClock};
 use futures_util::StreamExt as _;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::sleep;
 
 pub(crate) use found::{Found, collided, of_the_service};
@@ -109,6 +110,7 @@ pub struct Deployer {
 }
 
 struct Inner {
+    this: Weak<Self>,
     workshop: Arc<Workshop>,
     leave: watch::Sender<bool>,
     tasks: Mutex<Tasks>,
@@ -116,8 +118,16 @@ struct Inner {
 
 #[derive(Default)]
 struct Tasks {
-    services: BTreeMap<ServiceName, tokio::task::AbortHandle>,
+    services: BTreeMap<ServiceName, Reconciling>,
     set: JoinSet<()>,
+}
+
+/// A task that reconciles a service.
+struct Reconciling {
+    handle: AbortHandle,
+    /// Set when the service is spoken of: the task looks once more before it ends, so that one which is removed and deployed
+    /// anew at once is not left without.
+    again: Arc<AtomicBool>,
 }
 
 impl std::fmt::Debug for Deployer {
@@ -142,8 +152,13 @@ impl Deployer {
         let bus = Bus::new(config.events)?;
         let holder = config.controller.as_deref().map_or_else(reconcile::anonymous, Arc::from);
         let workshop = Arc::new(Workshop { config, holder, runtime, store, balancer, prober, clock, bus });
-        let inner = Inner { workshop, leave: watch::Sender::new(false), tasks: Mutex::default() };
-        let deployer = Self { inner: Arc::new(inner) };
+        let inner = Arc::new_cyclic(|this| Inner {
+            this: this.clone(),
+            workshop,
+            leave: watch::Sender::new(false),
+            tasks: Mutex::default(),
+        });
+        let deployer = Self { inner };
         let after = deployer.discover().await?;
         deployer.watch_services(after)?;
         Ok(deployer)
@@ -260,12 +275,28 @@ impl Inner {
         let mut tasks = self.tasks();
         // What has ended is forgotten, so that neither map nor set grows with every service that ever was.
         while tasks.set.try_join_next().is_some() {}
-        tasks.services.retain(|_, task| !task.is_finished());
-        if !tasks.services.contains_key(service) {
-            let workshop = Arc::clone(&self.workshop);
-            let task = reconcile::reconcile(workshop, service.clone(), self.leave.subscribe());
-            let handle = tasks.set.spawn(task);
-            tasks.services.insert(service.clone(), handle);
+        tasks.services.retain(|_, task| !task.handle.is_finished());
+        if let Some(task) = tasks.services.get(service) {
+            task.again.store(true, Ordering::SeqCst);
+            return;
         }
+        let workshop = Arc::clone(&self.workshop);
+        let again = Arc::new(AtomicBool::new(false));
+        let (of, leave, look) = (service.clone(), self.leave.subscribe(), Arc::clone(&again));
+        let inner = self.this.clone();
+        let task = async move {
+            loop {
+                reconcile::reconcile(Arc::clone(&workshop), of.clone(), leave.clone()).await;
+                let Some(inner) = inner.upgrade() else { return };
+                // Under the lock, so that nobody speaks of the service between the look and the end.
+                let mut tasks = inner.tasks();
+                if *leave.borrow() || !look.swap(false, Ordering::SeqCst) {
+                    tasks.services.remove(&of);
+                    return;
+                }
+            }
+        };
+        let handle = tasks.set.spawn(task);
+        tasks.services.insert(service.clone(), Reconciling { handle, again });
     }
 }

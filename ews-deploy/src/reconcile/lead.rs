@@ -38,15 +38,19 @@ impl Lead {
         holder: &str,
     ) -> Result<Option<Self>> {
         let store = repository.store();
+        let key = repository.key("lock")?;
+        // Whoever stands by only looks.
+        let ours = |value: &[u8]| config.controller.is_some() && value == holder.as_bytes();
+        if store.get(&key).await?.is_some_and(|record| !ours(&record.value)) {
+            return Ok(None);
+        }
         let asked = Instant::now();
         let lease = store.grant(config.lease).await?;
-        let key = repository.key("lock")?;
         let fence = match store.lock(&key, &lease, holder).await {
             Ok(fence) => fence,
             Err(error) if error.kind() == ErrorKind::Busy => {
-                let own = config.controller.is_some();
                 let held = store.get(&key).await?;
-                if let Some(record) = held.filter(|record| own && record.value == holder.as_bytes()) {
+                if let Some(record) = held.filter(|record| ours(&record.value)) {
                     // Nobody else alive has our name: this is what our former life left.
                     let expected =
                         Transaction::new().expect(&key, Expect::Revision(record.modified)).delete(&key);
