@@ -86,6 +86,12 @@ async fn settled(world: &World) {
     eventually("the work has ended", still).await;
 }
 
+/// One at a time, the old one first.
+fn stop_first() -> ews_deploy::Strategy {
+    let one = ews_deploy::Batch::Count(1);
+    strategy().with_order(ews_deploy::Order::StopFirst).with_batches(one, one)
+}
+
 async fn every_point(
     name: &str,
     spec: impl Fn() -> ServiceSpec,
@@ -124,10 +130,7 @@ async fn a_kill_at_any_point_of_an_update_start_first() {
 
 #[tokio::test(start_paused = true)]
 async fn a_kill_at_any_point_of_an_update_stop_first() {
-    let strategy = strategy()
-        .with_order(ews_deploy::Order::StopFirst)
-        .with_batches(ews_deploy::Batch::Count(1), ews_deploy::Batch::Count(1));
-    every_point("update, stop-first", || spec("v2"), 2, strategy, Outcome::Succeeded, "v2").await;
+    every_point("update, stop-first", || spec("v2"), 2, stop_first(), Outcome::Succeeded, "v2").await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -137,10 +140,7 @@ async fn a_kill_at_any_point_of_a_rollback_start_first() {
 
 #[tokio::test(start_paused = true)]
 async fn a_kill_at_any_point_of_a_rollback_stop_first() {
-    let strategy = strategy()
-        .with_order(ews_deploy::Order::StopFirst)
-        .with_batches(ews_deploy::Batch::Count(1), ews_deploy::Batch::Count(1));
-    every_point("rollback, stop-first", || sick("v2"), 2, strategy, Outcome::RolledBack, "v1").await;
+    every_point("rollback, stop-first", || sick("v2"), 2, stop_first(), Outcome::RolledBack, "v1").await;
 }
 
 /// Two of three are new when the third fails, so the rollback has real instances to bring back.
