@@ -20,13 +20,24 @@ fn main() -> ExitCode {
         [] => runtime.block_on(ews_examples::quickstart::tour()),
         ["gateway", root] => runtime.block_on(ews_examples::quickstart::gateway(root.as_ref())),
         ["controller", root] => runtime.block_on(ews_examples::quickstart::controller(root.as_ref())),
+        ["kills"] => runtime.block_on(ews_examples::quickstart::kills(1)),
+        ["kills", stride] => match stride.parse() {
+            Ok(stride) => runtime.block_on(ews_examples::quickstart::kills(stride)),
+            Err(_) => usage(),
+        },
         ["serve"] => runtime.block_on(ews_examples::quickstart::serve()),
-        _ => {
-            use std::io::Write as _;
-            let _ = writeln!(std::io::stderr(), "usage: quickstart (it takes no arguments)");
-            ExitCode::from(2)
-        }
+        _ => usage(),
     }
+}
+
+#[cfg(target_os = "linux")]
+fn usage() -> ExitCode {
+    use std::io::Write as _;
+    let _ = writeln!(
+        std::io::stderr(),
+        "usage: quickstart             the tour\n       quickstart kills [N]   kill the controller at every N-th step of a rollout (default: at every one)"
+    );
+    ExitCode::from(2)
 }
 
 #[cfg(not(target_os = "linux"))]

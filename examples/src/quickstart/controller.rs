@@ -199,6 +199,7 @@ fn told(event: &DeployEvent) {
         EventKind::UnitFailed(failure) => Said::Event(format!("failed: {failure}")),
         EventKind::Retrying { slot, reason } => Said::Event(format!("slot {slot} is tried again: {reason}")),
         EventKind::Filled { slot, revision, .. } => Said::Filled(format!("slot {slot} runs {revision}")),
+        EventKind::Step { slot, step, .. } => Said::Step(format!("{step} in slot {slot}")),
         EventKind::Drained { how, .. } => Said::Drained(*how == Drained::Drained),
         EventKind::InstanceLost { slot, reason, .. } => Said::Lost(format!("slot {slot}: {reason}")),
         EventKind::Scaled { from, to, reason } if from != to => {

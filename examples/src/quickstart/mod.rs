@@ -8,10 +8,12 @@
 //! | `controller` | what an embedder writes: the composition of all engines |
 //! | `gateway` | the gateway as a process |
 //! | `service` | the service that is deployed |
+//! | `kills` | the controller killed at one step after the other |
 //! | `load`, `processes`, `say`, `report` | the presenter's parts |
 
 mod controller;
 mod gateway;
+mod kills;
 mod load;
 mod processes;
 mod report;
@@ -20,6 +22,7 @@ mod service;
 
 pub use controller::controller;
 pub use gateway::gateway;
+pub use kills::kills;
 pub use service::serve;
 
 use std::collections::BTreeSet;

@@ -28,6 +28,8 @@ pub(super) enum Said {
     Ready,
     /// Something happened.
     Event(String),
+    /// A step of the work on a slot begins.
+    Step(String),
     /// Requests under way at an old instance ended: whether by themselves.
     Drained(bool),
     /// An instance ended by itself.
