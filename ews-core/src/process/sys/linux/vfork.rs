@@ -214,3 +214,59 @@ fn execute(child: &Child<'_>) -> io::Error {
     }
     refused.map_or(last, io::Error::from_raw_os_error)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::fs::{self, File, Permissions};
+    use std::io::Read as _;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    /// What a program writes, or why it did not start.
+    fn output(name: &str, args: &[&str], path: &str, between: fn() -> io::Result<()>) -> io::Result<String> {
+        let env = BTreeMap::from([("PATH".to_owned(), path.to_owned()), ("A".to_owned(), "b c".to_owned())]);
+        let args: Vec<_> = args.iter().map(|word| (*word).to_owned()).collect();
+        let image = Image::new(name, &args, env.iter(), b"/usr")?;
+        let null = || OwnedFd::from(File::options().read(true).write(true).open("/dev/null").unwrap());
+        let (mut read, write) = io::pipe()?;
+        let pid = start(&image, [null(), write.into(), null()], &mut { between })?;
+        let mut text = String::new();
+        read.read_to_string(&mut text)?;
+        let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap());
+        rustix::process::waitpid(pid, rustix::process::WaitOptions::empty())?;
+        Ok(text)
+    }
+
+    #[test]
+    fn it_is_found_by_its_path_and_gets_its_words_and_its_directory() {
+        let told = output("sh", &["-c", "echo $A-$1; pwd", "x", "1 2"], "/none:/bin", || Ok(())).unwrap();
+        assert_eq!(told, "b c-1 2\n/usr\n");
+    }
+
+    #[test]
+    fn a_script_without_an_interpreter_is_the_shells() {
+        let folder = tempfile::tempdir().unwrap();
+        let script = folder.path().join("script");
+        fs::write(&script, "echo $1").unwrap();
+        let path = format!("/none:{}", folder.path().display());
+        assert_eq!(
+            output("script", &["x"], &path, || Ok(())).unwrap_err().kind(),
+            io::ErrorKind::PermissionDenied
+        );
+        fs::set_permissions(&script, Permissions::from_mode(0o700)).unwrap();
+        assert_eq!(output("script", &["x"], &path, || Ok(())).unwrap(), "x\n");
+    }
+
+    #[test]
+    fn what_can_not_be_started_is_said_and_leaves_nothing() {
+        for name in ["no-such", "/no/such", ""] {
+            let error = output(name, &[], "/bin", || Ok(())).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::NotFound, "{name}");
+        }
+        let before = output("true", &[], "/bin", || Err(rustix::io::Errno::PIPE.into())).unwrap_err();
+        assert_eq!(before.kind(), io::ErrorKind::BrokenPipe);
+        assert_eq!(output("a\0b", &[], "/bin", || Ok(())).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+    }
+}
