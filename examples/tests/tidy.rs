@@ -34,7 +34,12 @@ const EXCEPTIONS: &[Exception] = &[
     Exception {
         rule: Rule::Unsafe,
         path: "ews-core/src/process/sys/linux/spawn.rs",
-        why: "what is done between fork and exec, a real-time signal's number, a terminal's descriptor",
+        why: "a real-time signal's number, a terminal's descriptor",
+    },
+    Exception {
+        rule: Rule::Unsafe,
+        path: "ews-core/src/process/sys/linux/vfork.rs",
+        why: "a child that borrows this process's memory until it is another program",
     },
     Exception {
         rule: Rule::Unsafe,

@@ -113,18 +113,26 @@ pub(super) fn write<T: Serialize>(path: &Path, record: &T, durable: Durable) -> 
         .map_err(|error| at(io_error("a record could not be written", error), path))
 }
 
-/// The same, for who has no use for our errors.
+/// Writes a record into a directory that has not got its own name yet. The directory will appear whole, so the record need not do
+/// so by itself: without a rename between them, the second sync finds nothing that the first has not written.
+pub(super) fn write_hidden<T: Serialize>(path: &Path, record: &T) -> Result<()> {
+    let written = || {
+        let text = serde_json::to_vec(record)?;
+        let mut options = owners_only();
+        let mut file = options.create_new(true).open(path)?;
+        file.write_all(&text)?;
+        file.sync_data()?;
+        path.parent().map_or(Ok(()), sync_folder)
+    };
+    written().map_err(|error| at(io_error("a record could not be written", error), path))
+}
+
+/// The same as [`write`], for who has no use for our errors.
 pub(super) fn write_file<T: Serialize>(path: &Path, record: &T, durable: Durable) -> io::Result<()> {
     let text = serde_json::to_vec(record)?;
     let temporary = path.with_extension("tmp");
-    let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(true);
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::OpenOptionsExt as _;
-        options.mode(0o600);
-    }
-    let mut file = options.open(&temporary)?;
+    let mut options = owners_only();
+    let mut file = options.create(true).truncate(true).open(&temporary)?;
     file.write_all(&text)?;
     if durable == Durable::Synced {
         file.sync_data()?;
@@ -135,6 +143,18 @@ pub(super) fn write_file<T: Serialize>(path: &Path, record: &T, durable: Durable
         (Durable::Synced, Some(parent)) => sync_folder(parent),
         _ => Ok(()),
     }
+}
+
+/// For writing what nobody else may read.
+fn owners_only() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.write(true);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::OpenOptionsExt as _;
+        options.mode(0o600);
+    }
+    options
 }
 
 /// Adds the path that an error is about.

@@ -206,14 +206,21 @@ const SHARING_VIOLATION: i32 = 32;
 
 /// Makes a directory with these permission bits, whatever the umask; one that is there is left as it is.
 pub(super) fn directory(path: &Path, mode: u32) -> io::Result<()> {
-    match fs::create_dir(path) {
+    let mut builder = fs::DirBuilder::new();
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, mode);
+    match builder.create(path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => return Ok(()),
         made => made?,
     }
+    // A umask, an access list or a group that is inherited may have changed them, which is rare, and a look costs less than a
+    // change.
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt as _;
-        fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
+        if path.symlink_metadata()?.permissions().mode() & 0o7777 != mode {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
+        }
     }
     let _ = mode;
     Ok(())

@@ -14,7 +14,7 @@ use crate::id::{InstanceId, PortName};
 use crate::instance::{Instance, InstanceKey};
 use crate::process::archive::{Limits, Placed, place_artifact, place_file};
 use crate::process::protocol::User;
-use crate::process::record::{self, Durable, InstanceRecord, at};
+use crate::process::record::{self, InstanceRecord, at};
 use crate::process::root::{blocking, directory};
 use crate::process::sys::user;
 use crate::runtime::CreateOptions;
@@ -225,7 +225,7 @@ impl Controller {
             created_at: now(),
             boot: self.boot.clone(),
         };
-        record::write(&new.join("instance.json"), &record, Durable::Synced)?;
+        record::write_hidden(&new.join("instance.json"), &record)?;
         Ok(record)
     }
 }

@@ -18,7 +18,7 @@ use crate::process::environment::{self, MARK};
 use crate::process::ports::is_free;
 use crate::process::protocol::{Ask, Frame, Limit, Plan, Tell};
 use crate::process::record::{InstanceRecord, at};
-use crate::process::root::{InstancePaths, blocking, try_lock};
+use crate::process::root::{InstancePaths, blocking, directory, try_lock};
 use crate::process::sys::ipc::{self, Connection};
 use crate::process::sys::spawn::{ShimStart, spawn_shim};
 use crate::process::sys::user;
@@ -220,8 +220,10 @@ impl Controller {
                     Err(error) => Err(io_error("the instance's control group could not be made", error)
                         .with_context("field", "resources")),
                 };
-                if started.is_err() {
-                    groups.remove();
+                match &started {
+                    // While the shim comes to life, which takes longer. It makes what is missing, and says what can't be made.
+                    Ok(_) => drop(directory(&paths.log(), 0o700)),
+                    Err(_) => groups.remove(),
                 }
                 started.map(Some)
             });

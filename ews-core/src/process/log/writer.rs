@@ -87,11 +87,14 @@ impl<D: Disk> LogWriter<D> {
             lost: None,
             frame: Vec::new(),
         };
-        if let Some(newest) = segment::numbers(dir)?.pop() {
+        let numbers = segment::numbers(dir)?;
+        if let Some(newest) = numbers.last() {
             writer.next = newest.saturating_add(1);
-            writer.current = writer.go_on(newest)?;
+            writer.current = writer.go_on(*newest)?;
         }
-        writer.keep(writer.max_files);
+        if numbers.len() > writer.max_files {
+            writer.keep(writer.max_files);
+        }
         Ok(writer)
     }
 

@@ -6,3 +6,4 @@ pub(in crate::process) mod shim;
 pub(in crate::process) mod spawn;
 pub(in crate::process) mod tree;
 pub(in crate::process) mod user;
+mod vfork;

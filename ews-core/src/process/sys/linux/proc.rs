@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
+use std::io::Read as _;
 
 use crate::process::cgroup::Counted;
 use crate::process::record::ProcessId;
@@ -10,6 +11,9 @@ use crate::process::record::ProcessId;
 pub(in crate::process) fn boot_id() -> String {
     fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned()).unwrap_or_default()
 }
+
+/// More than a line of `/proc/<pid>/stat` can have, in bytes: 52 numbers of at most 20 digits and a name of at most 64.
+const LINE: usize = 2048;
 
 /// A line of `/proc/<pid>/stat`, in part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,7 +29,11 @@ struct Stat {
 }
 
 fn stat(pid: u32) -> Option<Stat> {
-    parse(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+    // Room for the whole line, which the kernel does not tell the length of: else it is read in many pieces.
+    let mut line = [0; LINE];
+    let count = fs::File::open(format!("/proc/{pid}/stat")).ok()?.read(&mut line).ok()?;
+    // A name is cut by bytes, not by letters.
+    parse(&String::from_utf8_lossy(line.get(..count)?))
 }
 
 fn parse(line: &str) -> Option<Stat> {
@@ -198,6 +206,20 @@ mod tests {
         assert!(!boot_id().is_empty());
         assert!(memory() > 0);
         assert!(count(&[own.pid]).memory.unwrap() > 0);
+    }
+
+    /// A name is what its program's file is called, and that is bytes.
+    #[test]
+    fn a_name_that_is_no_text_hides_no_process() {
+        use std::os::unix::ffi::OsStrExt as _;
+        let folder = tempfile::tempdir().unwrap();
+        let program = folder.path().join(std::ffi::OsStr::from_bytes(b"sleep-\xff) x"));
+        std::os::unix::fs::symlink("/bin/sleep", &program).unwrap();
+        let mut child = std::process::Command::new(&program).arg("60").spawn().unwrap();
+        let found = identify(child.id());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(found.is_some_and(|found| found.pid > 0 && found.start > 0));
     }
 
     #[test]

@@ -1,17 +1,17 @@
 //! Starting programs, and steering them.
 //!
-//! This file is excepted from the ban on `unsafe` for three calls: `pre_exec`, since what is done between fork and exec must be
-//! system calls that allocate nothing and take no lock; a signal by its number, since the safe list has no real-time ones; and
-//! the registration of a terminal's descriptor.
+//! This file is excepted from the ban on `unsafe` for two calls: a signal by its number, since the safe list has no real-time
+//! ones; and the registration of a terminal's descriptor.
 
 #![allow(unsafe_code)]
 
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 
 use rustix::process::{Pid, Resource, Rlimit, Signal as Raw};
 use rustix::pty::OpenptFlags;
@@ -19,6 +19,7 @@ use rustix::termios::Winsize;
 use tokio::io::unix::AsyncFd;
 use tokio::net::unix::pipe;
 
+use super::vfork;
 use crate::capability::Capability;
 use crate::process::protocol::User;
 use crate::runtime::TtySize;
@@ -54,23 +55,10 @@ pub(in crate::process) struct Spawned {
 pub(in crate::process) fn spawn(program: Program<'_>) -> Result<Spawned, NotStarted> {
     let refused = |what: &str, error: io::Error| NotStarted::new(126, format!("{what}: {error}"));
     let (name, args) = program.words()?;
-    let mut command = Command::new(name);
-    command.args(args).env_clear().envs(program.env).current_dir(program.workdir);
-    let mut terminal = None;
-    match program.input {
-        Input::Terminal(size) => {
-            let (ours, theirs) = open_terminal(size, program.user).map_err(|e| refused("no terminal", e))?;
-            let copy = |fd: &OwnedFd| fd.try_clone().map(Stdio::from).map_err(|e| refused("no terminal", e));
-            command.stdin(copy(&theirs)?).stdout(copy(&theirs)?).stderr(theirs);
-            terminal = Some(ours);
-        }
-        Input::Pipe => {
-            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        }
-        Input::Closed => {
-            command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        }
-    }
+    let image = vfork::Image::new(name, args, program.env.iter(), program.workdir.as_os_str().as_bytes())
+        .map_err(|error| not_started(name, &error))?;
+    let (standard, ours) =
+        streams(program.input, program.user).map_err(|error| refused("no standard streams", error))?;
     let join = |path: &PathBuf| File::options().write(true).open(path);
     let joins = program.joins.iter().map(join).collect::<io::Result<Vec<_>>>();
     let joins = joins.map_err(|error| refused("its control group can't be joined", error))?;
@@ -85,8 +73,8 @@ pub(in crate::process) fn spawn(program: Program<'_>) -> Result<Spawned, NotStar
         (uid, gid, groups.collect::<Vec<_>>())
     });
     let parent = rustix::process::getpid();
-    let (privileges, has_terminal) = (program.no_new_privileges, terminal.is_some());
-    let between = move || -> io::Result<()> {
+    let (privileges, has_terminal) = (program.no_new_privileges, ours.terminal.is_some());
+    let mut between = move || -> io::Result<()> {
         rustix::process::setsid()?;
         if has_terminal {
             rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())?;
@@ -108,32 +96,58 @@ pub(in crate::process) fn spawn(program: Program<'_>) -> Result<Spawned, NotStar
         // After the change of user, which would undo it. Should the parent have gone before, nobody will tell.
         rustix::process::set_parent_process_death_signal(Some(Raw::KILL))?;
         if rustix::process::getppid() != Some(parent) {
-            return Err(io::ErrorKind::BrokenPipe.into());
+            return Err(rustix::io::Errno::PIPE.into());
         }
         Ok(())
     };
-    // SAFETY: `between` makes system calls only; what it reads was made before the fork and is not changed by others.
-    unsafe { command.pre_exec(between) };
-    let mut child = command.spawn().map_err(|error| not_started(name, &error))?;
-    let output = |pipe: OwnedFd| {
-        pipe::Receiver::from_owned_fd(pipe).map_err(|error| refused("its output can't be read", error))
-    };
-    let stdout = child.stdout.take().map(|pipe| output(pipe.into())).transpose();
-    let stderr = child.stderr.take().map(|pipe| output(pipe.into())).transpose();
-    let stdin = child.stdin.take().map(|pipe| {
-        let pipe = pipe::Sender::from_owned_fd(pipe.into());
-        pipe.map_err(|error| refused("its input can't be written", error))
-    });
-    match (stdin.transpose(), stdout, stderr) {
-        (Ok(stdin), Ok(stdout), Ok(stderr)) => {
-            Ok(Spawned { pid: child.id(), stdin, stdout, stderr, terminal })
+    let pid = vfork::start(&image, standard, &mut between).map_err(|error| not_started(name, &error))?;
+    ours.register(pid).map_err(|error| {
+        if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
+            let _ = rustix::process::kill_process(pid, Raw::KILL);
+            let _ = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty());
         }
-        (Err(error), _, _) | (_, Err(error), _) | (_, _, Err(error)) => {
-            let _ = child.kill();
-            let _ = child.wait();
-            Err(error)
-        }
+        refused("its streams can't be used", error)
+    })
+}
+
+/// Our ends of a program's standard streams.
+#[derive(Default)]
+struct Ours {
+    stdin: Option<OwnedFd>,
+    stdout: Option<OwnedFd>,
+    stderr: Option<OwnedFd>,
+    terminal: Option<Terminal>,
+}
+
+impl Ours {
+    fn register(self, pid: u32) -> io::Result<Spawned> {
+        Ok(Spawned {
+            pid,
+            stdin: self.stdin.map(pipe::Sender::from_owned_fd).transpose()?,
+            stdout: self.stdout.map(pipe::Receiver::from_owned_fd).transpose()?,
+            stderr: self.stderr.map(pipe::Receiver::from_owned_fd).transpose()?,
+            terminal: self.terminal,
+        })
     }
+}
+
+/// The program's standard streams, and our ends of them.
+fn streams(input: Input, user: Option<&User>) -> io::Result<([OwnedFd; 3], Ours)> {
+    if let Input::Terminal(size) = input {
+        let (terminal, theirs) = open_terminal(size, user)?;
+        let standard = [theirs.try_clone()?, theirs.try_clone()?, theirs];
+        return Ok((standard, Ours { terminal: Some(terminal), ..Ours::default() }));
+    }
+    let (stdin, feed) = if input == Input::Pipe {
+        let (theirs, ours) = io::pipe()?;
+        (theirs.into(), Some(ours.into()))
+    } else {
+        (File::open("/dev/null")?.into(), None)
+    };
+    let (stdout, stdout_theirs) = io::pipe()?;
+    let (stderr, stderr_theirs) = io::pipe()?;
+    let ours = Ours { stdin: feed, stdout: Some(stdout.into()), stderr: Some(stderr.into()), terminal: None };
+    Ok(([stdin, stdout_theirs.into(), stderr_theirs.into()], ours))
 }
 
 fn not_started(name: &str, error: &io::Error) -> NotStarted {
