@@ -6,8 +6,8 @@ mod rig;
 use std::time::Duration;
 
 use ews_core::event::Notice;
-use ews_core::spec::source::{ImageSource, Source};
-use ews_core::{ErrorKind, PortName, ServiceName, ServiceSpec};
+use ews_core::spec::source::{ImagePin, ImageSource, Source};
+use ews_core::{Digest, ErrorKind, PortName, ServiceName, ServiceSpec};
 use ews_deploy::{Concurrency, DeployRequest, EventKind, OnFailure, Outcome, Phase};
 use rig::*;
 
@@ -359,4 +359,24 @@ async fn a_service_that_is_removed_and_deployed_anew_at_once_is_led() {
         assert_eq!((report.outcome, report.id.number), (Some(Outcome::Succeeded), 1));
     }
     world.assert_whole(3, "v19").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pinned_image_is_deployed_like_an_artifact_and_one_that_is_missing_is_rolled_back() {
+    let (world, controller) = running().await;
+    let of_image = |name: &str, version: &str| {
+        let mut image = ImageSource::new(name.parse().unwrap());
+        image.pin = Some(ImagePin::Manifest(Digest::of(version.as_bytes())));
+        let mut spec = spec(version);
+        spec.instance.source = Source::Image(image);
+        spec
+    };
+    world.guard.watch(3);
+    let report = deploy(&controller, of_image("shop/web:2", "v2")).await;
+    assert_eq!(report.outcome, Some(Outcome::Succeeded), "{report:?}");
+    world.assert_whole(3, "v2").await;
+    let report = deploy(&controller, of_image("missing.invalid/shop/web:3", "v3")).await;
+    assert_eq!(report.outcome, Some(Outcome::RolledBack), "{report:?}");
+    assert!(report.failures[0].reason.contains("image_missing"), "{}", report.failures[0]);
+    world.assert_whole(3, "v2").await;
 }
