@@ -380,3 +380,18 @@ async fn a_pinned_image_is_deployed_like_an_artifact_and_one_that_is_missing_is_
     assert!(report.failures[0].reason.contains("image_missing"), "{}", report.failures[0]);
     world.assert_whole(3, "v2").await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_paused_rollout_that_is_aborted_goes_back_without_a_resume() {
+    let (world, controller) = running().await;
+    world.guard.watch(3);
+    let spaced = strategy().with_interval(Duration::from_secs(60));
+    let id = controller.deployer.deploy(&request(spec("v2")).with_strategy(spaced)).await.unwrap();
+    let half = || async { controller.deployer.rollout(&id).await.is_ok_and(|report| report.done.0 == 1) };
+    eventually("one slot is new", half).await;
+    controller.deployer.pause(&web()).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    controller.deployer.abort(&web()).await.unwrap();
+    assert_eq!(ended(&controller, &id).await.outcome, Some(Outcome::RolledBack));
+    world.assert_whole(3, "v1").await;
+}

@@ -26,7 +26,7 @@ use crate::record::{
     numbered,
 };
 use crate::restarts::Restarts;
-use crate::rollout::Outcome;
+use crate::rollout::{Outcome, Phase};
 use crate::slots::Slots;
 
 /// The least time between two listings.
@@ -161,6 +161,10 @@ impl Leader {
         }
         self.units.abort_all();
         self.syncs.abort_all();
+        // Whoever leads next probes them; we would go on for ever.
+        for instance in self.observed.iter() {
+            tools.prober.remove(&instance.id);
+        }
         over
     }
 
@@ -385,7 +389,8 @@ impl Leader {
     /// Whether no further unit may begin: somebody paused it, or it paused itself.
     pub(super) fn is_halted(&self, rollout: &RolloutState) -> bool {
         let paused = self.control.rollout == rollout.number && self.control.paused;
-        paused || rollout.held.is_some()
+        // What goes back is not held up by a pause of the way forward.
+        rollout.phase == Phase::Forward && (paused || rollout.held.is_some())
     }
 
     pub(super) fn done(&self, rollout: &RolloutState) -> usize {
