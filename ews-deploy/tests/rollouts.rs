@@ -8,7 +8,7 @@ use std::time::Duration;
 use ews_core::event::Notice;
 use ews_core::spec::source::{ImagePin, ImageSource, Source};
 use ews_core::{Digest, ErrorKind, PortName, ServiceName, ServiceSpec};
-use ews_deploy::{Concurrency, DeployRequest, EventKind, OnFailure, Outcome, Phase};
+use ews_deploy::{Batch, Concurrency, DeployRequest, EventKind, OnFailure, Outcome, Phase};
 use rig::*;
 
 #[tokio::test(start_paused = true)]
@@ -393,5 +393,18 @@ async fn a_paused_rollout_that_is_aborted_goes_back_without_a_resume() {
     tokio::time::sleep(Duration::from_secs(10)).await;
     controller.deployer.abort(&web()).await.unwrap();
     assert_eq!(ended(&controller, &id).await.outcome, Some(Outcome::RolledBack));
+    world.assert_whole(3, "v1").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn several_that_fail_at_once_are_one_reason_to_go_back() {
+    let (world, controller) = running().await;
+    world.guard.watch(3);
+    let at_once = strategy().with_batches(Batch::Count(3), Batch::Count(3));
+    let mut missing = spec("v2");
+    missing.instance.command = vec!["/no/such/program".to_owned()];
+    let id = controller.deployer.deploy(&request(missing).with_strategy(at_once)).await.unwrap();
+    let report = ended(&controller, &id).await;
+    assert_eq!((report.outcome, report.failures.len()), (Some(Outcome::RolledBack), 3), "{report:?}");
     world.assert_whole(3, "v1").await;
 }

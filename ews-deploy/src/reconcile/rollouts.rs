@@ -138,13 +138,21 @@ impl Leader {
         }
     }
 
-    /// A unit failed.
-    pub(super) async fn failed(&mut self, failure: UnitFailure) -> Result<()> {
+    /// A unit that was to bring this revision failed.
+    pub(super) async fn failed(&mut self, revision: Option<u64>, failure: UnitFailure) -> Result<()> {
         let reason = failure.to_string();
+        // Of several that fail at once the first turns the rollout round; the others are no failures of the way back.
+        let late = self
+            .rollout
+            .as_ref()
+            .is_some_and(|rollout| rollout.phase == Phase::RollingBack && revision == Some(rollout.to));
         if let Some(rollout) = &mut self.rollout
             && rollout.failures.len() < RolloutReport::FAILURES
         {
             rollout.failures.push(failure);
+        }
+        if late {
+            return Ok(());
         }
         self.turned(reason).await
     }

@@ -170,7 +170,7 @@ impl Leader {
             End::Failed(failure) => {
                 self.tools.narrator.tell(EventKind::UnitFailed((*failure).clone()));
                 self.postpone(slot, None);
-                failed = busy.rollout.map(|number| (number, *failure));
+                failed = busy.rollout.map(|number| (number, busy.revision, *failure));
             }
             End::Again { error, at, healthy } => {
                 // Clearing away what was there is not what the progress deadline is about: once for each slot, it counts
@@ -182,10 +182,10 @@ impl Leader {
                 self.tools.narrator.tell(EventKind::Retrying { slot, reason: error.to_string() });
             }
         }
-        if let Some((number, failure)) = failed
+        if let Some((number, revision, failure)) = failed
             && self.rollout.as_ref().is_some_and(|rollout| rollout.number == number)
         {
-            self.failed(failure).await?;
+            self.failed(revision, failure).await?;
         }
         let draft = self.draft()?.delete(&journal_key(slot))?;
         draft.commit().await?;
