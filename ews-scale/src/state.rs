@@ -84,6 +84,10 @@ impl State {
             self.changes.push(Change { at: self.last_at, by });
         } else if by != 0 {
             self.manual = Some(Manual { at: now, up: by > 0 });
+            // The rates count from what somebody else has set; what was changed before says nothing about it. One change stays,
+            // outside every period, for its direction.
+            self.changes.drain(..self.changes.len().saturating_sub(1));
+            self.changes.iter_mut().for_each(|change| change.at = Timestamp::EPOCH);
         }
         if self.manual.is_some_and(|manual| now.since(manual.at) >= policy.respect) {
             self.manual = None;

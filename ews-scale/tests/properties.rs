@@ -102,11 +102,18 @@ proptest! {
         let mut count = count;
         // Every count that was in force, with its moment, as long as nobody else meddles.
         let mut history: Vec<(Timestamp, u32)> = vec![(Timestamp::EPOCH, count)];
+        // What was decided last, and when.
+        let mut decided_last = (Timestamp::EPOCH, count);
         for (version, step) in (1..).zip(&steps) {
             now = now + Duration::from_secs(step.pause);
-            if let Some(manual) = step.manual {
+            if let Some(manual) = step.manual.filter(|manual| *manual != count) {
                 count = manual;
-                history = vec![(Timestamp::EPOCH, count)];
+                if manual == decided_last.1 {
+                    // Nobody can tell it from the decision, carried out late.
+                    history.push(decided_last);
+                } else {
+                    history = vec![(Timestamp::EPOCH, count)];
+                }
             }
             let mut scale = Scale::at_rest(count, version);
             scale.ready = count.saturating_sub(step.unready);
@@ -146,6 +153,7 @@ proptest! {
                 count = wanted;
                 history.push((now, count));
             }
+            decided_last = (now, wanted);
             state = next;
         }
     }
