@@ -1,5 +1,7 @@
-//! Docker for EWS: the engine runtime, the Swarm runtime, images and registries.
+//! Docker for EWS: the engine runtime, its images, and registries.
 //!
-//! This crate will implement [`ews_core`]'s `Runtime`, `ImageStore` and `Registry` contracts over Docker Engine's
-//! API. It is the only crate that may know Docker's client. **Nothing is implemented yet**: the crate holds its place in
-//! the dependency graph.
+//! This crate implements [`ews_core`]'s `Runtime`, `ImageStore` and `Registry` contracts over Docker Engine's API and the OCI
+//! distribution API. It is the only crate that knows Docker's client.
+
+#[cfg(feature = "registry")]
+pub mod registry;

@@ -1,0 +1,1 @@
+//! Registries: where images live.
