@@ -3,5 +3,13 @@
 //! This crate implements [`ews_core`]'s `Runtime`, `ImageStore` and `Registry` contracts over Docker Engine's API and the OCI
 //! distribution API. It is the only crate that knows Docker's client.
 
+#![allow(dead_code)]
+mod client;
+mod config;
+mod connect;
+
 #[cfg(feature = "registry")]
 pub mod registry;
+
+pub use config::DockerConfig;
+pub use connect::{EngineAddress, TlsFiles};

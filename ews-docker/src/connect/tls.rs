@@ -1,0 +1,81 @@
+//! TLS to an engine: a private authority, and our certificate where the engine wants one.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use ews_core::{Error, Result};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::TlsFiles;
+
+/// Makes TLS connections to one engine.
+#[derive(Clone)]
+pub(super) struct Dialler {
+    connector: TlsConnector,
+    name: ServerName<'static>,
+}
+
+impl Dialler {
+    pub(super) fn new(host: &str, files: &TlsFiles) -> Result<Self> {
+        let mut roots = RootCertStore::empty();
+        for certificate in certificates(&files.ca)? {
+            roots
+                .add(certificate)
+                .map_err(|error| unreadable("an authority's certificate", &files.ca, error))?;
+        }
+        let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .map_err(|error| Error::internal("rustls refuses its own protocol versions").with_source(error))?
+            .with_root_certificates(roots);
+        let config = match (&files.cert, &files.key) {
+            (Some(cert), Some(key)) => {
+                let private = PrivateKeyDer::from_pem_file(key)
+                    .map_err(|error| unreadable("a private key", key, error))?;
+                builder
+                    .with_client_auth_cert(certificates(cert)?, private)
+                    .map_err(|error| unreadable("a certificate with its key", cert, error))?
+            }
+            (None, None) => builder.with_no_client_auth(),
+            (cert, _) => {
+                let given = if cert.is_some() { "cert.pem" } else { "key.pem" };
+                return Err(Error::invalid(
+                    "a certificate needs its key, and a key its certificate: only one of them is there",
+                )
+                .with_context("given", given));
+            }
+        };
+        let name = files.server_name.as_deref().unwrap_or(host).to_owned();
+        let name = ServerName::try_from(name).map_err(|error| {
+            Error::invalid("the engine's name is no name of a certificate").with_source(error)
+        })?;
+        Ok(Self { connector: TlsConnector::from(Arc::new(config)), name })
+    }
+
+    pub(super) async fn handshake(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+        self.connector.connect(self.name.clone(), stream).await
+    }
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
+    let read = CertificateDer::pem_file_iter(path)
+        .and_then(Iterator::collect::<std::result::Result<Vec<_>, _>>)
+        .map_err(|error| unreadable("a certificate", path, error))?;
+    if read.is_empty() {
+        return Err(Error::invalid("a PEM file holds no certificate").with_context("path", path.display()));
+    }
+    Ok(read)
+}
+
+fn unreadable(
+    what: &'static str,
+    path: &Path,
+    error: impl std::error::Error + Send + Sync + 'static,
+) -> Error {
+    Error::invalid(format!("{what} can't be read")).with_context("path", path.display()).with_source(error)
+}
