@@ -63,7 +63,11 @@ impl fmt::Display for InstanceKey {
     }
 }
 
-/// How often an instance was started, whoever started it; 0 before the first start.
+/// What tells an instance's starts apart: 0 before the first start, and raised by every start that took place, whoever started it.
+///
+/// A runtime that owns its instances counts (1, 2, 3). One whose engine keeps no count uses what the engine does keep: Docker's is
+/// the moment of the start in microseconds. So compare it, and never compute with it. An engine's clock that is set back may make a
+/// later start's number smaller; it is another one all the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Incarnation(pub u64);
@@ -82,7 +86,7 @@ pub struct Instance {
     pub id: InstanceId,
     /// What it is for.
     pub key: InstanceKey,
-    /// How often it was started.
+    /// Which of its starts it is in.
     pub incarnation: Incarnation,
     /// Where it is.
     pub node: NodeId,

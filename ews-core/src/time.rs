@@ -86,11 +86,37 @@ impl fmt::Display for Timestamp {
 
 impl FromStr for Timestamp {
     type Err = Error;
+
+    /// Reads RFC 3339, its offset from UTC included.
     fn from_str(text: &str) -> Result<Self> {
-        humantime::parse_rfc3339_weak(text).map(Self::from).map_err(|_| {
-            Error::invalid(format!("`{}` is not a time; write it as 2026-11-23T08:00:00Z", Shown(text)))
+        let wrong =
+            || Error::invalid(format!("`{}` is not a time; write it as 2026-11-23T08:00:00Z", Shown(text)));
+        let (local, offset) = split_offset(text).ok_or_else(wrong)?;
+        let local = humantime::parse_rfc3339_weak(local).map(Self::from).map_err(|_| wrong())?;
+        Ok(match offset {
+            (b'-', offset) => local + offset,
+            (_, offset) => local - offset,
         })
     }
+}
+
+/// The text without its offset, and the offset: humantime would pass over one in silence.
+fn split_offset(text: &str) -> Option<(&str, (u8, Duration))> {
+    // The sign comes after the time; a date has the same sign between its parts.
+    let Some(at) = text.get(10..)?.find(['+', '-']).map(|at| at + 10) else {
+        return Some((text, (b'+', Duration::ZERO)));
+    };
+    let (local, offset) = (text.get(..at)?, text.get(at + 1..)?);
+    let (hours, minutes) = offset.split_once(':')?;
+    let number = |text: &str, below: u64| {
+        let digits = text.len() == 2 && text.bytes().all(|byte| byte.is_ascii_digit());
+        text.parse::<u64>().ok().filter(|number| digits && *number < below)
+    };
+    let seconds = number(hours, 24)? * 3600 + number(minutes, 60)? * 60;
+    if local.ends_with(['Z', 'z']) {
+        return None;
+    }
+    Some((local, (*text.as_bytes().get(at)?, Duration::from_secs(seconds))))
 }
 
 impl Serialize for Timestamp {
@@ -234,6 +260,24 @@ mod tests {
             let shown = ShownDuration(duration).to_string();
             assert_eq!(parse_duration(&shown).unwrap(), duration, "{shown}");
             assert!(shown == text || (text, shown.as_str()) == ("24h", "1d"), "{text}: {shown}");
+        }
+    }
+
+    #[test]
+    fn an_offset_is_reckoned_with_and_never_passed_over() {
+        let utc: Timestamp = "2026-11-25T23:22:26.5Z".parse().unwrap();
+        for text in
+            ["2026-11-26T00:22:26.5+01:00", "2026-11-25T18:52:26.500-04:30", "2026-11-25T23:22:26.5+00:00"]
+        {
+            assert_eq!(text.parse::<Timestamp>().unwrap(), utc, "{text}");
+        }
+        for text in [
+            "2026-11-25T23:22:26Z+01:00",
+            "2026-11-25T23:22:26+1:00",
+            "2026-11-25T23:22:26+25:00",
+            "2026-11-25T23:22:26+0100",
+        ] {
+            assert!(text.parse::<Timestamp>().is_err(), "{text}");
         }
     }
 

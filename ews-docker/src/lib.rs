@@ -7,9 +7,11 @@
 mod client;
 mod config;
 mod connect;
+mod runtime;
 
 #[cfg(feature = "registry")]
 pub mod registry;
 
 pub use config::DockerConfig;
 pub use connect::{EngineAddress, TlsFiles};
+pub use runtime::{DockerRuntime, DockerRuntimeBuilder, Pruned};

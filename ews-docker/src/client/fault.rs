@@ -142,9 +142,13 @@ pub(crate) fn refused(status: u16, words: &str, subject: Subject) -> Error {
         _ => format!("the engine answers with status {status}"),
     };
     let error = Error::new(kind, message).with_context("status", status);
-    // An engine that failed midway says nothing of how far it came.
-    let error = if status >= 500 { error.with_maybe_applied() } else { error };
+    // An engine that failed midway says nothing of how far it came; one that says what was wrong has stopped there.
+    let error = if midway(status, kind) { error.with_maybe_applied() } else { error };
     if words.is_empty() { error } else { error.with_detail(words) }
+}
+
+fn midway(status: u16, kind: ErrorKind) -> bool {
+    status >= 500 && matches!(kind, ErrorKind::Internal | ErrorKind::Unavailable | ErrorKind::Timeout)
 }
 
 #[cfg(test)]
@@ -288,7 +292,7 @@ mod tests {
             let error = refused(status, words, subject);
             assert_eq!(error.kind(), kind, "{status} {words}");
             assert_eq!(error.detail(), Some(words));
-            assert_eq!(error.maybe_applied(), status >= 500, "{words}");
+            assert_eq!(error.maybe_applied(), midway(status, kind), "{words}");
         }
     }
 }

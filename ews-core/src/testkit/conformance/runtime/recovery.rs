@@ -103,8 +103,9 @@ async fn a_dropped_call_happens_once(cx: &Cx<'_>) -> CaseResult {
         drop(timeout(patience, runtime.start(&id)).await);
         let started = runtime.start(&id).await?;
         ensure!(
-            started.incarnation == Incarnation(1),
-            "a start that was given up after {millis} ms and one after it gave incarnation {}",
+            started.incarnation > Incarnation(0) && started.state == InstanceState::Running,
+            "a start that was given up after {millis} ms and one after it left it {} #{}",
+            started.state.as_str(),
             started.incarnation
         );
         drop(timeout(patience, runtime.stop(&id, &StopOptions::grace(Duration::from_secs(5)))).await);
@@ -114,8 +115,17 @@ async fn a_dropped_call_happens_once(cx: &Cx<'_>) -> CaseResult {
         let running = |state: &InstanceState| *state == InstanceState::Running;
         let second = cx.state(&id, "a start that was given up to happen", running).await?;
         ensure!(
-            second.incarnation == Incarnation(2),
-            "one start raised the incarnation to {}",
+            second.incarnation > started.incarnation,
+            "a second start gave incarnation {} after {}",
+            second.incarnation,
+            started.incarnation
+        );
+        // One start, not two: nothing starts it once more behind our back.
+        sleep(Duration::from_millis(100)).await;
+        let later = runtime.get(&id).await?.incarnation;
+        ensure!(
+            later == second.incarnation,
+            "one start gave incarnation {} and then {later}",
             second.incarnation
         );
         drop(timeout(patience, runtime.remove(&id, &RemoveOptions::force())).await);
@@ -200,24 +210,54 @@ async fn a_killed_controller_leaves_nothing_it_can_not_find(cx: &Cx<'_>) -> Case
 async fn recover(cx: &Cx<'_>, what: &str, step: Step, slot: u32) -> CaseResult {
     let runtime = cx.reconnect().await?;
     let (spec, key) = (cx.spec(&Workload::Sleep)?, cx.key(slot)?);
+    if matches!(step, Step::Remove) {
+        // An engine goes on with what a dead controller has asked for. What is still there after a while was not asked for.
+        for _ in 0..30 {
+            if !cx.list().await?.iter().any(|instance| instance.key == key) {
+                break;
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+    }
     let list: Vec<_> = cx.list().await?.into_iter().filter(|instance| instance.key == key).collect();
     ensure!(list.len() <= 1, "{what}: the successor sees {} instances of one key", list.len());
-    let created = runtime.create(&spec, &key, &CreateOptions::default()).await;
-    let created =
-        created.map_err(|error| Stop::fail(format!("{what}: the successor's create says {error}")))?;
-    if let Some(found) = list.first() {
-        let still = matches!(step, Step::Remove) || found.id == created.id;
-        ensure!(still, "{what}: the successor made a second object");
-    }
-    let started = runtime.start(&created.id).await?;
+    let made = async || {
+        let created = runtime.create(&spec, &key, &CreateOptions::default()).await;
+        let created =
+            created.map_err(|error| Stop::fail(format!("{what}: the successor's create says {error}")))?;
+        if let Some(found) = list.first() {
+            let still = matches!(step, Step::Remove) || found.id == created.id;
+            ensure!(still, "{what}: the successor made a second object");
+        }
+        match runtime.start(&created.id).await {
+            Ok(started) => Ok(Some((created, started))),
+            // An engine goes on with a removal whose caller is dead. What it is about is gone soon, and then made anew.
+            Err(error)
+                if matches!(step, Step::Remove)
+                    && matches!(error.kind(), ErrorKind::Busy | ErrorKind::NotFound) =>
+            {
+                Ok(None)
+            }
+            Err(error) => Err(Stop::from(error)),
+        }
+    };
+    let (created, started) = cx.until(&format!("{what}: a start by the successor"), made).await?;
     ensure!(
         started.state == InstanceState::Running,
         "{what}: it is {} after a start",
         started.state.as_str()
     );
-    // A removal that was forced kills first, so it may have been interrupted between the two.
-    let most = if matches!(step, Step::Stop | Step::Remove) { 2 } else { 1 };
-    ensure!(started.incarnation.0 <= most, "{what}: the incarnation is {}", started.incarnation);
+    // A stop, and a removal that was forced, may have ended it before its controller was killed; then this was another start.
+    if let (Some(before), Step::Start) =
+        (list.first().filter(|found| found.state == InstanceState::Running), step)
+    {
+        ensure!(
+            started.incarnation == before.incarnation,
+            "{what}: it ran as #{}, and a start made it #{}",
+            before.incarnation,
+            started.incarnation
+        );
+    }
     let stopped = runtime.stop(&created.id, &StopOptions::default()).await?;
     let waited = runtime.wait(&created.id, &WaitOptions::default()).await?;
     ensure!(stopped == waited, "{what}: stop says `{stopped}`, wait `{waited}`");

@@ -9,7 +9,6 @@ use super::cx::{Cx, refused, within};
 use super::{CaseResult, Workload, cases, ensure};
 use crate::capability::Capability;
 use crate::error::ErrorKind;
-use crate::instance::Incarnation;
 use crate::runtime::{RemoveOptions, StopOptions, WaitOptions};
 use crate::testkit::conformance::Stop;
 
@@ -50,18 +49,19 @@ async fn wait_before_during_and_after(cx: &Cx<'_>) -> CaseResult {
 async fn wait_for_an_earlier_start_is_never_the_later_ones_end(cx: &Cx<'_>) -> CaseResult {
     let runtime = cx.rt().await?;
     let program = Workload::ExitOnTerm { code: 9, after: Duration::ZERO };
-    let id = cx.start_workload(&program, 0).await?.id;
+    let begun = cx.start_workload(&program, 0).await?;
+    let id = begun.id;
     cx.line(&id, "ready").await?;
     let first = runtime.stop(&id, &StopOptions::default()).await?;
-    runtime.start(&id).await?;
+    let again = runtime.start(&id).await?;
     let second = runtime.stop(&id, &StopOptions::grace(Duration::ZERO)).await?;
     ensure!(first.code == Some(9) && second.code != Some(9), "the ends are `{first}` and `{second}`");
-    let now = runtime.wait(&id, &WaitOptions::incarnation(Incarnation(2))).await?;
+    let now = runtime.wait(&id, &WaitOptions::incarnation(again.incarnation)).await?;
     ensure!(now == second, "the second start ended with `{second}`, wait says `{now}`");
     match within(
         "wait for an earlier start",
         cx.limits.patience,
-        runtime.wait(&id, &WaitOptions::incarnation(Incarnation(1))),
+        runtime.wait(&id, &WaitOptions::incarnation(begun.incarnation)),
     )
     .await?
     {

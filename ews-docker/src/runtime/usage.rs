@@ -1,0 +1,417 @@
+//! What containers use: from the kernel's own files where the engine runs on this machine, else from the engine.
+//!
+//! An engine takes a second, and a good deal of CPU, for what a few files say at once. Where a container's files are is asked of the kernel
+//! (`/proc/<pid>/cgroup`), so that every cgroup driver and version is found; that they are still the same start's is seen by the
+//! directory's inode, which a later start does not share.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use ews_core::instance::{Incarnation, InstanceState};
+use ews_core::runtime::Usage;
+use ews_core::{ErrorKind, InstanceId, Result, Timestamp};
+use futures_util::{StreamExt as _, stream};
+
+use super::Inner;
+use crate::client::models::StatsAnswer;
+use crate::client::{Call, Facts, Subject};
+use crate::config::DockerConfig;
+
+const OPERATION: &str = "runtime.usage";
+/// How many are asked of the engine at a time.
+const AT_ONCE: usize = 16;
+/// The most instances whose files are remembered; what is forgotten is found again.
+const MAX_KNOWN: usize = 50_000;
+
+/// Finds and reads the kernel's files.
+pub(super) struct Meters {
+    /// The mount points of the controllers; `None` where usage is asked of the engine.
+    mounts: Option<Arc<Mounts>>,
+    known: Mutex<HashMap<InstanceId, Arc<Meter>>>,
+}
+
+/// Where the controllers are mounted.
+#[derive(Debug, Default)]
+struct Mounts {
+    unified: Option<PathBuf>,
+    /// By controller, of version 1.
+    each: HashMap<String, PathBuf>,
+}
+
+/// One instance's files.
+#[derive(Debug)]
+struct Meter {
+    incarnation: Incarnation,
+    pid: u32,
+    /// The directory whose inode tells whether it is still the same start, and that inode.
+    anchor: (PathBuf, u64),
+    files: Files,
+}
+
+#[derive(Debug)]
+enum Files {
+    Unified(PathBuf),
+    Each { cpu: Option<PathBuf>, memory: Option<PathBuf>, pids: Option<PathBuf>, io: Option<PathBuf> },
+}
+
+impl Meters {
+    pub(super) fn of(config: &DockerConfig, facts: &Facts) -> Self {
+        let here = config.read_cgroups
+            && config.address.is_local()
+            && !facts.is_windows()
+            && cfg!(target_os = "linux");
+        let mounts = here
+            .then(|| std::fs::read_to_string("/proc/self/mountinfo").ok().map(|text| Mounts::read(&text)));
+        let mounts = mounts
+            .flatten()
+            .filter(|mounts| mounts.unified.is_some() || !mounts.each.is_empty())
+            .map(Arc::new);
+        Self { mounts, known: Mutex::new(HashMap::new()) }
+    }
+
+    fn known(&self, id: &InstanceId) -> Option<Arc<Meter>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
+    }
+
+    fn remember(&self, id: &InstanceId, meter: Option<Arc<Meter>>) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= MAX_KNOWN {
+            known.clear();
+        }
+        match meter {
+            Some(meter) => known.insert(id.clone(), meter),
+            None => known.remove(id),
+        };
+    }
+}
+
+impl Mounts {
+    fn read(mountinfo: &str) -> Self {
+        let mut mounts = Self::default();
+        for line in mountinfo.lines() {
+            let Some((front, back)) = line.split_once(" - ") else { continue };
+            let (Some(point), mut back) = (front.split(' ').nth(4), back.split(' ')) else { continue };
+            let (kind, options) = (back.next().unwrap_or_default(), back.nth(1).unwrap_or_default());
+            match kind {
+                "cgroup2" if mounts.unified.is_none() => mounts.unified = Some(point.into()),
+                "cgroup" => {
+                    for option in options
+                        .split(',')
+                        .filter(|option| matches!(*option, "cpuacct" | "memory" | "pids" | "blkio"))
+                    {
+                        mounts.each.entry(option.to_owned()).or_insert_with(|| point.into());
+                    }
+                }
+                _ => {}
+            }
+        }
+        mounts
+    }
+
+    /// The files of the container that this process is in; `None` where the process is in none of that id.
+    fn files_of(&self, cgroups: &str, container: &str) -> Option<Files> {
+        let inside = |path: &str| path.trim_start_matches('/').to_owned();
+        let mut each: HashMap<&str, String> = HashMap::new();
+        let mut unified = None;
+        for line in cgroups.lines() {
+            let mut parts = line.splitn(3, ':');
+            let (_, controllers, path) = (parts.next()?, parts.next()?, parts.next()?);
+            if !path.contains(container) || path.contains("/..") {
+                continue;
+            }
+            match controllers {
+                "" => unified = Some(inside(path)),
+                controllers => {
+                    each.extend(controllers.split(',').map(|controller| (controller, inside(path))))
+                }
+            }
+        }
+        if each.is_empty() {
+            return Some(Files::Unified(self.unified.as_ref()?.join(unified?)));
+        }
+        let of = |controller: &str| Some(self.each.get(controller)?.join(each.get(controller)?));
+        Some(Files::Each { cpu: of("cpuacct"), memory: of("memory"), pids: of("pids"), io: of("blkio") })
+    }
+}
+
+impl Files {
+    fn anchor(&self) -> Option<&Path> {
+        match self {
+            Self::Unified(path) => Some(path),
+            Self::Each { cpu, memory, pids, io } => {
+                [cpu, memory, pids, io].into_iter().find_map(|path| path.as_deref())
+            }
+        }
+    }
+}
+
+#[cfg(unix)]
+fn inode(path: &Path) -> Option<u64> {
+    use std::os::unix::fs::MetadataExt as _;
+    std::fs::metadata(path).ok().map(|meta| meta.ino())
+}
+
+#[cfg(not(unix))]
+fn inode(_: &Path) -> Option<u64> {
+    None
+}
+
+impl Meter {
+    fn find(mounts: &Mounts, container: &str, pid: u32, incarnation: Incarnation) -> Option<Self> {
+        let cgroups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+        let files = mounts.files_of(&cgroups, container)?;
+        let path = files.anchor()?.to_owned();
+        let inode = inode(&path)?;
+        Some(Self { incarnation, pid, anchor: (path, inode), files })
+    }
+
+    /// Reads everything; `None` where the start that it was found for is over.
+    fn read(&self, id: &InstanceId, at: Timestamp) -> Option<Usage> {
+        if inode(&self.anchor.0)? != self.anchor.1 {
+            return None;
+        }
+        let mut usage = Usage::new(id.clone(), self.incarnation, at);
+        match &self.files {
+            Files::Unified(path) => read_unified(path, &mut usage),
+            Files::Each { cpu, memory, pids, io } => {
+                usage.cpu_nanos = cpu.as_deref().and_then(|path| number(&path.join("cpuacct.usage")));
+                if let Some(path) = memory {
+                    let stat = std::fs::read_to_string(path.join("memory.stat")).unwrap_or_default();
+                    let dropped = field(&stat, "total_inactive_file");
+                    let used = number(&path.join("memory.usage_in_bytes"));
+                    usage.memory = used.map(|used| used.saturating_sub(dropped.unwrap_or(0)));
+                    usage.memory_limit =
+                        field(&stat, "hierarchical_memory_limit").filter(|limit| *limit < 1 << 60);
+                }
+                usage.pids = pids.as_deref().and_then(|path| number(&path.join("pids.current")));
+                if let Some(path) = io {
+                    let text =
+                        std::fs::read_to_string(path.join("blkio.throttle.io_service_bytes_recursive"))
+                            .or_else(|_| {
+                                std::fs::read_to_string(path.join("blkio.throttle.io_service_bytes"))
+                            });
+                    let text = text.unwrap_or_default();
+                    let sum = |word: &str| {
+                        text.lines()
+                            .filter_map(|line| {
+                                line.split_once(' ')?.1.strip_prefix(word)?.trim().parse::<u64>().ok()
+                            })
+                            .sum()
+                    };
+                    (usage.io_read, usage.io_written) = (Some(sum("Read")), Some(sum("Write")));
+                }
+            }
+        }
+        if let Ok(text) = std::fs::read_to_string(format!("/proc/{}/net/dev", self.pid)) {
+            let (received, sent) = traffic(&text);
+            (usage.net_received, usage.net_sent) = (Some(received), Some(sent));
+        }
+        // It may have ended while its files were read.
+        (inode(&self.anchor.0)? == self.anchor.1).then_some(usage)
+    }
+}
+
+fn read_unified(path: &Path, usage: &mut Usage) {
+    let text = |name: &str| std::fs::read_to_string(path.join(name)).unwrap_or_default();
+    usage.cpu_nanos = field(&text("cpu.stat"), "usage_usec").map(|micros| micros.saturating_mul(1000));
+    let dropped = field(&text("memory.stat"), "inactive_file").unwrap_or(0);
+    usage.memory = number(&path.join("memory.current")).map(|used| used.saturating_sub(dropped));
+    usage.memory_limit = number(&path.join("memory.max"));
+    usage.pids = number(&path.join("pids.current"));
+    let io = text("io.stat");
+    let sum = |word: &str| {
+        io.split_whitespace().filter_map(|part| part.strip_prefix(word)?.parse::<u64>().ok()).sum()
+    };
+    (usage.io_read, usage.io_written) = (Some(sum("rbytes=")), Some(sum("wbytes=")));
+}
+
+fn number(path: &Path) -> Option<u64> {
+    std::fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+fn field(text: &str, name: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
+}
+
+/// Bytes received and sent on every interface but loopback, from the kernel's table.
+fn traffic(table: &str) -> (u64, u64) {
+    let rows = table.lines().filter_map(|line| line.split_once(':')).filter(|(name, _)| name.trim() != "lo");
+    rows.fold((0, 0), |(received, sent), (_, row)| {
+        let number =
+            |at: usize| row.split_whitespace().nth(at).and_then(|word| word.parse::<u64>().ok()).unwrap_or(0);
+        (received + number(0), sent + number(8))
+    })
+}
+
+impl Inner {
+    pub(super) async fn usage(self: &Arc<Self>, ids: &[InstanceId]) -> Result<Vec<Usage>> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (mut usages, rest) = match &self.meters.mounts {
+            Some(_) => self.read_known(ids).await,
+            None => (Vec::new(), ids.to_vec()),
+        };
+        let asked = stream::iter(rest).map(|id| {
+            let inner = Arc::clone(self);
+            async move { inner.usage_of(&id).await }
+        });
+        let mut asked: Vec<Result<Option<Usage>>> = asked.buffer_unordered(AT_ONCE).collect().await;
+        let failed = asked.iter().filter(|one| one.is_err()).count();
+        // One that can't be asked hides no other; only where nobody could be asked it is an error.
+        if usages.is_empty() && failed > 0 && failed == asked.len() {
+            return asked.pop().unwrap_or(Ok(None)).map(|_| Vec::new());
+        }
+        usages.extend(asked.into_iter().filter_map(|one| one.ok().flatten()));
+        Ok(usages)
+    }
+
+    /// What can be read at once, and which can't.
+    async fn read_known(self: &Arc<Self>, ids: &[InstanceId]) -> (Vec<Usage>, Vec<InstanceId>) {
+        let (mut meters, mut rest) = (Vec::new(), Vec::new());
+        for id in ids {
+            match self.meters.known(id) {
+                Some(meter) => meters.push((id.clone(), meter)),
+                None => rest.push(id.clone()),
+            }
+        }
+        if meters.is_empty() {
+            return (Vec::new(), rest);
+        }
+        let at = self.now();
+        // The kernel answers from memory; a thread of its own keeps some hundreds of such answers off the tasks.
+        let read = tokio::task::spawn_blocking(move || {
+            meters.into_iter().map(|(id, meter)| (meter.read(&id, at), id)).collect::<Vec<_>>()
+        });
+        let mut usages = Vec::new();
+        for (usage, id) in read.await.unwrap_or_default() {
+            match usage {
+                Some(usage) => usages.push(usage),
+                None => {
+                    self.meters.remember(&id, None);
+                    rest.push(id);
+                }
+            }
+        }
+        (usages, rest)
+    }
+
+    /// One instance, with a question to the engine; `None` where it does not run.
+    async fn usage_of(self: &Arc<Self>, id: &InstanceId) -> Result<Option<Usage>> {
+        let Some((seen, _)) = self.look(id, OPERATION).await? else { return Ok(None) };
+        if !matches!(seen.instance.state, InstanceState::Running | InstanceState::Paused) {
+            return Ok(None);
+        }
+        let incarnation = seen.instance.incarnation;
+        if let Some(mounts) = &self.meters.mounts {
+            let (mounts, container, of, at) =
+                (Arc::clone(mounts), seen.container.clone(), id.clone(), self.now());
+            let found = tokio::task::spawn_blocking(move || {
+                let meter = Meter::find(&mounts, &container, seen.pid, incarnation)?;
+                let usage = meter.read(&of, at)?;
+                Some((meter, usage))
+            });
+            if let Some((meter, usage)) = found.await.ok().flatten() {
+                self.meters.remember(id, Some(Arc::new(meter)));
+                return Ok(Some(usage));
+            }
+        }
+        let call = Call::get(OPERATION, Subject::Container, &["containers", &seen.container, "stats"])
+            .query("stream", "false")
+            .query("one-shot", "true");
+        match self.engine.json::<StatsAnswer>(call).await {
+            Ok(stats) => {
+                Ok(from_stats(id, incarnation, self.now(), &stats, self.engine.facts().is_windows()))
+            }
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Busy) => Ok(None),
+            Err(error) => Err(error.with_context("instance", id)),
+        }
+    }
+}
+
+/// An engine's own statistics. It answers with zeros for what does not run, which is no measurement.
+fn from_stats(
+    id: &InstanceId,
+    incarnation: Incarnation,
+    at: Timestamp,
+    stats: &StatsAnswer,
+    windows: bool,
+) -> Option<Usage> {
+    let mut usage = Usage::new(id.clone(), incarnation, at);
+    // Windows counts in units of 100 ns.
+    let unit = if windows { 100 } else { 1 };
+    usage.cpu_nanos = Some(stats.cpu.usage.total.saturating_mul(unit)).filter(|nanos| *nanos > 0);
+    let dropped = ["total_inactive_file", "inactive_file"]
+        .iter()
+        .find_map(|name| stats.memory.stats.get(*name)?.as_u64());
+    usage.memory = stats
+        .memory
+        .usage
+        .map(|used| used.saturating_sub(dropped.unwrap_or(0)))
+        .or(stats.memory.private_working_set);
+    if usage.cpu_nanos.is_none() && usage.memory.is_none() {
+        return None;
+    }
+    usage.memory_limit = stats.memory.limit;
+    usage.pids = stats.pids.current;
+    let io = |word: &str| {
+        let entries = stats.io.bytes.iter().filter(|entry| entry.op.eq_ignore_ascii_case(word));
+        entries.map(|entry| entry.value).sum::<u64>()
+    };
+    usage.io_read = stats.storage.read.or_else(|| (!windows).then(|| io("read")));
+    usage.io_written = stats.storage.written.or_else(|| (!windows).then(|| io("write")));
+    usage.net_received = Some(stats.networks.values().map(|net| net.received).sum());
+    usage.net_sent = Some(stats.networks.values().map(|net| net.sent).sum());
+    Some(usage)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MOUNTS: &str = "25 1 0:22 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n\
+        26 25 0:23 / /sys/fs/cgroup/memory rw shared:9 - cgroup cgroup rw,memory\n\
+        27 25 0:24 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n\
+        28 25 0:25 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n";
+
+    #[test]
+    fn files_are_found_under_either_version_and_driver() {
+        let mounts = Mounts::read(MOUNTS);
+        let one = "4:memory:/docker/abc\n3:cpu,cpuacct:/docker/abc\n0::/\n";
+        let Some(Files::Each { cpu, memory, pids, .. }) = mounts.files_of(one, "abc") else {
+            panic!("version 1")
+        };
+        assert_eq!(cpu.unwrap(), Path::new("/sys/fs/cgroup/cpu,cpuacct/docker/abc"));
+        assert_eq!(memory.unwrap(), Path::new("/sys/fs/cgroup/memory/docker/abc"));
+        assert_eq!(pids, None);
+        let Some(Files::Unified(path)) = mounts.files_of("0::/system.slice/docker-abc.scope\n", "abc") else {
+            panic!("version 2")
+        };
+        assert_eq!(path, Path::new("/sys/fs/cgroup/unified/system.slice/docker-abc.scope"));
+        // Another container's process, or a path that a namespace hides.
+        assert!(mounts.files_of("0::/docker/other\n", "abc").is_none());
+        assert!(mounts.files_of("0::/../docker/abc\n", "abc").is_none());
+    }
+
+    #[test]
+    fn the_kernels_and_the_engines_words_are_read() {
+        assert_eq!(
+            traffic("Inter-| x\n face |bytes\n  lo: 5 0 0 0 0 0 0 0 5 0\neth0:  10 1 0 0 0 0 0 0 20 2\n"),
+            (10, 20)
+        );
+        assert_eq!(field("a 1\nusage_usec 7\nusage_usec_x 9\n", "usage_usec"), Some(7));
+        let stats: StatsAnswer = serde_json::from_str(
+            r#"{"cpu_stats":{"cpu_usage":{"total_usage":7}},"memory_stats":{"privateworkingset":9},"storage_stats":{"read_size_bytes":3},"networks":null}"#,
+        )
+        .unwrap();
+        let id = InstanceId::new("a").unwrap();
+        let usage = from_stats(&id, Incarnation(1), Timestamp::EPOCH, &stats, true).unwrap();
+        assert_eq!(
+            (usage.cpu_nanos, usage.memory, usage.io_read, usage.io_written),
+            (Some(700), Some(9), Some(3), None)
+        );
+        let nothing: StatsAnswer = serde_json::from_str("{}").unwrap();
+        assert!(from_stats(&id, Incarnation(1), Timestamp::EPOCH, &nothing, false).is_none());
+    }
+}
