@@ -52,6 +52,14 @@ impl Harness {
     }
 }
 
+impl Drop for Harness {
+    fn drop(&mut self) {
+        if let Some(tasks) = self.last.lock().unwrap().take() {
+            tasks.shutdown_background();
+        }
+    }
+}
+
 #[async_trait]
 impl RuntimeHarness for Harness {
     async fn connect(&self) -> Result<Arc<dyn Runtime>> {

@@ -26,7 +26,7 @@ struct State {
 pub(crate) struct Relay {
     path: PathBuf,
     state: watch::Sender<State>,
-    _tasks: tokio::runtime::Runtime,
+    tasks: Option<tokio::runtime::Runtime>,
 }
 
 impl Relay {
@@ -43,7 +43,7 @@ impl Relay {
                 tokio::spawn(relay(near, Arc::clone(&engine), watched.clone()));
             }
         });
-        Self { path, state, _tasks: tasks }
+        Self { path, state, tasks: Some(tasks) }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -67,6 +67,15 @@ impl Relay {
 
     pub(crate) fn heal(&self) {
         self.state.send_modify(|state| state.mode = Mode::Pass);
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        // Within a test's own tasks a runtime can't be waited for.
+        if let Some(tasks) = self.tasks.take() {
+            tasks.shutdown_background();
+        }
     }
 }
 
