@@ -7,9 +7,11 @@
 mod client;
 mod config;
 mod connect;
+pub mod images;
 
 #[cfg(feature = "registry")]
 pub mod registry;
 
 pub use config::DockerConfig;
 pub use connect::{EngineAddress, TlsFiles};
+pub use images::DockerImages;
