@@ -29,6 +29,12 @@ fn user(image: &str, image_id: &str) -> User {
     User { image: image.to_owned(), image_id: image_id.to_owned() }
 }
 
+fn keeping(keep: Vec<Digest>) -> PruneOptions {
+    let mut options = PruneOptions::default();
+    options.keep = keep;
+    options
+}
+
 fn names(images: &[ImageListed], users: &[User], options: &PruneOptions) -> Vec<(Digest, bool)> {
     plan(images, users, options).unwrap().into_iter().map(|one| (one.id, one.with_steps)).collect()
 }
@@ -60,7 +66,7 @@ fn only_what_is_ours_and_free_goes() {
         );
     }
     for keep in [digest("ours"), digest("manifest of ours")] {
-        let options = PruneOptions { keep: vec![keep], ..PruneOptions::default() };
+        let options = keeping(vec![keep]);
         assert_eq!(going(&images, &[], &options), [digest("loose")]);
     }
 }
@@ -77,7 +83,7 @@ fn ancestors_of_what_stays_stay_and_children_go_first() {
         going(&images, &[], &PruneOptions::default()),
         [digest("child"), digest("app"), digest("base")]
     );
-    let keep = |name: &str| PruneOptions { keep: vec![digest(name)], ..PruneOptions::default() };
+    let keep = |name: &str| keeping(vec![digest(name)]);
     assert_eq!(going(&images, &[], &keep("app")), [digest("child")]);
     assert_eq!(going(&images, &[], &keep("child")), []);
     assert_eq!(going(&images, &[], &keep("base")), [digest("child"), digest("app")]);
@@ -117,7 +123,7 @@ proptest! {
                 _ => {}
             }
         }
-        let options = PruneOptions { keep: keep.clone(), ..PruneOptions::default() };
+        let options = keeping(keep.clone());
         let gone = going(&images, &users, &options);
         let is_gone = |image: &ImageListed| gone.contains(&look::id(&image.id).unwrap());
         for image in &images {

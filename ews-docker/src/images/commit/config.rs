@@ -187,7 +187,8 @@ mod tests {
 
     fn written(base: &ImageInspected, made: &ImageInspected, history: &[HistoryEntry]) -> Value {
         let labels = [("new", "1"), ("stale", "")].map(|(k, v)| (k.to_owned(), v.to_owned())).into();
-        let spec = CommitSpec { comment: "why".to_owned(), ..CommitSpec::new("a".parse().unwrap()) };
+        let mut spec = CommitSpec::new("a".parse().unwrap());
+        spec.comment = "why".to_owned();
         let bytes = write(&Parts { base, made, history, labels: &labels, spec: &spec }).unwrap();
         assert!(is_of(
             &image(&["a", "b"], serde_json::from_slice::<Value>(&bytes).unwrap()["config"].clone()),
