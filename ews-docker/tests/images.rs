@@ -9,6 +9,15 @@
     reason = "a test"
 )]
 
+#[path = "images/commit.rs"]
+mod commit;
 #[path = "images/conformance.rs"]
 mod conformance;
+#[path = "images/context.rs"]
+mod context;
+#[path = "images/engine.rs"]
+mod engine;
 mod rig;
+#[cfg(unix)]
+#[path = "images/troubles.rs"]
+mod troubles;

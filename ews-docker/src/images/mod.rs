@@ -104,26 +104,18 @@ impl DockerImages {
     }
 
     pub(crate) fn new(engine: Engine, node: NodeId, credentials: Arc<dyn PullCredentials>) -> Self {
-        Self {
-            shared: Arc::new(Shared {
-                engine,
-                node,
-                owner: None,
-                credentials,
-                pulls: ensure::Pulls::default(),
-            }),
-        }
+        Self::with_owner(engine, node, credentials, None)
     }
 
-    /// Commits no instance but this installation's: a commit pauses a program.
-    pub(crate) fn of_owner(
+    /// Where an owner is said, no instance but this installation's is committed: a commit pauses a program.
+    pub(crate) fn with_owner(
         engine: Engine,
         node: NodeId,
         credentials: Arc<dyn PullCredentials>,
-        owner: OwnerId,
+        owner: Option<OwnerId>,
     ) -> Self {
         let pulls = ensure::Pulls::default();
-        Self { shared: Arc::new(Shared { engine, node, owner: Some(owner), credentials, pulls }) }
+        Self { shared: Arc::new(Shared { engine, node, owner, credentials, pulls }) }
     }
 }
 

@@ -121,7 +121,8 @@ async fn the_image_store_suite_passes_on_an_engine() {
 
     let report = run(&harness).await;
     println!("{report}");
-    for container in harness.containers.lock().unwrap().drain(..).collect::<Vec<_>>() {
+    let containers = std::mem::take(&mut *harness.containers.lock().unwrap());
+    for container in containers {
         harness.raw.remove_container(&container).await;
     }
     harness.raw.remove_images(&harness.ours.name("")).await;

@@ -5,6 +5,8 @@
 #![allow(dead_code, reason = "each test program uses its part")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "tests")]
 
+pub(crate) mod standin;
+
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -197,7 +199,8 @@ impl Registry {
     /// Starts one, which asks for [`USER`] or for nobody.
     pub(crate) async fn start(asks: bool) -> Self {
         let root = tempfile::tempdir().expect("a directory");
-        let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").port();
+        let port =
+            std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").port();
         let mut config = json!({
             "version": "0.1",
             "storage": {"filesystem": {"rootdirectory": root.path().join("data")}, "delete": {"enabled": true}},
@@ -210,7 +213,9 @@ impl Registry {
         }
         let path = root.path().join("config.yml");
         std::fs::write(&path, config.to_string()).expect("a file");
-        let log = || std::fs::File::options().create(true).append(true).open(root.path().join("log")).expect("a file");
+        let log = || {
+            std::fs::File::options().create(true).append(true).open(root.path().join("log")).expect("a file")
+        };
         let child = Command::new("docker-registry")
             .arg("serve")
             .arg(&path)

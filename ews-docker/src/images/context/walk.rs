@@ -21,8 +21,6 @@ struct Level {
     above: Above,
     /// What is still to be looked at, the next one last.
     left: Vec<OsString>,
-    /// A directory that is left out but looked into: it comes in once something in it does.
-    owed: Option<Metadata>,
 }
 
 struct Walk<'a> {
@@ -51,7 +49,7 @@ pub(super) fn write(plan: &Plan, writer: PipeWriter) {
 
 impl Walk<'_> {
     fn all(&mut self) -> Result<()> {
-        let mut levels = vec![self.enter(String::new(), self.plan.root.clone(), Above::default(), None)?];
+        let mut levels = vec![self.enter(String::new(), self.plan.root.clone(), Above::default())?];
         while let Some(level) = levels.last_mut() {
             let Some(file) = level.left.pop() else {
                 levels.pop();
@@ -69,19 +67,15 @@ impl Walk<'_> {
             };
             let (out, above) = self.plan.patterns.leaves_out(&name, &level.above);
             if out {
+                // It is looked into, and left out itself even so: whoever unpacks what lies in it makes it anew, as with Docker's client.
                 if found.is_dir() && self.plan.patterns.may_take_in_below(&name) {
-                    levels.push(self.enter(name, path, above, Some(found))?);
+                    levels.push(self.enter(name, path, above)?);
                 }
                 continue;
             }
-            for level in &mut levels {
-                if let Some(found) = level.owed.take() {
-                    self.directory(&level.path, &found)?;
-                }
-            }
             if found.is_dir() {
                 self.directory(&path, &found)?;
-                levels.push(self.enter(name, path, above, None)?);
+                levels.push(self.enter(name, path, above)?);
             } else {
                 self.leaf(&name, &path, &found)?;
             }
@@ -89,7 +83,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn enter(&self, name: String, path: PathBuf, above: Above, owed: Option<Metadata>) -> Result<Level> {
+    fn enter(&self, name: String, path: PathBuf, above: Above) -> Result<Level> {
         let mut left = Vec::new();
         for entry in fs::read_dir(&path).map_err(|error| unread(&name, error))? {
             left.push(entry.map_err(|error| unread(&name, error))?.file_name());
@@ -99,7 +93,7 @@ impl Walk<'_> {
             }
         }
         left.sort_unstable_by(|one, other| other.cmp(one));
-        Ok(Level { name, path, above, left, owed })
+        Ok(Level { name, path, above, left })
     }
 
     fn too_many(&self) -> Error {
