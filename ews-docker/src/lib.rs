@@ -7,6 +7,7 @@
 mod client;
 mod config;
 mod connect;
+pub mod images;
 mod runtime;
 
 #[cfg(feature = "registry")]
@@ -14,4 +15,5 @@ pub mod registry;
 
 pub use config::DockerConfig;
 pub use connect::{EngineAddress, TlsFiles};
+pub use images::DockerImages;
 pub use runtime::{DockerRuntime, DockerRuntimeBuilder, Pruned};

@@ -72,7 +72,13 @@ impl RuntimeHarness for Harness {
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let connected =
             tasks.spawn(async move { DockerRuntime::builder(config).with_secrets(secrets).connect().await });
-        let runtime = connected.await.unwrap()?;
+        let runtime = match connected.await.unwrap() {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                tasks.shutdown_background();
+                return Err(error);
+            }
+        };
         let before = self.last.lock().unwrap().replace(tasks);
         if let Some(before) = before {
             before.shutdown_background();

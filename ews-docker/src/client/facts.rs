@@ -1,7 +1,7 @@
 //! What an engine is: asked once, when a client connects.
 
 use ews_core::spec::platform::{Arch, Isolation, Os, OsVersion, Platform};
-use ews_core::{Error, ErrorKind, Result};
+use ews_core::{Digest, Error, ErrorKind, NodeId, Result};
 
 use super::models::{InfoAnswer, VersionAnswer};
 use super::{Call, Engine, Subject};
@@ -113,9 +113,23 @@ impl Facts {
         }
     }
 
+    /// The node's id: the engine's host name, made one.
+    pub(crate) fn node(&self) -> Result<NodeId> {
+        node_of(&self.info.name, &self.info.id)
+    }
+
     pub(crate) fn is_windows(&self) -> bool {
         self.platform.os == Os::Windows
     }
+}
+
+/// A node's id from a host name, which may hold what an id may not.
+fn node_of(name: &str, engine: &str) -> Result<NodeId> {
+    let lower = name.to_ascii_lowercase();
+    let mended: String =
+        lower.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' }).take(63).collect();
+    let mended = mended.trim_matches(['-', '.']).replace("..", ".");
+    NodeId::new(&mended).or_else(|_| NodeId::new(format!("engine-{}", Digest::of(engine.as_bytes()).short())))
 }
 
 /// A platform in the words of an engine or an image; machines say `x86_64` and `aarch64`.
@@ -181,5 +195,16 @@ mod tests {
         let facts = Facts::read(Version::default(), serde_json::from_str(info).unwrap()).unwrap();
         assert_eq!(facts.platform.os_version.unwrap().build(), 17763);
         assert_eq!(facts.isolation(), [Isolation::Process, Isolation::Hyperv]);
+    }
+
+    #[test]
+    fn host_names_become_nodes() {
+        for (name, node) in [("vm", "vm"), ("WIN-ABC_1", "win-abc-1"), ("a..b.", "a.b")] {
+            assert_eq!(node_of(name, "id").unwrap().as_str(), node);
+        }
+        assert!(node_of("…", "id").unwrap().as_str().starts_with("engine-"));
+        for odd in [".".repeat(300), "a.".repeat(300), "-".repeat(70), "店".to_owned(), String::new()] {
+            node_of(&odd, "id").unwrap();
+        }
     }
 }

@@ -3,12 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use ews_core::image::{EnsureOptions, ImageStore as _, Progress};
 use ews_core::instance::{Instance, InstanceKey};
 use ews_core::runtime::CreateOptions;
 use ews_core::spec::content::EnvValue;
 use ews_core::spec::platform::Os;
-use ews_core::spec::source::{ImagePin, ImageSource, Source};
+use ews_core::spec::source::{ImageSource, Source};
 use ews_core::{Error, ErrorKind, InstanceId, InstanceSpec, Result};
+
+use futures_util::StreamExt as _;
 
 use super::memory::Laid;
 use super::{Inner, labels, mapping};
@@ -145,28 +148,21 @@ impl Inner {
         }
     }
 
-    /// The image that a spec names, as it is on the engine.
+    /// The image that a spec names, brought by its policy where it is missing.
     async fn image(&self, source: &ImageSource) -> Result<ImageAnswer> {
-        let name = match &source.pin {
-            None => source.reference.to_string(),
-            Some(ImagePin::Local { engine, .. }) if *engine != self.engine.facts().info.id => {
-                return Err(Error::new(
-                    ErrorKind::ImageMissing,
-                    "the image was made on another engine and never pushed: only that engine has it",
-                )
-                .with_context("image", &source.reference)
-                .with_context("made_on", engine));
+        let named = |error: Error| error.with_context("image", &source.reference);
+        let mut progress = self.images.ensure(source, &EnsureOptions::default()).await?;
+        let mut id = None;
+        while let Some(step) = progress.next().await {
+            if let Progress::Done { image, .. } = step? {
+                id = image;
             }
-            Some(ImagePin::Local { image_id, .. }) => image_id.to_string(),
-            Some(ImagePin::Manifest(digest)) => source.reference.clone().with_digest(*digest).to_string(),
-            Some(_) => {
-                return Err(
-                    Error::invalid("this kind of pin is not known").with_context("field", "image.pin")
-                );
-            }
-        };
-        let call = Call::get(OPERATION, Subject::Image, &["images", &name, "json"]);
-        self.engine.json(call).await.map_err(|error| error.with_context("image", &source.reference))
+        }
+        let id = id.ok_or_else(|| {
+            named(Error::internal("the image is there, and the engine does not say its id"))
+        })?;
+        let call = Call::get(OPERATION, Subject::Image, &["images", &id.to_string(), "json"]);
+        self.engine.json(call).await.map_err(named)
     }
 
     fn check_platform(&self, spec: &InstanceSpec, image: &ImageAnswer) -> Result<()> {

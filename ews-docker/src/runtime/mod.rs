@@ -28,6 +28,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use ews_core::event::EventStream;
+use ews_core::image::ImageStore;
 use ews_core::instance::{ExitStatus, Instance, InstanceKey};
 use ews_core::node::{Capacity, Node, NodeState};
 use ews_core::runtime::{
@@ -37,7 +38,7 @@ use ews_core::runtime::{
 use ews_core::spec::lifecycle::Signal;
 use ews_core::spec::resources::{ByteSize, Cpu};
 use ews_core::{
-    Clock, Error, ErrorKind, InstanceId, InstanceSpec, NodeId, Result, Runtime, RuntimeCapabilities, Secrets,
+    Clock, Error, ErrorKind, InstanceId, InstanceSpec, Result, Runtime, RuntimeCapabilities, Secrets,
     Selector, SystemClock, Timestamp, detach,
 };
 use tokio::sync::OnceCell;
@@ -45,6 +46,7 @@ use tokio::sync::OnceCell;
 use crate::client::models::{InfoAnswer, Inspected};
 use crate::client::{Call, Engine, Subject};
 use crate::config::DockerConfig;
+use crate::images::{Anonymous, DockerImages, PullCredentials};
 
 pub use objects::Pruned;
 
@@ -84,9 +86,17 @@ impl std::fmt::Debug for DockerRuntime {
 pub struct DockerRuntimeBuilder {
     config: DockerConfig,
     secrets: Option<Arc<dyn Secrets>>,
+    credentials: Arc<dyn PullCredentials>,
 }
 
 impl DockerRuntimeBuilder {
+    /// Says who we are to registries. Without it, images are pulled as nobody.
+    #[must_use]
+    pub fn with_credentials(mut self, credentials: Arc<dyn PullCredentials>) -> Self {
+        self.credentials = credentials;
+        self
+    }
+
     /// Resolves the secrets that specs name. Without it, such specs are refused.
     #[must_use]
     pub fn with_secrets(mut self, secrets: Arc<dyn Secrets>) -> Self {
@@ -105,14 +115,16 @@ impl DockerRuntimeBuilder {
         let (config, facts) = (engine.config(), engine.facts());
         let node = match &config.node {
             Some(node) => node.clone(),
-            None => node_of(&facts.info.name, &facts.info.id)?,
+            None => facts.node()?,
         };
         let address = config
             .node_address
             .or_else(|| config.address.host().and_then(|host| host.parse::<IpAddr>().ok()));
         let memory = MemoryDirectory::of(config, facts).await?;
         let capabilities = Arc::new(capabilities::of(facts));
+        let images = Arc::new(DockerImages::new(engine.clone(), node.clone(), self.credentials));
         let inner = Inner {
+            images,
             meters: Meters::of(config, facts),
             place: Place { node, address },
             capabilities,
@@ -139,7 +151,7 @@ impl DockerRuntime {
 
     /// Starts from a configuration.
     pub fn builder(config: DockerConfig) -> DockerRuntimeBuilder {
-        DockerRuntimeBuilder { config, secrets: None }
+        DockerRuntimeBuilder { config, secrets: None, credentials: Arc::new(Anonymous) }
     }
 
     /// The engine's own id: what [`ImagePin::Local`](ews_core::spec::source::ImagePin::Local) names, and what tells whether two addresses
@@ -152,6 +164,7 @@ impl DockerRuntime {
 /// What tasks of the runtime share.
 pub(crate) struct Inner {
     engine: Engine,
+    images: Arc<DockerImages>,
     place: Place,
     capabilities: Arc<RuntimeCapabilities>,
     secrets: Option<Arc<dyn Secrets>>,
@@ -184,16 +197,6 @@ impl Inner {
     fn now(&self) -> Timestamp {
         SystemClock.now()
     }
-}
-
-/// A node's id from a host name, which may hold what an id may not.
-fn node_of(name: &str, engine: &str) -> Result<NodeId> {
-    let lower = name.to_ascii_lowercase();
-    let mended: String =
-        lower.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' }).take(63).collect();
-    let mended = mended.trim_matches(['-', '.']).replace("..", ".");
-    NodeId::new(&mended)
-        .or_else(|_| NodeId::new(format!("engine-{}", ews_core::Digest::of(engine.as_bytes()).short())))
 }
 
 #[async_trait]
@@ -296,20 +299,11 @@ impl Runtime for DockerRuntime {
     async fn get_archive(&self, id: &InstanceId, path: &str) -> Result<ByteStream> {
         self.inner.get_archive(id, path).await
     }
+
+    fn images(&self) -> Option<Arc<dyn ImageStore>> {
+        Some(Arc::clone(&self.inner.images) as Arc<dyn ImageStore>)
+    }
 }
 
 /// How long a node may take to say that it is there.
 const NODE_PATIENCE: std::time::Duration = std::time::Duration::from_secs(4);
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn host_names_become_nodes() {
-        for (name, node) in [("vm", "vm"), ("WIN-ABC_1", "win-abc-1"), ("a..b.", "a.b")] {
-            assert_eq!(node_of(name, "id").unwrap().as_str(), node);
-        }
-        assert!(node_of("…", "id").unwrap().as_str().starts_with("engine-"));
-    }
-}

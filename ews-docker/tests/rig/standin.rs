@@ -1,0 +1,167 @@
+//! An engine that is none: it answers by a script, for what a real engine can't be made to show. Where the script has nothing to say, it can
+//! pass a call on to a real engine.
+
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use ews_docker::{DockerConfig, EngineAddress};
+use futures_util::{StreamExt as _, stream};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt as _, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use tokio::net::{UnixListener, UnixStream};
+
+/// What is answered.
+pub(crate) enum Reply {
+    /// At once, with this status.
+    Whole(u16, String),
+    /// Piece by piece.
+    Flow(Vec<Piece>),
+    /// Not even a head comes.
+    Never,
+    /// What the real engine says.
+    Real,
+}
+
+/// A piece of an answer.
+pub(crate) enum Piece {
+    Say(&'static str),
+    /// What follows waits for a permit.
+    Gate(Arc<tokio::sync::Semaphore>),
+    /// Nothing more comes, and the connection stays.
+    Hang,
+    /// The connection breaks.
+    Break,
+}
+
+/// One call: `POST /images/create?…`, without the API's version, and its headers. The body was read.
+pub(crate) struct Asked {
+    pub(crate) line: String,
+    pub(crate) headers: hyper::HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+type Script = dyn Fn(&Asked) -> Reply + Send + Sync;
+
+/// The engine. It ends with this value.
+pub(crate) struct Standin {
+    directory: tempfile::TempDir,
+    asked: Arc<Mutex<Vec<String>>>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+const VERSION: &str = r#"{"Version":"20.10.24","ApiVersion":"1.41","MinAPIVersion":"1.12"}"#;
+const INFO: &str = r#"{"ID":"STAND:IN","Name":"stand-in","OSType":"linux","Architecture":"x86_64","NCPU":1}"#;
+
+impl Standin {
+    /// Starts one.
+    pub(crate) fn start(script: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> Self {
+        Self::over(None, script)
+    }
+
+    /// Starts one that can pass calls on.
+    pub(crate) fn over(
+        real: Option<&DockerConfig>,
+        script: impl Fn(&Asked) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(directory.path().join("engine.sock")).unwrap();
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let (seen, script): (_, Arc<Script>) = (asked.clone(), Arc::new(script));
+        let real = real.map(|config| match &config.address {
+            EngineAddress::Unix(path) => path.clone(),
+            other => panic!("calls can't be passed on to {other}"),
+        });
+        let task = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (seen, script, real) = (seen.clone(), script.clone(), real.clone());
+                let service = service_fn(move |request| {
+                    let (seen, script, real) = (seen.clone(), script.clone(), real.clone());
+                    async move { Ok::<_, Infallible>(answer(request, seen, script, real).await) }
+                });
+                tokio::spawn(
+                    hyper::server::conn::http1::Builder::new()
+                        .serve_connection(TokioIo::new(stream), service),
+                );
+            }
+        });
+        Self { directory, asked, task }
+    }
+
+    /// How it is reached.
+    pub(crate) fn config(&self) -> DockerConfig {
+        DockerConfig::new(EngineAddress::Unix(self.directory.path().join("engine.sock")))
+    }
+
+    /// The calls so far that contain this.
+    pub(crate) fn asked(&self, part: &str) -> usize {
+        self.asked.lock().unwrap().iter().filter(|line| line.contains(part)).count()
+    }
+}
+
+impl Drop for Standin {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+type Answer = Response<UnsyncBoxBody<Bytes, std::io::Error>>;
+
+async fn answer(
+    request: Request<Incoming>,
+    seen: Arc<Mutex<Vec<String>>>,
+    script: Arc<Script>,
+    real: Option<std::path::PathBuf>,
+) -> Answer {
+    let target = request.uri().to_string();
+    let path = match target.strip_prefix("/v1.") {
+        Some(rest) => rest.find('/').map_or("", |at| &rest[at..]),
+        None => &target,
+    };
+    let line = format!("{} {path}", request.method());
+    seen.lock().unwrap().push(line.clone());
+    let (parts, body) = request.into_parts();
+    let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+    let asked = Asked { line, headers: parts.headers.clone(), body };
+    let reply = match path {
+        "/version" => Reply::Whole(200, VERSION.to_owned()),
+        "/info" => Reply::Whole(200, INFO.to_owned()),
+        _ => script(&asked),
+    };
+    match reply {
+        Reply::Whole(status, text) => {
+            let body = Full::new(Bytes::from(text)).map_err(|never| match never {}).boxed_unsync();
+            let mut answer = Response::new(body);
+            *answer.status_mut() = status.try_into().unwrap();
+            answer
+        }
+        Reply::Flow(pieces) => {
+            let pieces = stream::iter(pieces).then(|piece| async {
+                match piece {
+                    Piece::Say(text) => Ok(Frame::data(Bytes::from(text))),
+                    Piece::Gate(gate) => {
+                        gate.acquire().await.unwrap().forget();
+                        Ok(Frame::data(Bytes::new()))
+                    }
+                    Piece::Hang => std::future::pending().await,
+                    Piece::Break => Err(std::io::Error::other("as the script says")),
+                }
+            });
+            Response::new(StreamBody::new(pieces).boxed_unsync())
+        }
+        Reply::Never => std::future::pending().await,
+        Reply::Real => {
+            let stream = UnixStream::connect(real.expect("an engine to pass it on to")).await.unwrap();
+            let (mut sender, connection) =
+                hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+            tokio::spawn(connection);
+            let request = Request::from_parts(parts, Full::new(asked.body));
+            let answer = sender.send_request(request).await.unwrap();
+            answer.map(|body| body.map_err(std::io::Error::other).boxed_unsync())
+        }
+    }
+}
