@@ -79,7 +79,7 @@ impl Inner {
         self.engine.flow(call, Some(self.engine.config().idle)).await.map(|(_, stream)| stream)
     }
 
-    /// Puts a spec's files that are no secrets into a container that was not started yet.
+    /// Puts a spec's files that are no secrets into a container that was not started yet, and what its memory is mounted on.
     pub(super) async fn place_files(&self, spec: &InstanceSpec, container: &str) -> Result<()> {
         const OPERATION: &str = "runtime.create";
         let mut parents = BTreeSet::new();
@@ -106,11 +106,24 @@ impl Inner {
                 .extend(name.match_indices('/').map(|(at, _)| name.get(..at).unwrap_or_default().to_owned()));
             files.push((name, content, file.mode.bits()));
         }
-        if files.is_empty() {
+        // Memory is mounted with the mode of the directory beneath, which runc makes as root's own where the image has none. So it is made
+        // here, for everybody, as the engine was asked to mount it. In a read-only file system that can't be done.
+        let memory = spec.mounts.iter().filter(|mount| matches!(mount.kind, MountKind::Tmpfs(_)));
+        let memory: BTreeSet<String> = memory
+            .map(|mount| mount.target.trim_matches('/').to_owned())
+            .filter(|_| !spec.security.read_only_root)
+            .collect();
+        for name in &memory {
+            parents
+                .extend(name.match_indices('/').map(|(at, _)| name.get(..at).unwrap_or_default().to_owned()));
+        }
+        parents.extend(memory.iter().cloned());
+        if parents.is_empty() && files.is_empty() {
             return Ok(());
         }
         let root = if self.engine.facts().is_windows() { "C:\\" } else { "/" };
         let mut archive = tar::Builder::new(Vec::new());
+        let mut any = false;
         for parent in parents {
             // The engine makes missing directories such that only root can pass; those that exist must stay as they are.
             let call =
@@ -119,10 +132,15 @@ impl Inner {
             match self.engine.unit(call).await {
                 Ok(()) => {}
                 Err(error) if error.kind() == ErrorKind::NotFound => {
-                    append(&mut archive, &format!("{parent}/"), EntryType::Directory, 0o755, b"")?;
+                    let mode = if memory.contains(&parent) { 0o1777 } else { 0o755 };
+                    append(&mut archive, &format!("{parent}/"), EntryType::Directory, mode, b"")?;
+                    any = true;
                 }
                 Err(error) => return Err(error),
             }
+        }
+        if !any && files.is_empty() {
+            return Ok(());
         }
         for (name, content, mode) in files {
             append(&mut archive, &name, EntryType::Regular, u32::from(mode), content.as_bytes())?;

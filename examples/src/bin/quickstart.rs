@@ -17,7 +17,11 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     };
     match words[..] {
-        [] => runtime.block_on(ews_examples::quickstart::tour()),
+        [] | ["--runtime", "process"] => runtime.block_on(ews_examples::quickstart::tour()),
+        #[cfg(feature = "docker")]
+        ["--runtime", "docker"] => runtime.block_on(ews_examples::quickstart::tour_on_docker()),
+        #[cfg(not(feature = "docker"))]
+        ["--runtime", "docker"] => no_docker(),
         ["gateway", root] => runtime.block_on(ews_examples::quickstart::gateway(root.as_ref())),
         ["controller", root] => runtime.block_on(ews_examples::quickstart::controller(root.as_ref())),
         ["kills"] => runtime.block_on(ews_examples::quickstart::kills(1)),
@@ -30,12 +34,22 @@ fn main() -> ExitCode {
     }
 }
 
+#[cfg(all(target_os = "linux", not(feature = "docker")))]
+fn no_docker() -> ExitCode {
+    use std::io::Write as _;
+    let _ = writeln!(
+        std::io::stderr(),
+        "this program was built without Docker: cargo run --release --bin quickstart --features docker -- --runtime docker"
+    );
+    ExitCode::from(2)
+}
+
 #[cfg(target_os = "linux")]
 fn usage() -> ExitCode {
     use std::io::Write as _;
     let _ = writeln!(
         std::io::stderr(),
-        "usage: quickstart             the tour\n       quickstart kills [N]   kill the controller at every N-th step of a rollout (default: at every one)"
+        "usage: quickstart [--runtime process|docker]   the tour (docker: built with `--features docker`)\n       quickstart kills [N]   kill the controller at every N-th step of a rollout (default: at every one)"
     );
     ExitCode::from(2)
 }

@@ -16,9 +16,7 @@ use ews_core::spec::network::Port;
 use ews_core::spec::probe::{Check, HttpCheck, Probe};
 use ews_core::spec::source::{ArtifactSource, Source};
 use ews_core::store::{RedbConfig, RedbStore};
-use ews_core::{
-    Error, InstanceState, PortName, Result, Runtime, SecretValue, Selector, ServiceName, ServiceSpec,
-};
+use ews_core::{Error, InstanceState, PortName, Result, Runtime, SecretValue, Selector, ServiceSpec};
 use ews_deploy::{
     Batch, DeployConfig, DeployEvent, DeployParts, DeployRequest, Deployer, EventKind, Strategy, Traffic,
 };
@@ -32,7 +30,7 @@ use ews_scale::{Autoscaler, Direction, ScalePolicy, Signal, Target};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 
 use super::say::{Ask, Said};
-use super::{MOST, OWNER, REPLICAS, own_program, service};
+use super::{MOST, OWNER, REPLICAS, hello, own_program, service};
 
 /// What the gateway counts requests under.
 const REQUESTS: &str = "ews.route.requests";
@@ -63,8 +61,7 @@ fn say(said: &Said) {
 
 async fn run(root: &Path) -> Result<()> {
     // Where instances run, where records live, what moves traffic.
-    let runtime: Arc<dyn Runtime> =
-        Arc::new(ProcessRuntime::open(ProcessConfig::new(root.join("runtime"))).await?);
+    let runtime = runtime(root).await?;
     let store = Arc::new(RedbStore::open(root.join("controller.redb"), RedbConfig::default()).await?);
     let balancer = balancer(root).await?;
     let gateway = balancer.metrics();
@@ -128,7 +125,7 @@ async fn run(root: &Path) -> Result<()> {
     say(&Said::Ready);
     let never = std::future::pending::<()>;
     tokio::select! {
-        asked = asked(&deployer, &runtime, &live) => asked?,
+        asked = asked(root, &deployer, &runtime, &live) => asked?,
         () = tell => {}
         () = collection.run(never()) => {}
         () = autoscaler.run(never()) => {}
@@ -139,12 +136,12 @@ async fn run(root: &Path) -> Result<()> {
 }
 
 /// Does what the presenter asks for, until it is told to leave.
-async fn asked(deployer: &Deployer, runtime: &Arc<dyn Runtime>, live: &LiveStore) -> Result<()> {
+async fn asked(root: &Path, deployer: &Deployer, runtime: &Arc<dyn Runtime>, live: &LiveStore) -> Result<()> {
     let mut lines = BufReader::new(tokio::io::stdin()).lines();
     while let Ok(Some(line)) = lines.next_line().await {
         let Ok(ask) = serde_json::from_str::<Ask>(&line) else { continue };
         match ask {
-            Ask::Deploy(version) => match deployer.deploy(&request(&version)?).await {
+            Ask::Deploy(version) => match deployer.deploy(&request(root, &version)?).await {
                 Ok(id) => follow(deployer, id),
                 Err(error) => say(&Said::Failed(error.to_string())),
             },
@@ -221,6 +218,15 @@ fn told(event: &DeployEvent) {
     say(&said);
 }
 
+/// Processes on this machine, or containers where the presenter has laid out images.
+async fn runtime(root: &Path) -> Result<Arc<dyn Runtime>> {
+    #[cfg(feature = "docker")]
+    if super::docker::is_ground_of(root) {
+        return super::docker::runtime().await;
+    }
+    Ok(Arc::new(ProcessRuntime::open(ProcessConfig::new(root.join("runtime"))).await?))
+}
+
 async fn status(runtime: &Arc<dyn Runtime>) -> Result<Said> {
     let instances = runtime.list(&Selector::equal("ews/owner", OWNER)?).await?;
     let running: Vec<_> = instances.into_iter().filter(|i| i.state == InstanceState::Running).collect();
@@ -240,10 +246,6 @@ async fn balancer(root: &Path) -> Result<RemoteBalancer> {
     RemoteBalancer::connect(config).await
 }
 
-fn hello() -> Result<ServiceName> {
-    ServiceName::new("hello")
-}
-
 /// Requests per second, as the gateway counts them.
 fn rate() -> Result<MetricQuery> {
     let window = Window(Duration::from_secs(2));
@@ -253,15 +255,26 @@ fn rate() -> Result<MetricQuery> {
         .max_age(Duration::from_secs(2)))
 }
 
-/// The service in this version: this program, which answers HTTP at the port that it is given.
-fn request(version: &str) -> Result<DeployRequest> {
+/// The service in this version: this program, which answers HTTP at the port that it is given, or an image of nginx.
+fn spec(root: &Path, version: &str) -> Result<ServiceSpec> {
+    #[cfg(feature = "docker")]
+    if super::docker::is_ground_of(root) {
+        return super::docker::spec(root, version);
+    }
+    let _ = root;
     let program = own_program()?;
     let mut spec =
         ServiceSpec::new(hello()?, Source::Artifact(ArtifactSource::new(program.to_string_lossy())));
-    spec.replicas = REPLICAS;
     spec.instance.args = vec!["serve".to_owned()];
     spec.instance.env.insert("VERSION".to_owned(), EnvValue::Plain(version.to_owned()));
     spec.instance.ports = vec![Port::new(PortName::new("http")?, None)];
+    Ok(spec)
+}
+
+/// What is asked of the deployer for this version.
+fn request(root: &Path, version: &str) -> Result<DeployRequest> {
+    let mut spec = spec(root, version)?;
+    spec.replicas = REPLICAS;
     spec.instance.labels = ews_core::Labels::new([("version", version)])?;
     let mut readiness = Probe::new(Check::Http(HttpCheck::new("/ready")));
     readiness.interval = Duration::from_millis(200);

@@ -33,7 +33,9 @@ async fn through(root: &std::path::Path, report: &mut Report, stride: usize) -> 
     let gateway = GatewayProcess::start(root).await?;
     let controller = ControllerProcess::start(root).await?;
     let load = Load::start(gateway.address);
-    let mut tour = Tour { root, report, controller, load, drained: true, alerts: Vec::new() };
+    let mut ground = super::Ground::Processes;
+    let mut tour =
+        Tour { root, ground: &mut ground, report, controller, load, drained: true, alerts: Vec::new() };
     tour.first_deployment().await?;
     tour.load.set_rate(AT_REST);
 

@@ -8,10 +8,13 @@
 //! | `controller` | what an embedder writes: the composition of all engines |
 //! | `gateway` | the gateway as a process |
 //! | `service` | the service that is deployed |
+//! | `docker` | containers of nginx in place of processes (feature `docker`) |
 //! | `kills` | the controller killed at one step after the other |
 //! | `load`, `processes`, `say`, `report` | the presenter's parts |
 
 mod controller;
+#[cfg(feature = "docker")]
+mod docker;
 mod gateway;
 mod kills;
 mod load;
@@ -32,7 +35,7 @@ use std::time::Duration;
 
 use ews_core::process::{ProcessConfig, ProcessRuntime};
 use ews_core::runtime::{RemoveOptions, Runtime as _};
-use ews_core::{Error, ErrorKind, Result, Selector};
+use ews_core::{Error, ErrorKind, Result, Selector, ServiceName};
 use load::{CONNECTIONS, Load};
 use processes::{ControllerProcess, GatewayProcess};
 use report::Report;
@@ -51,15 +54,54 @@ const RUSH: u32 = 450;
 /// The longest that any one thing may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The tour, from an empty directory to an empty directory.
+/// What the tour's instances are.
+enum Ground {
+    /// Processes of this machine.
+    Processes,
+    /// Containers of an engine.
+    #[cfg(feature = "docker")]
+    Docker(Box<docker::Docker>),
+}
+
+/// The tour on processes, from an empty directory to an empty directory.
 pub async fn tour() -> ExitCode {
+    on(Ground::Processes).await
+}
+
+/// The tour on containers, from an engine without anything of ours to the same.
+#[cfg(feature = "docker")]
+pub async fn tour_on_docker() -> ExitCode {
+    match docker::Docker::connect().await {
+        Ok(docker) => on(Ground::Docker(Box::new(docker))).await,
+        Err(error) => {
+            let mut report = Report::new();
+            report.fail(&format!("it can't begin: {error}"));
+            report.end()
+        }
+    }
+}
+
+async fn on(mut ground: Ground) -> ExitCode {
     let root = std::env::temp_dir().join(format!("ews-quickstart-{}", std::process::id()));
     let mut report = Report::new();
-    if let Err(error) = through(&root, &mut report).await {
+    if let Err(error) = Box::pin(through(&root, &mut ground, &mut report)).await {
         report.fail(&format!("it broke off: {error}"));
-        clean_up(&root).await;
+        match &ground {
+            Ground::Processes => clean_up(&root).await,
+            #[cfg(feature = "docker")]
+            Ground::Docker(docker) => {
+                if let Err(error) = docker.remove_all().await {
+                    report.show(&format!("something may be left on the engine: {error}"));
+                }
+                let _ = std::fs::remove_dir_all(&root);
+            }
+        }
     }
     report.end()
+}
+
+fn hello() -> Result<ServiceName> {
+    ServiceName::new("hello")
 }
 
 fn own_program() -> Result<PathBuf> {
@@ -69,6 +111,7 @@ fn own_program() -> Result<PathBuf> {
 /// The tour as it goes.
 struct Tour<'a> {
     root: &'a Path,
+    ground: &'a mut Ground,
     report: &'a mut Report,
     controller: ControllerProcess,
     load: Load,
@@ -79,14 +122,18 @@ struct Tour<'a> {
 }
 
 /// What every step of the tour must show.
-async fn through(root: &Path, report: &mut Report) -> Result<()> {
+async fn through(root: &Path, ground: &mut Ground, report: &mut Report) -> Result<()> {
     prepare(root)?;
+    #[cfg(feature = "docker")]
+    if let Ground::Docker(docker) = ground {
+        docker.prepare(root, report).await?;
+    }
     report.step("start", "a gateway and a controller, each a process of its own");
     let gateway = GatewayProcess::start(root).await?;
     report.show(&format!("the gateway listens on {}", gateway.address));
     let controller = ControllerProcess::start(root).await?;
     let load = Load::start(gateway.address);
-    let mut tour = Tour { root, report, controller, load, drained: true, alerts: Vec::new() };
+    let mut tour = Tour { root, ground, report, controller, load, drained: true, alerts: Vec::new() };
 
     tour.first_deployment().await?;
     tour.update().await?;
@@ -97,7 +144,7 @@ async fn through(root: &Path, report: &mut Report) -> Result<()> {
     tour.rush().await?;
     tour.metrics().await?;
 
-    let Tour { controller, load, drained, .. } = tour;
+    let Tour { controller, load, drained, ground, report, .. } = tour;
     let mut controller = controller;
     report.step("clean end", "the service is removed, the controller leaves, the gateway stops");
     drop(load);
@@ -106,8 +153,14 @@ async fn through(root: &Path, report: &mut Report) -> Result<()> {
     while controller.next(PATIENCE).await? != Said::Removed {}
     report.check("the controller left in order", controller.leave().await?);
     report.check("the gateway ended in order", gateway.stop().await);
-    let empty = directories(&root.join("runtime/instances")) == 0;
-    report.check("no instance is left on disk", empty);
+    match ground {
+        Ground::Processes => {
+            let empty = directories(&root.join("runtime/instances")) == 0;
+            report.check("no instance is left on disk", empty);
+        }
+        #[cfg(feature = "docker")]
+        Ground::Docker(docker) => docker.clean_end(report).await?,
+    }
     let _ = std::fs::remove_dir_all(root);
     report.check("no process is left", processes_below(root) == 0);
     report.check("no file is left", !root.exists());
@@ -147,8 +200,10 @@ impl Tour<'_> {
         for line in &outcome.log {
             self.report.show(&format!("its last words: {line}"));
         }
-        self.report
-            .check("its last words say why", outcome.log.iter().any(|line| line.contains("column `price`")));
+        self.report.check(
+            "its last words say why",
+            outcome.log.iter().any(|line| line.contains("column") && line.contains("price")),
+        );
         let versions = self.status().await?.0;
         self.report.check("three instances of v2 serve on", versions == ["v2", "v2", "v2"]);
         self.planned("the broken version and the way back", before).await;
@@ -158,11 +213,8 @@ impl Tour<'_> {
     async fn killed_instance(&mut self) -> Result<()> {
         self.report.step("kill an instance", "SIGKILL from outside");
         let (_, failed) = self.settle().await;
-        let Some(pid) = a_process_of(self.root) else {
-            return Err(Error::internal("no instance's process was found"));
-        };
-        let killed = Command::new("sh").args(["-c", "kill -9 \"$0\"", &pid.to_string()]).status();
-        self.report.check("the kill was sent", killed.is_ok_and(|status| status.success()));
+        let sent = self.kill_one().await?;
+        self.report.check("the kill was sent", sent);
         let mut seen = false;
         self.until("the instance is started again", |said| {
             seen |= matches!(said, Said::Lost(_));
@@ -174,6 +226,19 @@ impl Tour<'_> {
         self.report.show(&format!("requests lost with it: {lost}, of at most {CONNECTIONS} under way"));
         self.report.check("no more was lost than was under way", lost <= u64::from(CONNECTIONS));
         Ok(())
+    }
+
+    /// SIGKILL to an instance's program. False where none was found.
+    async fn kill_one(&self) -> Result<bool> {
+        match &self.ground {
+            Ground::Processes => {
+                let Some(pid) = a_process_of(self.root) else { return Ok(false) };
+                let killed = Command::new("sh").args(["-c", "kill -9 \"$0\"", &pid.to_string()]).status();
+                Ok(killed.is_ok_and(|status| status.success()))
+            }
+            #[cfg(feature = "docker")]
+            Ground::Docker(docker) => docker.kill_one().await,
+        }
     }
 
     async fn killed_controller(&mut self) -> Result<()> {
