@@ -3,6 +3,7 @@
 #![cfg(unix)]
 #![allow(
     clippy::unwrap_used,
+    clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
     clippy::print_stdout,
@@ -39,7 +40,7 @@ struct Harness {
 }
 
 impl Harness {
-    async fn new(log: LogCapture) -> Option<Self> {
+    fn new(log: LogCapture) -> Option<Self> {
         let socket = engine::socket()?;
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("secrets")).unwrap();
@@ -47,7 +48,7 @@ impl Harness {
         std::fs::write(&secret, "a-53cret-of-the-suite\n").unwrap();
         use std::os::unix::fs::PermissionsExt as _;
         std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600)).unwrap();
-        let relay = Relay::open(folder.path().join("docker.sock"), socket).await;
+        let relay = Relay::open(folder.path().join("docker.sock"), socket);
         Some(Self { image: engine::busybox(), folder, relay, log, last: Mutex::default() })
     }
 }
@@ -182,7 +183,7 @@ impl RuntimeHarness for Harness {
 async fn the_docker_runtime_passes_the_suite() {
     let log = LogCapture::default();
     let _ = tracing::subscriber::set_global_default(log.clone());
-    let Some(harness) = Harness::new(log).await else { return };
+    let Some(harness) = Harness::new(log) else { return };
     let only = std::env::var("EWS_TEST_CASE").unwrap_or_default();
     let report = if only.is_empty() {
         runtime::run(&harness).await

@@ -100,7 +100,7 @@ impl Inner {
                 )
                 .with_context("file", &file.path));
             }
-            let name = file.path.trim_start_matches(|c: char| c == '/').replace('\\', "/");
+            let name = file.path.trim_start_matches('/').replace('\\', "/");
             let name = name.split_once(":/").map_or(name.clone(), |(_, rest)| rest.to_owned());
             parents
                 .extend(name.match_indices('/').map(|(at, _)| name.get(..at).unwrap_or_default().to_owned()));

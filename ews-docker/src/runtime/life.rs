@@ -174,18 +174,13 @@ impl Inner {
                     }
                 }
             };
-            match tokio::time::timeout(POLL, told).await {
-                Ok(Some(status)) => {
-                    // The event knows the code but not whether it was for memory; the engine does, as long as it is the same start.
-                    let still = self
-                        .look(id, OPERATION)
-                        .await?
-                        .filter(|(seen, _)| Some(seen.instance.incarnation) == wanted);
-                    return Ok(still
-                        .and_then(|(seen, inspected)| ended(&seen, &inspected))
-                        .unwrap_or(status));
-                }
-                Ok(None) | Err(_) => {}
+            if let Ok(Some(status)) = tokio::time::timeout(POLL, told).await {
+                // The event knows the code but not whether it was for memory; the engine does, as long as it is the same start.
+                let still = self
+                    .look(id, OPERATION)
+                    .await?
+                    .filter(|(seen, _)| Some(seen.instance.incarnation) == wanted);
+                return Ok(still.and_then(|(seen, inspected)| ended(&seen, &inspected)).unwrap_or(status));
             }
         }
     }

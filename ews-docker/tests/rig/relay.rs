@@ -30,7 +30,7 @@ pub(crate) struct Relay {
 }
 
 impl Relay {
-    pub(crate) async fn open(path: PathBuf, engine: PathBuf) -> Self {
+    pub(crate) fn open(path: PathBuf, engine: PathBuf) -> Self {
         let (state, watched) = watch::channel(State { mode: Mode::Pass, epoch: 0 });
         let tasks =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
@@ -109,8 +109,7 @@ async fn pump(
     mut state: watch::Receiver<State>,
 ) {
     let mut buffer = vec![0; 64 * 1024];
-    loop {
-        let Ok(count) = from.read(&mut buffer).await else { break };
+    while let Ok(count) = from.read(&mut buffer).await {
         if state.wait_for(|state| state.mode != Mode::Hung).await.is_err() {
             break;
         }
