@@ -168,9 +168,16 @@ pub(super) fn repository_and_tag(name: &ImageRef) -> Result<(String, &str)> {
     Ok((format!("{}/{}", name.registry(), name.repository()), name.tag().unwrap_or("latest")))
 }
 
+/// How BuildKit says that a base is nowhere: its kind of "not found" is the same for a file.
+const NO_BASE: [&str; 2] = ["failed to create LLB definition", "failed to resolve source metadata"];
+
 /// What failed in a build. What nobody has a better word for is the Dockerfile's or the context's fault.
 fn of_builder(error: Error) -> Error {
     let words = error.detail().unwrap_or_default();
+    if words.ends_with(": not found") && NO_BASE.iter().any(|said| words.contains(said)) {
+        return Error::new(ErrorKind::ImageMissing, "a base of the build is nowhere to be found")
+            .with_detail(words);
+    }
     let step = STEP_FAILED.iter().any(|said| words.contains(said));
     let unsaid = matches!(
         error.kind(),
@@ -247,6 +254,11 @@ mod tests {
             ("write /var/lib/docker/tmp/x: no space left on device", ErrorKind::OutOfResources),
             ("pull access denied for shop/base, repository does not exist", ErrorKind::ImageDenied),
             ("manifest for shop/base:9 not found: manifest unknown", ErrorKind::ImageMissing),
+            (
+                "failed to solve with frontend dockerfile.v0: failed to create LLB definition: r.example/base:1: not found",
+                ErrorKind::ImageMissing,
+            ),
+            ("failed to solve: failed to compute cache key: \"/x\" not found: not found", ErrorKind::Invalid),
         ] {
             assert_eq!(of_builder(said(words)).kind(), kind, "{words}");
         }
