@@ -48,8 +48,9 @@ impl Shared {
         let (feed, stream) = feed();
         let (shared, name) = (self.clone(), spec.name.clone());
         tokio::spawn(async move {
+            // What the builder asks back through stays open until it is done.
+            let _open = builder;
             let built = Box::pin(shared.run_build(call, context, &name, &feed)).await;
-            drop(builder);
             feed.end(
                 built.map_err(|error| {
                     of_builder(error).with_operation(OPERATION).with_context("image", &name)
