@@ -1,5 +1,6 @@
 //! The images of an engine: the conformance suite and what goes beyond it on a real engine, and what only a stand-in can show.
 
+#![cfg(unix)]
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -9,6 +10,9 @@
     reason = "a test"
 )]
 
+#[cfg(feature = "buildkit")]
+#[path = "images/buildkit.rs"]
+mod buildkit;
 #[path = "images/commit.rs"]
 mod commit;
 #[path = "images/conformance.rs"]
@@ -18,6 +22,5 @@ mod context;
 #[path = "images/engine.rs"]
 mod engine;
 mod rig;
-#[cfg(unix)]
 #[path = "images/troubles.rs"]
 mod troubles;

@@ -84,6 +84,14 @@ impl Call {
         self
     }
 
+    /// A header that anybody may see. One that is there already gets another value.
+    pub(crate) fn header(mut self, name: &'static str, value: &str) -> Result<Self> {
+        let value = HeaderValue::from_str(value)
+            .map_err(|error| Error::internal("a header's value can't be sent").with_source(error))?;
+        self.headers.push((HeaderName::from_static(name), value));
+        Ok(self)
+    }
+
     /// A header that must not be shown, such as credentials.
     pub(crate) fn secret_header(mut self, name: &'static str, value: &str) -> Result<Self> {
         let mut value = HeaderValue::from_str(value)

@@ -33,7 +33,7 @@ impl Subject {
 }
 
 /// What the words say, where they say anything. Lower case; the first that is found counts, so the particular stands before the general.
-const WORDS: [(&str, ErrorKind); 60] = [
+const WORDS: [(&str, ErrorKind); 61] = [
     ("is already in use by container", ErrorKind::AlreadyExists),
     ("name is already in use", ErrorKind::AlreadyExists),
     ("is already in progress", ErrorKind::Busy),
@@ -41,6 +41,7 @@ const WORDS: [(&str, ErrorKind); 60] = [
     ("you cannot remove a running", ErrorKind::Busy),
     ("cannot remove container", ErrorKind::Busy),
     ("container is running", ErrorKind::Busy),
+    ("does not support commit of a running container", ErrorKind::Busy),
     ("is marked for removal", ErrorKind::Busy),
     ("is being removed", ErrorKind::Busy),
     ("is not running", ErrorKind::Busy),
@@ -201,6 +202,7 @@ mod tests {
                 K::Busy,
             ),
             (409, Subject::Container, "removal of container 0a is already in progress", K::Busy),
+            (500, Subject::Container, "windows does not support commit of a running container", K::Busy),
             (409, Subject::Container, "Container 0a is not running", K::Busy),
             (
                 409,

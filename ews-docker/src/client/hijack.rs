@@ -39,8 +39,11 @@ pub(super) async fn hijack(connector: &Connector, prefix: &str, call: Call) -> R
         .method(call.method)
         .uri(format!("{prefix}{}", call.target))
         .header(HOST, "docker")
-        .header(CONNECTION, HeaderValue::from_static("Upgrade"))
-        .header(UPGRADE, HeaderValue::from_static("tcp"));
+        .header(CONNECTION, HeaderValue::from_static("Upgrade"));
+    // A builder's session says for itself what it goes on in.
+    if !call.headers.iter().any(|(name, _)| *name == UPGRADE) {
+        request = request.header(UPGRADE, HeaderValue::from_static("tcp"));
+    }
     for (name, value) in call.headers {
         request = request.header(name, value);
     }

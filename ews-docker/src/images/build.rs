@@ -1,11 +1,12 @@
-//! Building with the engine's classic builder.
+//! Building: with BuildKit where this crate was built with the feature `buildkit` and the engine has it, else with the classic builder.
 //!
 //! The build runs in a task of its own: whoever drops the stream abandons the log, not the build. A build argument is visible to whoever
 //! sees the image (it stays in the history) and to whoever reads the log (a step may print it): nothing can be done about either, so a
-//! secret is never made an argument. The classic builder can mount no secret, and a spec with secrets is refused.
+//! secret is never made an argument. The classic builder can mount no secret, and a spec with secrets is refused there.
 //!
-//! Credentials are asked for the registry of the image's own name and for Docker Hub: which registries a Dockerfile's bases lie in is not
-//! known before it is read. A base from a third registry that wants a credential is brought by `ensure` first.
+//! The classic builder gets credentials for the registry of the image's own name and for Docker Hub: which registries a Dockerfile's bases
+//! lie in is not known before it is read. A base from a third registry that wants a credential is brought by `ensure` first. BuildKit asks
+//! for what it needs.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,7 +22,7 @@ use super::upload::upload;
 use super::{Shared, credentials};
 use crate::client::{Call, Subject};
 
-const OPERATION: &str = "images.build";
+pub(super) const OPERATION: &str = "images.build";
 /// The most bytes of arguments and labels: they go into the request's first line, and Go's servers read at most 1 MiB of a head.
 const MAX_WORDS: usize = 512 * 1024;
 /// The longest line of the log, in bytes; the rest is cut.
@@ -42,10 +43,13 @@ impl Shared {
         context: ByteStream,
     ) -> Result<ProgressStream> {
         let named = |error: Error| error.with_operation(OPERATION).with_context("image", &spec.name);
-        let call = self.building(spec).await.map_err(named)?;
+        let call = self.building(spec).map_err(named)?;
+        let (call, builder) = self.builder(spec, call).await.map_err(named)?;
         let (feed, stream) = feed();
         let (shared, name) = (self.clone(), spec.name.clone());
         tokio::spawn(async move {
+            // What the builder asks back through stays open until it is done.
+            let _open = builder;
             let built = Box::pin(shared.run_build(call, context, &name, &feed)).await;
             feed.end(
                 built.map_err(|error| {
@@ -56,15 +60,37 @@ impl Shared {
         Ok(stream)
     }
 
-    /// The call, without its body. Not through bollard, which would log the arguments.
-    async fn building(&self, spec: &BuildSpec) -> Result<Call> {
+    /// Which builder it is, and what is kept open while it works.
+    #[cfg(not(feature = "buildkit"))]
+    async fn builder(&self, spec: &BuildSpec, call: Call) -> Result<(Call, Option<()>)> {
+        Ok((self.classic(spec, call).await?, None))
+    }
+
+    /// For the classic builder, with the credentials that it may need.
+    pub(super) async fn classic(&self, spec: &BuildSpec, call: Call) -> Result<Call> {
         if !spec.secrets.is_empty() {
             return Err(Error::new(
                 ErrorKind::Unsupported,
-                "this engine is asked to build with its classic builder, which can't mount secrets, and a build argument would keep \
-                 them in the image's history: fetch what needs them before, and put it into the context",
+                "the classic builder can't mount secrets, and a build argument would keep them in the image's history: build with \
+                 BuildKit (the feature `buildkit` of ews-docker, and an engine that has it), or fetch what needs them before",
             ));
         }
+        let mut known = BTreeMap::new();
+        for registry in [spec.name.registry(), "docker.io"] {
+            if known.contains_key(registry) {
+                continue;
+            }
+            let deadline = self.engine.config().call;
+            if let Some(credential) = credentials::ask(&self.credentials, registry, deadline).await? {
+                known.insert(registry, credential);
+            }
+        }
+        let call = call.query("version", "1");
+        if known.is_empty() { Ok(call) } else { call.credentials(&known) }
+    }
+
+    /// The call, without its builder and its body. Not through bollard, which would log the arguments.
+    fn building(&self, spec: &BuildSpec) -> Result<Call> {
         let words = |texts: &BTreeMap<String, String>| {
             serde_json::to_string(texts)
                 .map_err(|error| Error::internal("a map can't be written as JSON").with_source(error))
@@ -77,7 +103,6 @@ impl Shared {
             )));
         }
         let mut call = Call::post(OPERATION, Subject::Image, &["build"])
-            .query("version", "1")
             .query("t", &tag(&spec.name)?)
             .query("dockerfile", &spec.dockerfile)
             .query("rm", "1")
@@ -95,17 +120,7 @@ impl Shared {
         if let Some(platform) = &spec.platform {
             call = call.query("platform", &Platform::new(platform.os, platform.arch).to_string());
         }
-        let mut known = BTreeMap::new();
-        for registry in [spec.name.registry(), "docker.io"] {
-            if known.contains_key(registry) {
-                continue;
-            }
-            let deadline = self.engine.config().call;
-            if let Some(credential) = credentials::ask(&self.credentials, registry, deadline).await? {
-                known.insert(registry, credential);
-            }
-        }
-        if known.is_empty() { Ok(call) } else { call.credentials(&known) }
+        Ok(call)
     }
 
     async fn run_build(
@@ -116,10 +131,16 @@ impl Shared {
         feed: &Feed,
     ) -> Result<Progress> {
         let mut lines = upload(&self.engine, call, context, self.engine.config().idle).await?;
+        #[cfg(feature = "buildkit")]
+        let mut trace = super::buildkit::Trace::default();
         let (mut log, mut layers, mut id) = (Log::default(), Layers::default(), None);
         while let Some(line) = lines.next().await? {
             if let Some(made) = line.aux.get("ID").and_then(serde_json::Value::as_str) {
                 id = Some(look::id(made)?);
+            }
+            #[cfg(feature = "buildkit")]
+            if trace.take(&line, &mut layers, |progress| feed.tell(progress)) {
+                continue;
             }
             log.take(&line, &mut layers, |progress| feed.tell(progress));
         }
@@ -148,9 +169,16 @@ pub(super) fn repository_and_tag(name: &ImageRef) -> Result<(String, &str)> {
     Ok((format!("{}/{}", name.registry(), name.repository()), name.tag().unwrap_or("latest")))
 }
 
+/// How BuildKit says that a base is nowhere: its kind of "not found" is the same for a file.
+const NO_BASE: [&str; 2] = ["failed to create LLB definition", "failed to resolve source metadata"];
+
 /// What failed in a build. What nobody has a better word for is the Dockerfile's or the context's fault.
 fn of_builder(error: Error) -> Error {
     let words = error.detail().unwrap_or_default();
+    if words.ends_with(": not found") && NO_BASE.iter().any(|said| words.contains(said)) {
+        return Error::new(ErrorKind::ImageMissing, "a base of the build is nowhere to be found")
+            .with_detail(words);
+    }
     let step = STEP_FAILED.iter().any(|said| words.contains(said));
     let unsaid = matches!(
         error.kind(),
@@ -168,18 +196,13 @@ fn of_builder(error: Error) -> Error {
 
 /// Lines of a log from pieces of text that need not end where a line does.
 #[derive(Default)]
-struct Log {
+pub(super) struct Log {
     open: String,
 }
 
 impl Log {
     fn take(&mut self, line: &Line, layers: &mut Layers, mut tell: impl FnMut(Progress)) {
-        for piece in line.stream.split_inclusive('\n') {
-            self.open.push_str(piece);
-            if piece.ends_with('\n') || self.open.len() > MAX_LINE {
-                self.end(&mut tell);
-            }
-        }
+        self.push(&line.stream, &mut tell);
         // A base that is pulled.
         if layers.take(line) {
             let (done, total) = layers.sum();
@@ -190,7 +213,16 @@ impl Log {
         }
     }
 
-    fn end(&mut self, mut tell: impl FnMut(Progress)) {
+    pub(super) fn push(&mut self, text: &str, mut tell: impl FnMut(Progress)) {
+        for piece in text.split_inclusive('\n') {
+            self.open.push_str(piece);
+            if piece.ends_with('\n') || self.open.len() > MAX_LINE {
+                self.end(&mut tell);
+            }
+        }
+    }
+
+    pub(super) fn end(&mut self, mut tell: impl FnMut(Progress)) {
         let mut line = std::mem::take(&mut self.open);
         line.truncate(line.trim_end_matches(['\n', '\r']).len());
         if line.len() > MAX_LINE {
@@ -223,6 +255,11 @@ mod tests {
             ("write /var/lib/docker/tmp/x: no space left on device", ErrorKind::OutOfResources),
             ("pull access denied for shop/base, repository does not exist", ErrorKind::ImageDenied),
             ("manifest for shop/base:9 not found: manifest unknown", ErrorKind::ImageMissing),
+            (
+                "failed to solve with frontend dockerfile.v0: failed to create LLB definition: r.example/base:1: not found",
+                ErrorKind::ImageMissing,
+            ),
+            ("failed to solve: failed to compute cache key: \"/x\" not found: not found", ErrorKind::Invalid),
         ] {
             assert_eq!(of_builder(said(words)).kind(), kind, "{words}");
         }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  ensure ──▶ look ──▶ pull, one for all who want the same ──▶ look ──▶ give a pinned image its tag
-//!  build  ──▶ context (a tar by Docker's own rules) ──▶ classic builder ──▶ log
+//!  build  ──▶ context (a tar by Docker's own rules) ──▶ BuildKit or classic builder ──▶ log
 //!  commit ──▶ quarantine ──▶ the base's config over its layers ──▶ load ──▶ remove the quarantine
 //!  prune  ──▶ list images and containers ──▶ pure plan ──▶ remove, never by force
 //! ```
@@ -15,6 +15,8 @@
 //! words are the error's detail.
 
 mod build;
+#[cfg(feature = "buildkit")]
+mod buildkit;
 mod commit;
 mod context;
 mod credentials;
@@ -37,7 +39,9 @@ use ews_core::image::{
 };
 use ews_core::runtime::ByteStream;
 use ews_core::spec::source::ImageSource;
-use ews_core::{Capability, CapabilitySet, Digest, ImageRef, InstanceId, NodeId, OwnerId, Result, Selector};
+use ews_core::{
+    Capability, CapabilitySet, Digest, ImageRef, InstanceId, NodeId, OwnerId, Result, Secrets, Selector,
+};
 
 use crate::client::Engine;
 use crate::config::DockerConfig;
@@ -77,6 +81,8 @@ struct Shared {
     /// Whose instances may be committed; anybody's where it is not said.
     owner: Option<OwnerId>,
     credentials: Arc<dyn PullCredentials>,
+    /// Who resolves the references among a build's secrets.
+    secrets: Option<Arc<dyn Secrets>>,
     pulls: ensure::Pulls,
 }
 
@@ -103,6 +109,22 @@ impl DockerImages {
         Ok(Self::new(engine, node, credentials))
     }
 
+    /// The same store, which resolves references among a build's secrets here. It shares no pulls with what it was made from.
+    #[must_use]
+    pub fn with_secrets(self, secrets: Arc<dyn Secrets>) -> Self {
+        let Shared { engine, node, owner, credentials, .. } = &*self.shared;
+        Self {
+            shared: Arc::new(Shared {
+                engine: engine.clone(),
+                node: node.clone(),
+                owner: owner.clone(),
+                credentials: credentials.clone(),
+                secrets: Some(secrets),
+                pulls: ensure::Pulls::default(),
+            }),
+        }
+    }
+
     pub(crate) fn new(engine: Engine, node: NodeId, credentials: Arc<dyn PullCredentials>) -> Self {
         Self::with_owner(engine, node, credentials, None)
     }
@@ -115,7 +137,7 @@ impl DockerImages {
         owner: Option<OwnerId>,
     ) -> Self {
         let pulls = ensure::Pulls::default();
-        Self { shared: Arc::new(Shared { engine, node, owner, credentials, pulls }) }
+        Self { shared: Arc::new(Shared { engine, node, owner, credentials, secrets: None, pulls }) }
     }
 }
 

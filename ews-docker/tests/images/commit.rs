@@ -131,13 +131,12 @@ async fn a_commit_holds_nothing_of_the_run_time_environment() {
     bench.end().await;
 }
 
-#[cfg(unix)]
 #[tokio::test]
 async fn an_engine_that_takes_no_config_alone_gets_the_layers_with_it() {
     let Some(config) = rig::engine().await else { return };
     let bench = Bench::new(&config).await;
     let loads = AtomicUsize::new(0);
-    let engine = Standin::over(Some(&config), move |asked| {
+    let engine = Standin::over(&config, move |asked| {
         if asked.line.starts_with("POST /images/load") && loads.fetch_add(1, Ordering::SeqCst) == 0 {
             return Reply::Whole(
                 500,
@@ -154,12 +153,11 @@ async fn an_engine_that_takes_no_config_alone_gets_the_layers_with_it() {
     bench.end().await;
 }
 
-#[cfg(unix)]
 #[tokio::test]
 async fn a_commit_that_fails_leaves_no_quarantine() {
     let Some(config) = rig::engine().await else { return };
     let bench = Bench::new(&config).await;
-    let engine = Standin::over(Some(&config), |asked| {
+    let engine = Standin::over(&config, |asked| {
         if asked.line.starts_with("POST /images/load") {
             return Reply::Whole(500, r#"{"message":"write /x: no space left on device"}"#.to_owned());
         }

@@ -13,6 +13,7 @@ use futures_util::{StreamExt as _, stream};
 use serde_json::json;
 
 use super::conformance::Only;
+use super::rig::standin::Standin;
 use super::rig::{self, Raw, Registry, until};
 
 struct Bench {
@@ -183,10 +184,11 @@ async fn a_build_takes_its_arguments_target_and_labels() {
     let all: Vec<_> =
         bench.images.build(&spec, context(&files)).await.unwrap().map(Result::unwrap).collect().await;
     let Some(Progress::Done { image: Some(id), .. }) = all.last() else { panic!("{all:?}") };
-    assert!(all.iter().any(|p| matches!(p, Progress::Log(line) if line.starts_with("Step 1/"))), "{all:?}");
+    let step = if cfg!(feature = "buildkit") { "#3 [first 1/1] COPY" } else { "Step 1/" };
+    assert!(all.iter().any(|p| matches!(p, Progress::Log(line) if line.starts_with(step))), "{all:?}");
     let image = bench.images.inspect(&ImageQuery::Id(*id)).await.unwrap();
     assert_eq!(image.labels.get("l").map(String::as_str), Some("1 & 2"));
-    assert_eq!(image.names, [bench.name("built:1")]);
+    assert!(image.names.contains(&bench.name("built:1")), "{:?}", image.names);
     let inspected = bench.raw.json(hyper::Method::GET, &format!("/images/{id}/json"), None).await;
     assert!(inspected["Config"]["Env"].to_string().contains("a b&c="), "{inspected}");
     bench.end().await;
@@ -205,7 +207,7 @@ async fn a_build_that_fails_says_why_in_the_builders_words() {
         (
             format!("{base}RUN [\"/bin/sh\", \"-c\", \"echo no space left on device; exit 3\"]\n"),
             ErrorKind::Invalid,
-            "non-zero code: 3",
+            if cfg!(feature = "buildkit") { "exit code: 3" } else { "non-zero code: 3" },
         ),
         (missing, ErrorKind::ImageMissing, "not found"),
     ] {
@@ -260,7 +262,10 @@ async fn a_build_goes_along_with_its_steps_but_not_with_its_base() {
     );
     let mut spec = BuildSpec::new(bench.name("built:1"));
     spec.labels.insert("built".to_owned(), word.clone());
-    last(bench.images.build(&spec, context(&[("Dockerfile", &dockerfile)])).await).await.unwrap();
+    // Only the classic builder's steps are images.
+    let classic = Standin::classic(&bench.config);
+    let store = DockerImages::connect(classic.config()).await.unwrap();
+    last(store.build(&spec, context(&[("Dockerfile", &dockerfile)])).await).await.unwrap();
     let steps = async || {
         let all = bench.raw.json(hyper::Method::GET, "/images/json?all=1", None).await;
         all.as_array().unwrap().iter().filter(|image| image["Labels"]["one"] == word.as_str()).count()

@@ -106,7 +106,7 @@ async fn a_pull_that_stalls_is_given_up_and_the_next_begins_anew() {
 
 #[tokio::test]
 async fn an_engine_that_hangs_ends_every_call() {
-    let engine = Standin::start(|_| Reply::Never);
+    let engine = Standin::podman(|_| Reply::Never);
     let short = Duration::from_millis(200);
     let config = engine.config().with_call(short).with_work(short).with_idle(short);
     let images = DockerImages::connect(config).await.unwrap();
@@ -171,7 +171,7 @@ async fn whoever_joins_a_pull_sees_its_progress_and_its_end() {
 async fn credentials_go_into_one_header_and_nowhere_else() {
     let headers = Arc::new(std::sync::Mutex::new(Vec::new()));
     let seen = headers.clone();
-    let engine = Standin::start(move |asked: &Asked| {
+    let engine = Standin::podman(move |asked: &Asked| {
         let header =
             |name: &str| asked.headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
         let word = asked.line.split(['?', ' ']).nth(1).unwrap_or_default().to_owned();
@@ -236,7 +236,7 @@ async fn a_credentials_source_that_fails_ends_the_pull() {
 
 #[tokio::test]
 async fn secrets_never_become_arguments() {
-    let engine = Standin::start(|asked| panic!("nobody should ask for {}", asked.line));
+    let engine = Standin::podman(|asked| panic!("nobody should ask for {}", asked.line));
     let images = DockerImages::connect(engine.config()).await.unwrap();
     let mut spec = BuildSpec::new("r.example/web:1".parse().unwrap());
     spec.secrets = BTreeMap::from([("token".to_owned(), EnvValue::Plain("hunter2".to_owned()))]);
@@ -246,7 +246,7 @@ async fn secrets_never_become_arguments() {
 
 #[tokio::test]
 async fn a_context_that_fails_is_told_as_itself() {
-    let engine = Standin::start(|_| Reply::Whole(500, r#"{"message":"unexpected EOF"}"#.to_owned()));
+    let engine = Standin::podman(|_| Reply::Whole(500, r#"{"message":"unexpected EOF"}"#.to_owned()));
     let images = DockerImages::connect(engine.config()).await.unwrap();
     let failing = || -> ByteStream {
         stream::iter([
@@ -269,7 +269,7 @@ async fn a_context_that_fails_is_told_as_itself() {
 
 #[tokio::test]
 async fn a_slow_context_is_no_silence() {
-    let engine = Standin::start(|_| {
+    let engine = Standin::podman(|_| {
         Reply::Whole(200, "{\"aux\":{\"ID\":\"sha256:0000000000000000000000000000000000000000000000000000000000000001\"}}\n".to_owned())
     });
     let images = DockerImages::connect(engine.config().with_idle(Duration::from_millis(1500))).await.unwrap();
@@ -284,7 +284,7 @@ async fn a_slow_context_is_no_silence() {
 
 #[tokio::test]
 async fn a_dropped_build_goes_on() {
-    let engine = Standin::start(|asked| match asked.line.as_str() {
+    let engine = Standin::podman(|asked| match asked.line.as_str() {
         line if line.starts_with("POST /build") => Reply::Flow(vec![Say("{\"stream\":\"Step 1/1\\n\"}\n")]),
         _ => Reply::Whole(200, IMAGE.to_owned()),
     });

@@ -55,17 +55,37 @@ pub(crate) struct Standin {
 }
 
 const VERSION: &str = r#"{"Version":"20.10.24","ApiVersion":"1.41","MinAPIVersion":"1.12"}"#;
+/// An engine without BuildKit, as far as its version tells.
+const PODMAN: &str = r#"{"Version":"4.3.1","ApiVersion":"1.41","MinAPIVersion":"1.24","Components":[{"Name":"Podman Engine"}]}"#;
 const INFO: &str = r#"{"ID":"STAND:IN","Name":"stand-in","OSType":"linux","Architecture":"x86_64","NCPU":1}"#;
 
 impl Standin {
     /// Starts one.
     pub(crate) fn start(script: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> Self {
-        Self::over(None, script)
+        Self::made(None, VERSION, script)
     }
 
     /// Starts one that can pass calls on.
     pub(crate) fn over(
+        real: &DockerConfig,
+        script: impl Fn(&Asked) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        Self::made(Some(real), VERSION, script)
+    }
+
+    /// Starts one that says to be podman, which has no BuildKit.
+    pub(crate) fn podman(script: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> Self {
+        Self::made(None, PODMAN, script)
+    }
+
+    /// A real engine that says to be podman, so that it is asked for no BuildKit.
+    pub(crate) fn classic(real: &DockerConfig) -> Self {
+        Self::made(Some(real), PODMAN, |_| Reply::Real)
+    }
+
+    fn made(
         real: Option<&DockerConfig>,
+        version: &'static str,
         script: impl Fn(&Asked) -> Reply + Send + Sync + 'static,
     ) -> Self {
         let directory = tempfile::tempdir().unwrap();
@@ -81,7 +101,7 @@ impl Standin {
                 let (seen, script, real) = (seen.clone(), script.clone(), real.clone());
                 let service = service_fn(move |request| {
                     let (seen, script, real) = (seen.clone(), script.clone(), real.clone());
-                    async move { Ok::<_, Infallible>(answer(request, seen, script, real).await) }
+                    async move { Ok::<_, Infallible>(answer(request, version, seen, script, real).await) }
                 });
                 tokio::spawn(
                     hyper::server::conn::http1::Builder::new()
@@ -113,6 +133,7 @@ type Answer = Response<UnsyncBoxBody<Bytes, std::io::Error>>;
 
 async fn answer(
     request: Request<Incoming>,
+    version: &str,
     seen: Arc<Mutex<Vec<String>>>,
     script: Arc<Script>,
     real: Option<std::path::PathBuf>,
@@ -128,7 +149,7 @@ async fn answer(
     let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
     let asked = Asked { line, headers: parts.headers.clone(), body };
     let reply = match path {
-        "/version" => Reply::Whole(200, VERSION.to_owned()),
+        "/version" => Reply::Whole(200, version.to_owned()),
         "/info" => Reply::Whole(200, INFO.to_owned()),
         _ => script(&asked),
     };
