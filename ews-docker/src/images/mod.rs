@@ -39,9 +39,7 @@ use ews_core::image::{
 };
 use ews_core::runtime::ByteStream;
 use ews_core::spec::source::ImageSource;
-use ews_core::{
-    Capability, CapabilitySet, Digest, ImageRef, InstanceId, NodeId, OwnerId, Result, Secrets, Selector,
-};
+use ews_core::{Capability, CapabilitySet, Digest, ImageRef, InstanceId, NodeId, Result, Secrets, Selector};
 
 use crate::client::Engine;
 use crate::config::DockerConfig;
@@ -78,8 +76,8 @@ pub struct DockerImages {
 struct Shared {
     engine: Engine,
     node: NodeId,
-    /// Whose instances may be committed; anybody's where it is not said.
-    owner: Option<OwnerId>,
+    /// Whether only instances of EWS may be committed. A store by itself knows nothing of instances.
+    ours_only: bool,
     credentials: Arc<dyn PullCredentials>,
     /// Who resolves the references among a build's secrets.
     secrets: Option<Arc<dyn Secrets>>,
@@ -112,12 +110,12 @@ impl DockerImages {
     /// The same store, which resolves references among a build's secrets here. It shares no pulls with what it was made from.
     #[must_use]
     pub fn with_secrets(self, secrets: Arc<dyn Secrets>) -> Self {
-        let Shared { engine, node, owner, credentials, .. } = &*self.shared;
+        let Shared { engine, node, ours_only, credentials, .. } = &*self.shared;
         Self {
             shared: Arc::new(Shared {
                 engine: engine.clone(),
                 node: node.clone(),
-                owner: owner.clone(),
+                ours_only: *ours_only,
                 credentials: credentials.clone(),
                 secrets: Some(secrets),
                 pulls: ensure::Pulls::default(),
@@ -125,19 +123,20 @@ impl DockerImages {
         }
     }
 
-    pub(crate) fn new(engine: Engine, node: NodeId, credentials: Arc<dyn PullCredentials>) -> Self {
-        Self::with_owner(engine, node, credentials, None)
+    fn new(engine: Engine, node: NodeId, credentials: Arc<dyn PullCredentials>) -> Self {
+        let (secrets, pulls) = (None, ensure::Pulls::default());
+        Self { shared: Arc::new(Shared { engine, node, ours_only: false, credentials, secrets, pulls }) }
     }
 
-    /// Where an owner is said, no instance but this installation's is committed: a commit pauses a program.
-    pub(crate) fn with_owner(
+    /// A runtime's store, which commits only what carries an owner's label: a commit pauses a program, and others' are not ours to pause.
+    pub(crate) fn of_runtime(
         engine: Engine,
         node: NodeId,
         credentials: Arc<dyn PullCredentials>,
-        owner: Option<OwnerId>,
+        secrets: Option<Arc<dyn Secrets>>,
     ) -> Self {
         let pulls = ensure::Pulls::default();
-        Self { shared: Arc::new(Shared { engine, node, owner, credentials, secrets: None, pulls }) }
+        Self { shared: Arc::new(Shared { engine, node, ours_only: true, credentials, secrets, pulls }) }
     }
 }
 

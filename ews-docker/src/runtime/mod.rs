@@ -122,7 +122,12 @@ impl DockerRuntimeBuilder {
             .or_else(|| config.address.host().and_then(|host| host.parse::<IpAddr>().ok()));
         let memory = MemoryDirectory::of(config, facts).await?;
         let capabilities = Arc::new(capabilities::of(facts));
-        let images = Arc::new(DockerImages::new(engine.clone(), node.clone(), self.credentials));
+        let images = Arc::new(DockerImages::of_runtime(
+            engine.clone(),
+            node.clone(),
+            self.credentials,
+            self.secrets.clone(),
+        ));
         let inner = Inner {
             images,
             meters: Meters::of(config, facts),

@@ -54,9 +54,7 @@ impl Shared {
         let name = tag(&spec.name)?;
         let call = Call::get(OPERATION, Subject::Container, &["containers", instance.as_str(), "json"]);
         let container: Committed = self.engine.json(call).await?;
-        if let Some(owner) = &self.owner
-            && container.config.labels.get(OWNER).map(String::as_str) != Some(owner.as_str())
-        {
+        if self.ours_only && !container.config.labels.contains_key(OWNER) {
             return Err(Error::not_found("instance", instance));
         }
         let base = inspect(&self.engine, OPERATION, &container.image).await.map_err(|error| {
