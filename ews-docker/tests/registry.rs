@@ -5,7 +5,15 @@
 #![cfg(feature = "registry")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
+#[path = "registry/behaviour.rs"]
+mod behaviour;
 #[path = "registry/debian.rs"]
 mod debian;
+#[path = "registry/hostile.rs"]
+mod hostile;
+#[path = "registry/model.rs"]
+mod model;
 #[path = "registry/pieces.rs"]
 mod pieces;
+#[path = "registry/standin.rs"]
+mod standin;
