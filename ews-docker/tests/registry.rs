@@ -3,7 +3,14 @@
 //! Without `docker-registry` its tests say that they were skipped; `EWS_TEST_REGISTRY=required`, as CI sets it, makes that a failure.
 
 #![cfg(feature = "registry")]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    reason = "tests"
+)]
 
 #[path = "registry/behaviour.rs"]
 mod behaviour;
@@ -17,3 +24,5 @@ mod model;
 mod pieces;
 #[path = "registry/standin.rs"]
 mod standin;
+#[path = "registry/tls.rs"]
+mod tls;

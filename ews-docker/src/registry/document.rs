@@ -3,8 +3,6 @@
 //! Only what the media type says is read: a document that is a manifest and an index at once means two things to two readers
 //! (CVE-2021-41190), so one that has the fields of both is refused.
 
-use std::collections::BTreeMap;
-
 use ews_core::registry::{Descriptor, IndexEntry, Manifest};
 use ews_core::{Arch, Digest, Error, ErrorKind, Os, Platform, Result};
 use oci_client::manifest::{
@@ -74,7 +72,7 @@ fn entry(entry: oci_client::manifest::ImageIndexEntry) -> Result<IndexEntry> {
     });
     let mut read = IndexEntry::new(descriptor, platform);
     read.variant = entry.platform.and_then(|platform| platform.variant).filter(|variant| !variant.is_empty());
-    read.annotations = entry.annotations.unwrap_or_else(BTreeMap::new);
+    read.annotations = entry.annotations.unwrap_or_default();
     Ok(read)
 }
 

@@ -281,23 +281,16 @@ enum TlsFault {
 }
 
 /// What TLS found that no repetition mends.
-fn tls_fault(error: &reqwest::Error) -> Option<TlsFault> {
-    let mut cause: Option<&dyn std::error::Error> = Some(error);
-    while let Some(inner) = cause {
-        let found = inner.downcast_ref::<rustls::Error>().or_else(|| {
-            // An error of IO is not the source of itself: what it wraps is asked for by name.
-            inner.downcast_ref::<std::io::Error>()?.get_ref()?.downcast_ref::<rustls::Error>()
-        });
-        if let Some(found) = found {
-            return match found {
-                rustls::Error::InvalidCertificate(_) => Some(TlsFault::Certificate),
-                rustls::Error::InvalidMessage(_) => Some(TlsFault::NoTls),
-                _ => None,
-            };
-        }
-        cause = inner.source();
+fn tls_fault(error: &(dyn std::error::Error + 'static)) -> Option<TlsFault> {
+    match error.downcast_ref::<rustls::Error>() {
+        Some(rustls::Error::InvalidCertificate(_)) => return Some(TlsFault::Certificate),
+        Some(rustls::Error::InvalidMessage(_)) => return Some(TlsFault::NoTls),
+        Some(_) => return None,
+        None => {}
     }
-    None
+    // What an error of IO wraps is not its source: that is already the source of what it wraps.
+    let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+    wrapped.and_then(|inner| tls_fault(inner)).or_else(|| tls_fault(error.source()?))
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Registries: where images live, over the OCI distribution API (1.1; what it leaves open, as Docker's `distribution` does it).
 //!
 //! [`OciRegistry`] is the `Registry` contract of ews-core: one value serves every registry that an image's name can name.
-//! [`select()`] chooses a platform's entry of an index.
+//! [`select()`] chooses a platform's entry of an index, [`retention`] decides by digest what may be deleted.
 //!
 //! ```no_run
 //! use std::sync::Arc;
@@ -53,6 +53,7 @@ mod pace;
 mod pull;
 mod push;
 mod read;
+pub mod retention;
 mod select;
 mod session;
 mod token;

@@ -106,8 +106,8 @@ async fn conforms_with_cut_uploads_and_small_pages() {
 
 #[tokio::test]
 async fn conforms_with_blobs_that_are_cut_on_their_way() {
-    conforms(Manners { cut_blobs: Some(4000), ..Manners::default() }).await;
-    conforms(Manners { cut_blobs: Some(4000), no_ranges: true, ..Manners::default() }).await;
+    conforms(Manners { cut_blobs: Some(20_000), ..Manners::default() }).await;
+    conforms(Manners { cut_blobs: Some(20_000), no_ranges: true, ..Manners::default() }).await;
 }
 
 #[tokio::test]

@@ -11,10 +11,11 @@ use ews_core::testkit::FakeSecrets;
 use ews_core::testkit::conformance::Stop;
 use ews_core::testkit::conformance::registry::{RegistryHarness, run};
 use ews_core::{Capability, CapabilitySet, Digest, ErrorKind, ImageRef};
+use ews_docker::registry::retention::{self, Rules};
 use ews_docker::registry::{Credentials, ExplicitCredentials, OciRegistry, OciRegistryConfig};
 use serde_json::json;
 
-use crate::pieces::{content, drain, image, info, stream};
+use crate::pieces::{content, drain, image, index, info, stream};
 
 const USER: &str = "deploy";
 const PASSWORD: &str = "correct-horse-7";
@@ -292,4 +293,42 @@ async fn a_registry_that_is_gone_is_unavailable() {
     let registry = OciRegistry::new(config, Credentials::anonymous()).unwrap();
     let error = registry.resolve(&name).await.unwrap_err();
     assert_eq!((error.kind(), error.retry()), (ErrorKind::Unavailable, ews_core::Retry::Safe), "{error}");
+}
+
+#[tokio::test]
+async fn a_repository_is_thinned_out_by_digest() {
+    let Some(debian) = Debian::start(Setup::default()).await else { return };
+    let registry = OciRegistry::new(debian.config(), Credentials::anonymous()).unwrap();
+    let name: ImageRef = format!("{}/retention", debian.host()).parse().unwrap();
+    let tag = |tag: &str| name.clone().with_tag(tag).unwrap();
+    let mut digests = std::collections::BTreeMap::new();
+    for text in ["one", "two", "three"] {
+        let manifest = image(&registry, &name, text, json!({})).await.unwrap();
+        let by_digest = name.clone().with_digest(manifest.digest());
+        registry.push_manifest(&by_digest, &manifest).await.unwrap();
+        let digest =
+            registry.push_manifest(&tag(&format!("index-{text}")), &index(&[&manifest])).await.unwrap();
+        digests.insert(text, (digest, manifest.digest()));
+    }
+    // The second index's manifest has a tag of its own that nobody keeps, and the third is said something about.
+    let (second, child) = digests["two"];
+    let manifest = registry.manifest(&name.clone().with_digest(child)).await.unwrap();
+    registry.push_manifest(&tag("loose"), &manifest).await.unwrap();
+    let (third, third_child) = digests["three"];
+    let subject = json!({ "subject": { "mediaType": "application/vnd.oci.image.index.v1+json", "digest": third.to_string(), "size": 1 } });
+    let signature = image(&registry, &name, "signature", subject).await.unwrap();
+    registry.push_manifest(&tag(&third.to_string().replace(':', "-")), &signature).await.unwrap();
+
+    let rules = Rules::default().with_pinned("index-one").with_kept([second]);
+    let plan = retention::plan(&retention::read(&registry, &name, &rules).await.unwrap(), &rules).unwrap();
+    let applied = retention::apply(&registry, &name, &rules, &plan).await.unwrap();
+    assert_eq!(applied.deleted, [signature.digest(), third, third_child], "{plan}");
+    assert_eq!(registry.tags(&name, None, 10).await.unwrap(), ["index-one", "index-two", "loose"]);
+    for (digest, child) in [digests["one"], digests["two"]] {
+        for digest in [digest, child] {
+            registry.manifest(&name.clone().with_digest(digest)).await.unwrap();
+        }
+    }
+    let error = registry.manifest(&name.clone().with_digest(third_child)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ImageMissing, "{error}");
 }

@@ -334,7 +334,7 @@ impl State {
                 if first != upload.len() {
                     return error(416, "BLOB_UPLOAD_INVALID");
                 }
-                if manners.cut_chunks && self.chunks % 3 == 0 {
+                if manners.cut_chunks && self.chunks.is_multiple_of(3) {
                     upload.extend_from_slice(&request.body[..request.body.len() / 2]);
                     return Reply::lost();
                 }
