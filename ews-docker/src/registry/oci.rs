@@ -22,6 +22,9 @@ use super::wire::Wire;
 /// bytes flow. What is safe to repeat is repeated here, so a `Retry` layer in front multiplies attempts. Mutating calls run to
 /// their end in a task of their own.
 ///
+/// Each call of [`tags`](Registry::tags) reads all tags of the repository, whatever its limit, since registries agree neither on their order
+/// nor on pages: ask with a limit above their number, once.
+///
 /// Memory: a push keeps one chunk, everything else at most 4 MiB, and up to 20 MiB for the tags of a repository with 100,000 of them.
 #[derive(Clone)]
 pub struct OciRegistry {

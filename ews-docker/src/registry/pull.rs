@@ -141,6 +141,10 @@ impl Reader {
     /// The next bytes; `None` at the end, which is then the right one.
     async fn next(&mut self) -> Result<Option<Bytes>, Fault> {
         loop {
+            if self.answer.is_none() && self.length != Some(self.position) {
+                // It tries again by itself.
+                self.reopen().await?;
+            }
             let fault = match self.piece().await {
                 Ok(Some(bytes)) => return Ok(Some(bytes)),
                 Ok(None) => return self.end().map(|()| None),
@@ -155,12 +159,6 @@ impl Reader {
 
     /// What the registry sends next; `None` where it says that this is the end.
     async fn piece(&mut self) -> Result<Option<Bytes>, Fault> {
-        if self.length == Some(self.position) && self.answer.is_none() {
-            return Ok(None);
-        }
-        if self.answer.is_none() {
-            self.reopen().await?;
-        }
         loop {
             let Some(answer) = self.answer.as_mut() else { return Ok(None) };
             let Some(mut bytes) = answer.piece().await? else {

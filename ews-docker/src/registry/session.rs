@@ -188,6 +188,7 @@ impl Session {
             {
                 challenged += 1;
                 if self.answer_challenge(&answer).await? {
+                    answer.discard().await;
                     continue;
                 }
             }

@@ -260,6 +260,17 @@ impl Answer {
         Ok(body.freeze())
     }
 
+    /// Reads what is left of a short answer, so that its connection can be used again.
+    pub(super) async fn discard(mut self) {
+        let mut left = MAX_REFUSAL;
+        while let Ok(Some(piece)) = self.piece().await {
+            match left.checked_sub(piece.len()) {
+                Some(rest) => left = rest,
+                None => break,
+            }
+        }
+    }
+
     /// What an answer that is no success says. Its body counts as far as it can be had; `secrets` are taken out of its words.
     pub(super) async fn refusal(mut self, known: bool, secrets: &Shown) -> Refusal {
         let (status, party) = (self.status(), self.party);
@@ -289,7 +300,7 @@ impl Shown {
             Authorization::Basic { password, .. } => password,
             Authorization::Bearer(token) => token,
         };
-        self.0.push(value.clone());
+        self.remember_secret(value);
         // Built and never sent: the header as reqwest writes it.
         let request = wire.dressed(wire.client.get("http://localhost/"), Some(authorization)).build();
         if let Ok(request) = request
@@ -297,11 +308,16 @@ impl Shown {
             && let Some(encoded) = header.as_bytes().splitn(2, |byte| *byte == b' ').nth(1)
             && let Ok(encoded) = SecretValue::new(encoded)
         {
-            self.0.push(encoded);
+            self.remember_secret(&encoded);
         }
     }
 
     pub(super) fn remember_secret(&mut self, secret: &SecretValue) {
+        // A blob's stream may get a new token every minute for hours; what is old enough is worth nothing any more.
+        const MOST: usize = 32;
+        if self.0.len() == MOST {
+            self.0.remove(0);
+        }
         self.0.push(secret.clone());
     }
 

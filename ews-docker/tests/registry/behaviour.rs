@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use ews_core::registry::Registry;
+use ews_core::registry::{BlobInfo, Registry};
 use ews_core::testkit::FakeSecrets;
 use ews_core::testkit::conformance::Stop;
 use ews_core::testkit::conformance::registry::{RegistryHarness, run};
@@ -227,4 +227,28 @@ async fn a_dropped_push_goes_on() {
         }
     };
     tokio::time::timeout(std::time::Duration::from_secs(60), wait).await.expect("the push went on");
+}
+
+#[tokio::test]
+async fn what_is_not_as_announced_is_never_committed() {
+    for manners in [Manners::default(), Manners { no_chunks: true, ..Manners::default() }] {
+        let model = Model::start(manners).await;
+        let registry =
+            OciRegistry::new(model.config().with_chunk(64 * 1024), Credentials::anonymous()).unwrap();
+        let name = model.name("wrong");
+        for length in [10, 300_000] {
+            let bytes = content(length);
+            let announced =
+                |size: usize, bytes: &[u8]| BlobInfo { digest: Digest::of(bytes), size: size as u64 };
+            for blob in
+                [announced(length, b"other"), announced(length + 1, &bytes), announced(length - 1, &bytes)]
+            {
+                let error = registry.push_blob(&name, &blob, stream(bytes.clone())).await.unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+            }
+        }
+        // The stand-in logs whole requests only.
+        assert!(model.registry.requests().iter().all(|request| request.method != "PUT"), "{manners:?}");
+        assert_eq!(model.state.lock().unwrap().uploads(), 0, "{manners:?}");
+    }
 }

@@ -7,6 +7,7 @@
 //! run by `program`, since docker_credential (1.4) gives them neither a deadline nor a bound, asks `credsStore` last, and takes
 //! an empty `credsStore` for the name of one.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -62,7 +63,8 @@ impl DockerConfig {
     }
 
     async fn read(&self) -> Result<Option<(PathBuf, Map<String, Value>)>> {
-        let Some(path) = self.path.clone().or_else(environment) else { return Ok(None) };
+        let docker_would = || environment(|name| std::env::var_os(name));
+        let Some(path) = self.path.clone().or_else(docker_would) else { return Ok(None) };
         let shown = |error: Error| error.with_context("file", path.display());
         let bytes = match read_file(&path).await {
             Ok(bytes) => bytes,
@@ -98,9 +100,9 @@ async fn read_file(path: &Path) -> std::io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Where Docker would look.
-fn environment() -> Option<PathBuf> {
-    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+/// Where Docker would look, by these variables.
+fn environment(get: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+    let set = |name: &str| get(name).filter(|value| !value.is_empty());
     let folder = match set("DOCKER_CONFIG") {
         Some(folder) => PathBuf::from(folder),
         None => PathBuf::from(set(if cfg!(windows) { "USERPROFILE" } else { "HOME" })?).join(".docker"),

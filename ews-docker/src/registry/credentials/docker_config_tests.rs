@@ -82,6 +82,20 @@ async fn a_program_that_is_missing_is_named_and_one_with_a_path_is_refused() {
 }
 
 #[test]
+fn the_file_is_where_docker_would_look() {
+    let home = if cfg!(windows) { "USERPROFILE" } else { "HOME" };
+    let look = |set: &[(&str, &str)]| {
+        let set: Vec<(String, String)> =
+            set.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+        environment(move |name| set.iter().find(|(known, _)| known == name).map(|(_, value)| value.into()))
+    };
+    let file = |folder: &str| Some(Path::new(folder).join("config.json"));
+    assert_eq!(look(&[(home, "h"), ("DOCKER_CONFIG", "d")]), file("d"));
+    assert_eq!(look(&[(home, "h"), ("DOCKER_CONFIG", "")]), file("h/.docker"));
+    assert_eq!(look(&[(home, "")]), None);
+}
+
+#[test]
 fn programs_are_asked_in_order_and_once() {
     let document = |text: &str| serde_json::from_str::<Map<String, Value>>(text).unwrap();
     let both = document(

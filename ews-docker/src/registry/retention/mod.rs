@@ -22,7 +22,7 @@
 //! A registry lists tags, not manifests: what has no tag, is no part of anything tagged and is not named in the rules is
 //! invisible, and stays. Should an invisible index share a manifest with one that is deleted, it loses it; name it in the rules. Referrers are
 //! found by the tag scheme of the distribution specification (`sha256-…`, and with cosign's endings) and by the subject of
-//! what is visible anyhow.
+//! what is visible anyhow; those that a registry lists by its referrers API alone stay behind, untagged, when their subject goes.
 //!
 //! A registry has no transactions. [`apply`] reads everything again and refuses a plan that no longer holds, but a tag that is put
 //! on a digest while that is deleted is lost. Do it while nobody pushes to the repository. Bytes are freed by the registry's own
