@@ -164,6 +164,25 @@ async fn no_credential_goes_to_another_host() {
     assert!(shown > 0, "the registry itself was shown the password");
 }
 
+#[tokio::test]
+async fn another_hosts_challenge_is_not_answered() {
+    let trap = StandIn::start(|_| Reply::new(200).body(r#"{"token":"t"}"#)).await;
+    let realm = trap.host();
+    let other = StandIn::start(move |_| {
+        Reply::new(401)
+            .with("www-authenticate", format!("Bearer realm=\"http://{realm}/token\",service=\"s\""))
+    })
+    .await;
+    let there = other.host();
+    let standin =
+        StandIn::start(move |_| Reply::new(307).with("location", format!("http://{there}/x"))).await;
+    let config = standin.config().with_plain_http(other.host()).with_plain_http(trap.host());
+    let error = known(&standin, config).manifest(&name(&standin)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    assert!(trap.requests().is_empty(), "a password went to whom the store named");
+    assert_eq!(other.requests().len(), 3, "each attempt begins at the registry");
+}
+
 /// A registry whose token service is another stand-in.
 async fn with_service(answers: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> (StandIn, StandIn) {
     let service = StandIn::start(answers).await;
@@ -414,8 +433,12 @@ async fn a_registry_that_changes_a_manifest_is_told() {
 
 #[tokio::test]
 async fn tags_that_go_round_in_a_circle_or_elsewhere_end() {
-    let standin = StandIn::start(|_| {
-        Reply::new(200).with("link", "</v2/a/b/tags/list?n=1>; rel=\"next\"").body(r#"{"tags":["a","b"]}"#)
+    let standin = StandIn::start(|request| match request.number {
+        // Enough for a client without an end to be seen.
+        10.. => Reply::new(404),
+        _ => Reply::new(200)
+            .with("link", "</v2/a/b/tags/list?n=1>; rel=\"next\"")
+            .body(r#"{"tags":["a","b"]}"#),
     })
     .await;
     assert_eq!(client(standin.config()).tags(&name(&standin), None, 10).await.unwrap(), ["a", "b"]);

@@ -59,7 +59,8 @@ enum End {
     Silence,
     /// Not even a head, and the connection is closed.
     Lost,
-    /// The body without a length, in chunks, as often as somebody reads it.
+    /// The body without a length, in chunks, again and again; after 64 MiB the connection is cut, so that a client without a bound
+    /// fails its test and not the machine.
     Endless,
 }
 
@@ -224,14 +225,17 @@ async fn write(stream: &mut TcpStream, reply: Reply, without_body: bool) -> bool
     if matches!(reply.end, End::Endless) {
         head.push_str("transfer-encoding: chunked\r\n\r\n");
         let mut all = head.into_bytes();
-        loop {
+        let mut left: usize = 64 << 20;
+        while left > 0 {
             if stream.write_all(&all).await.is_err() {
                 return false;
             }
             all = format!("{:x}\r\n", reply.body.len()).into_bytes();
             all.extend_from_slice(&reply.body);
             all.extend_from_slice(b"\r\n");
+            left = left.saturating_sub(all.len());
         }
+        return false;
     }
     if reply.status != 204 {
         head.push_str(&format!("content-length: {}\r\n", reply.length.unwrap_or(reply.body.len() as u64)));

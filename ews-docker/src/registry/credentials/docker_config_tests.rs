@@ -172,21 +172,23 @@ mod scripts {
 
     #[tokio::test]
     async fn a_program_that_hangs_or_says_too_much_is_ended() {
-        let (folder, config) = config(r#"{"credHelpers": {"hung.example": "hung", "loud.example": "loud"}}"#);
+        let (folder, config) = config(
+            r#"{"credHelpers": {"hung.example": "hung", "loud.example": "loud", "told.example": "told"}}"#,
+        );
         let pid = folder.path().join("pid");
+        script(folder.path(), "hung", "exec sleep 600");
+        script(folder.path(), "loud", "exec yes");
         script(
             folder.path(),
-            "hung",
+            "told",
             &format!("echo $$ > {0}.draft; mv {0}.draft {0}; exec sleep 600", pid.display()),
         );
-        script(folder.path(), "loud", "exec yes");
         let impatient = config.clone().with_deadline(Duration::from_millis(200));
         let error = impatient.find("hung.example").await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
         assert_eq!(config.find("loud.example").await.unwrap_err().kind(), ErrorKind::Decode);
         // Whoever loses patience ends it too.
-        let _ = std::fs::remove_file(&pid);
-        let asked = tokio::spawn(async move { config.find("hung.example").await });
+        let asked = tokio::spawn(async move { config.find("told.example").await });
         wait_until(|| pid.exists()).await;
         asked.abort();
         // It is gone, and no zombie.

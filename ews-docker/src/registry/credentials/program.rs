@@ -98,7 +98,8 @@ async fn run(name: &str, server: &str, folder: Option<&Path>) -> Result<(ExitSta
     let program = format!("docker-credential-{name}");
     let path: OsString = folder.map_or_else(|| program.clone().into(), |folder| folder.join(&program).into());
     let server = server.to_owned();
-    let start = move || -> std::io::Result<Child> {
+    // Guarded from the first moment: whoever waits may be gone before the program has started.
+    let start = move || -> std::io::Result<Running> {
         let mut child = Command::new(path)
             .arg("get")
             .stdin(Stdio::piped())
@@ -109,10 +110,10 @@ async fn run(name: &str, server: &str, folder: Option<&Path>) -> Result<(ExitSta
             // An address fits into any pipe. A program that does not read it has its own reasons, and its answer tells.
             let _ = input.write_all(server.as_bytes());
         }
-        Ok(child)
+        Ok(Running(Some(child)))
     };
-    let child = match tokio::task::spawn_blocking(start).await {
-        Ok(Ok(child)) => child,
+    let mut running = match tokio::task::spawn_blocking(start).await {
+        Ok(Ok(running)) => running,
         Ok(Err(error)) if error.kind() == Io::NotFound => {
             return Err(Error::new(
                 ErrorKind::Unauthorized,
@@ -130,7 +131,6 @@ async fn run(name: &str, server: &str, folder: Option<&Path>) -> Result<(ExitSta
             return Err(Error::internal("the credential program's start was lost").with_source(error));
         }
     };
-    let mut running = Running(Some(child));
     let output = running.output().await?;
     let status = running.status().await?;
     Ok((status, output))
