@@ -247,6 +247,10 @@ mod tests {
         let signature = bench.image(None, 9, Some(new)).await;
         let fallback = bench.index(&new.to_string().replace(':', "-"), &[signature]).await;
         let bare = bench.image(None, 5, None).await;
+        // Untagged too, and seen by what is said about it: both stay.
+        let signed = bench.image(None, 7, None).await;
+        let tag = format!("{}.sig", signed.to_string().replace(':', "-"));
+        let said = bench.image(Some(&tag), 8, None).await;
         // Named and untagged: it must be read, or what it needs would go.
         let needed = bench.image(Some("stale"), 1, None).await;
         let running = bench.index("moved", &[needed]).await;
@@ -258,6 +262,8 @@ mod tests {
         assert_eq!(plan.keep[&fallback], BTreeSet::from([Reason::About(new)]));
         assert_eq!(plan.keep[&needed], BTreeSet::from([Reason::ChildOf(running)]));
         assert!(plan.keep.contains_key(&signature) && !plan.keep.contains_key(&bare));
+        assert_eq!(plan.keep[&signed], BTreeSet::from([Reason::Untagged]));
+        assert_eq!(plan.keep[&said], BTreeSet::from([Reason::About(signed)]));
         let gone: BTreeSet<Digest> = plan.delete.iter().map(|deletion| deletion.digest).collect();
         assert_eq!(gone, BTreeSet::from([old, index, child]));
 
@@ -267,7 +273,9 @@ mod tests {
             applied.deleted.iter().position(|d| *d == index)
                 < applied.deleted.iter().position(|d| *d == child)
         );
-        assert_eq!(bench.tags().await, ["moved", "new", &new.to_string().replace(':', "-"), "stale"]);
+        let mut left = ["moved", "new", &new.to_string().replace(':', "-"), &tag, "stale"];
+        left.sort_unstable();
+        assert_eq!(bench.tags().await, left);
         // Again: nothing is left to do, and that is no error.
         assert_eq!(apply(&bench.registry, &bench.name, &rules, &plan).await.unwrap(), Applied::default());
     }
