@@ -135,13 +135,15 @@ pub struct IndexEntry {
     pub descriptor: Descriptor,
     /// What it runs on; `None` for what is no image, such as an attestation.
     pub platform: Option<Platform>,
+    /// The variant of the architecture, such as `v7` for ARM; `None` where the index does not say.
+    pub variant: Option<String>,
     /// Its annotations.
     pub annotations: BTreeMap<String, String>,
 }
 
 impl IndexEntry {
-    /// An entry without annotations.
+    /// An entry without a variant or annotations.
     pub fn new(descriptor: Descriptor, platform: Option<Platform>) -> Self {
-        Self { descriptor, platform, annotations: BTreeMap::new() }
+        Self { descriptor, platform, variant: None, annotations: BTreeMap::new() }
     }
 }

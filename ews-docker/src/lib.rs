@@ -3,7 +3,6 @@
 //! This crate implements [`ews_core`]'s `Runtime`, `ImageStore` and `Registry` contracts over Docker Engine's API and the OCI
 //! distribution API. It is the only crate that knows Docker's client.
 
-#![allow(dead_code)]
 mod client;
 mod config;
 mod connect;

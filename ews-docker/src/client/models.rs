@@ -61,25 +61,19 @@ models! {
         cpu_quota: Option<bool> = "CpuCfsQuota",
         pids_limit: Option<bool> = "PidsLimit",
         live_restore: bool = "LiveRestoreEnabled",
-        cgroup_driver: String = "CgroupDriver",
-        cgroup_version: String = "CgroupVersion",
         isolation: String = "Isolation",
-        security: Vec<String> = "SecurityOptions",
-        driver_status: Option<Vec<Vec<String>>> = "DriverStatus",
     }
     /// One of `GET /containers/json`.
     Listed {
         id: String = "Id",
         names: Vec<String> = "Names",
         labels: BTreeMap<String, String> = "Labels",
-        state: String = "State",
     }
     /// `GET /containers/{id}/json`.
     Inspected {
         id: String = "Id",
         name: String = "Name",
         created: String = "Created",
-        image: String = "Image",
         state: State = "State",
         config: Config = "Config",
         host: Host = "HostConfig",
@@ -88,7 +82,6 @@ models! {
     State {
         status: String = "Status",
         running: bool = "Running",
-        paused: bool = "Paused",
         oom_killed: bool = "OOMKilled",
         pid: i64 = "Pid",
         exit_code: i64 = "ExitCode",
@@ -100,7 +93,6 @@ models! {
     HealthState { status: String = "Status" }
     Config {
         labels: BTreeMap<String, String> = "Labels",
-        image: String = "Image",
         user: String = "User",
     }
     Host {
@@ -115,13 +107,11 @@ models! {
         port: String = "HostPort",
     }
     Attached {
-        id: String = "NetworkID",
         ip: String = "IPAddress",
         ipv6: String = "GlobalIPv6Address",
     }
     /// One of `GET /events`.
     EventAnswer {
-        kind: String = "Type",
         action: String = "Action",
         actor: Actor = "Actor",
         nanos: i64 = "timeNano",
@@ -135,13 +125,6 @@ models! {
         id: String = "Id",
         os: String = "Os",
         arch: String = "Architecture",
-        os_version: String = "OsVersion",
-        config: ImageConfig = "Config",
-    }
-    ImageConfig {
-        user: String = "User",
-        labels: BTreeMap<String, String> = "Labels",
-        exposed: BTreeMap<String, serde_json::Value> = "ExposedPorts",
     }
     /// `GET /exec/{id}/json`.
     ExecAnswer {
@@ -158,8 +141,6 @@ models! {
     Named {
         id: String = "Id",
         name: String = "Name",
-        labels: BTreeMap<String, String> = "Labels",
-        driver: String = "Driver",
     }
     VolumesAnswer { volumes: Vec<Named> = "Volumes" }
     /// `GET /containers/{id}/stats`.
@@ -206,7 +187,7 @@ mod tests {
             {"Id":"b","Names":["/web"],"Labels":{"x":"y"},"State":"running","Ports":[{"Type":"quic"}]}
         ]"#;
         let listed: Vec<Listed> = serde_json::from_str(text).unwrap();
-        assert_eq!(listed.iter().map(|one| one.state.as_str()).collect::<Vec<_>>(), ["stopping", "running"]);
+        assert_eq!(listed.iter().map(|one| one.id.as_str()).collect::<Vec<_>>(), ["a", "b"]);
         let inspected: Inspected =
             serde_json::from_str(r#"{"Id":"a","State":{"Health":{"Status":"dozing"},"Status":"zombie"},"NetworkSettings":{"Ports":{"80/tcp":null}}}"#).unwrap();
         assert_eq!(inspected.state.health.unwrap().status, "dozing");

@@ -56,7 +56,6 @@ models! {
     }
     /// One of what `DELETE /images/{name}` did.
     Deleted {
-        untagged: Option<String> = "Untagged",
         deleted: Option<String> = "Deleted",
     }
 }
