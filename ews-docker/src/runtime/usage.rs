@@ -1,11 +1,12 @@
 //! What containers use: from the kernel's own files where the engine runs on this machine, else from the engine.
 //!
 //! An engine takes a second, and a good deal of CPU, for what a few files say at once. Where a container's files are is asked of the kernel
-//! (`/proc/<pid>/cgroup`), so that every cgroup driver and version is found; that they are still the same start's is seen by the
-//! directory's inode, which a later start does not share.
+//! (`/proc/<pid>/cgroup`), so that every cgroup driver and version is found. They are kept open as far as this process may open files: opening
+//! costs several times what reading does. A file of a start that is over gives an error, and nothing of a later start.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ews_core::instance::{Incarnation, InstanceState};
@@ -44,15 +45,120 @@ struct Mounts {
 struct Meter {
     incarnation: Incarnation,
     pid: u32,
-    /// The directory whose inode tells whether it is still the same start, and that inode.
-    anchor: (PathBuf, u64),
     files: Files,
+    /// Gives its place back when it is dropped.
+    _kept: Option<Kept>,
 }
 
 #[derive(Debug)]
 enum Files {
-    Unified(PathBuf),
-    Each { cpu: Option<PathBuf>, memory: Option<PathBuf>, pids: Option<PathBuf>, io: Option<PathBuf> },
+    Unified { cpu: Source, memory: Source, memory_stat: Source, limit: Source, pids: Source, io: Source },
+    Each { cpu: Source, memory: Source, memory_stat: Source, pids: Source, io: Source },
+}
+
+/// One file, kept open or opened each time.
+#[derive(Debug)]
+enum Source {
+    Open(std::fs::File),
+    Named(PathBuf),
+}
+
+/// How many instances' files are kept open.
+static KEPT: AtomicUsize = AtomicUsize::new(0);
+/// How many files one instance has at most.
+const FILES: usize = 6;
+
+/// A place among those whose files are kept open.
+#[derive(Debug)]
+struct Kept;
+
+impl Kept {
+    /// A place, where half of the files that this process may open leave one.
+    fn take() -> Option<Self> {
+        let taken = KEPT.fetch_add(1, Ordering::Relaxed);
+        if taken < most_kept() {
+            return Some(Self);
+        }
+        KEPT.fetch_sub(1, Ordering::Relaxed);
+        None
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        KEPT.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(unix)]
+fn most_kept() -> usize {
+    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
+    usize::try_from(files).unwrap_or(usize::MAX) / 2 / FILES
+}
+
+#[cfg(not(unix))]
+fn most_kept() -> usize {
+    0
+}
+
+impl Source {
+    fn new(path: Option<PathBuf>, keep: bool) -> Self {
+        let path = path.unwrap_or_default();
+        match std::fs::File::open(&path) {
+            Ok(file) if keep => Self::Open(file),
+            _ => Self::Named(path),
+        }
+    }
+
+    /// Its text, in this buffer; `None` where it can't be read.
+    fn read<'a>(&self, buffer: &'a mut Vec<u8>) -> Option<&'a str> {
+        let opened;
+        let file = match self {
+            Self::Open(file) => file,
+            Self::Named(path) if path.as_os_str().is_empty() => return None,
+            Self::Named(path) => {
+                opened = std::fs::File::open(path).ok()?;
+                &opened
+            }
+        };
+        let mut length = 0;
+        buffer.resize(buffer.capacity().max(PIECE), 0);
+        loop {
+            if length == buffer.len() {
+                if length >= MAX_TEXT {
+                    return None;
+                }
+                buffer.resize(length * 2, 0);
+            }
+            match read_at(file, buffer.get_mut(length..)?, length as u64).ok()? {
+                0 => break,
+                count => length += count,
+            }
+            // The kernel writes these files in one piece, where the buffer holds it.
+            if length < buffer.len() {
+                break;
+            }
+        }
+        std::str::from_utf8(buffer.get(..length)?).ok()
+    }
+
+    fn number(&self, buffer: &mut Vec<u8>) -> Option<u64> {
+        self.read(buffer)?.trim().parse().ok()
+    }
+}
+
+/// The size of a first read, and the longest text that is read.
+const PIECE: usize = 8 * 1024;
+const MAX_TEXT: usize = 1024 * 1024;
+
+#[cfg(unix)]
+fn read_at(file: &std::fs::File, buffer: &mut [u8], at: u64) -> std::io::Result<usize> {
+    std::os::unix::fs::FileExt::read_at(file, buffer, at)
+}
+
+#[cfg(not(unix))]
+fn read_at(_: &std::fs::File, _: &mut [u8], _: u64) -> std::io::Result<usize> {
+    Err(std::io::ErrorKind::Unsupported.into())
 }
 
 impl Meters {
@@ -109,8 +215,8 @@ impl Mounts {
         mounts
     }
 
-    /// The files of the container that this process is in; `None` where the process is in none of that id.
-    fn files_of(&self, cgroups: &str, container: &str) -> Option<Files> {
+    /// The directories of the container that this process is in; `None` where the process is in none of that id.
+    fn places_of(&self, cgroups: &str, container: &str) -> Option<Places> {
         let inside = |path: &str| path.trim_start_matches('/').to_owned();
         let mut each: HashMap<&str, String> = HashMap::new();
         let mut unified = None;
@@ -128,106 +234,111 @@ impl Mounts {
             }
         }
         if each.is_empty() {
-            return Some(Files::Unified(self.unified.as_ref()?.join(unified?)));
+            return Some(Places::Unified(self.unified.as_ref()?.join(unified?)));
         }
         let of = |controller: &str| Some(self.each.get(controller)?.join(each.get(controller)?));
-        Some(Files::Each { cpu: of("cpuacct"), memory: of("memory"), pids: of("pids"), io: of("blkio") })
+        Some(Places::Each { cpu: of("cpuacct"), memory: of("memory"), pids: of("pids"), io: of("blkio") })
     }
+}
+
+/// Where a container's files are.
+#[derive(Debug, PartialEq, Eq)]
+enum Places {
+    Unified(PathBuf),
+    Each { cpu: Option<PathBuf>, memory: Option<PathBuf>, pids: Option<PathBuf>, io: Option<PathBuf> },
 }
 
 impl Files {
-    fn anchor(&self) -> Option<&Path> {
-        match self {
-            Self::Unified(path) => Some(path),
-            Self::Each { cpu, memory, pids, io } => {
-                [cpu, memory, pids, io].into_iter().find_map(|path| path.as_deref())
+    fn open(places: Places, keep: bool) -> Self {
+        match places {
+            Places::Unified(path) => {
+                let of = |name: &str| Source::new(Some(path.join(name)), keep);
+                Self::Unified {
+                    cpu: of("cpu.stat"),
+                    memory: of("memory.current"),
+                    memory_stat: of("memory.stat"),
+                    limit: of("memory.max"),
+                    pids: of("pids.current"),
+                    io: of("io.stat"),
+                }
+            }
+            Places::Each { cpu, memory, pids, io } => {
+                let of = |path: &Option<PathBuf>, name: &str| {
+                    Source::new(path.as_ref().map(|path| path.join(name)), keep)
+                };
+                let recursive =
+                    io.as_ref().map(|path| path.join("blkio.throttle.io_service_bytes_recursive"));
+                let io = recursive
+                    .filter(|path| path.exists())
+                    .or(io.map(|path| path.join("blkio.throttle.io_service_bytes")));
+                Self::Each {
+                    cpu: of(&cpu, "cpuacct.usage"),
+                    memory: of(&memory, "memory.usage_in_bytes"),
+                    memory_stat: of(&memory, "memory.stat"),
+                    pids: of(&pids, "pids.current"),
+                    io: Source::new(io, keep),
+                }
             }
         }
     }
-}
-
-#[cfg(unix)]
-fn inode(path: &Path) -> Option<u64> {
-    use std::os::unix::fs::MetadataExt as _;
-    std::fs::metadata(path).ok().map(|meta| meta.ino())
-}
-
-#[cfg(not(unix))]
-fn inode(_: &Path) -> Option<u64> {
-    None
 }
 
 impl Meter {
     fn find(mounts: &Mounts, container: &str, pid: u32, incarnation: Incarnation) -> Option<Self> {
         let cgroups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
-        let files = mounts.files_of(&cgroups, container)?;
-        let path = files.anchor()?.to_owned();
-        let inode = inode(&path)?;
-        Some(Self { incarnation, pid, anchor: (path, inode), files })
+        let places = mounts.places_of(&cgroups, container)?;
+        let kept = Kept::take();
+        let files = Files::open(places, kept.is_some());
+        Some(Self { incarnation, pid, files, _kept: kept })
     }
 
     /// Reads everything; `None` where the start that it was found for is over.
-    fn read(&self, id: &InstanceId, at: Timestamp) -> Option<Usage> {
-        if inode(&self.anchor.0)? != self.anchor.1 {
-            return None;
-        }
+    fn read(&self, id: &InstanceId, at: Timestamp, buffer: &mut Vec<u8>) -> Option<Usage> {
         let mut usage = Usage::new(id.clone(), self.incarnation, at);
         match &self.files {
-            Files::Unified(path) => read_unified(path, &mut usage),
-            Files::Each { cpu, memory, pids, io } => {
-                usage.cpu_nanos = cpu.as_deref().and_then(|path| number(&path.join("cpuacct.usage")));
-                if let Some(path) = memory {
-                    let stat = std::fs::read_to_string(path.join("memory.stat")).unwrap_or_default();
-                    let dropped = field(&stat, "total_inactive_file");
-                    let used = number(&path.join("memory.usage_in_bytes"));
-                    usage.memory = used.map(|used| used.saturating_sub(dropped.unwrap_or(0)));
+            Files::Unified { cpu, memory, memory_stat, limit, pids, io } => {
+                let micros = field(cpu.read(buffer)?, "usage_usec");
+                usage.cpu_nanos = micros.map(|micros| micros.saturating_mul(1000));
+                let dropped =
+                    memory_stat.read(buffer).and_then(|text| field(text, "inactive_file")).unwrap_or(0);
+                usage.memory = memory.number(buffer).map(|used| used.saturating_sub(dropped));
+                usage.memory_limit = limit.number(buffer);
+                usage.pids = pids.number(buffer);
+                let text = io.read(buffer).unwrap_or_default();
+                let sum = |word: &str| {
+                    text.split_whitespace()
+                        .filter_map(|part| part.strip_prefix(word)?.parse::<u64>().ok())
+                        .sum()
+                };
+                (usage.io_read, usage.io_written) = (Some(sum("rbytes=")), Some(sum("wbytes=")));
+            }
+            Files::Each { cpu, memory, memory_stat, pids, io } => {
+                usage.cpu_nanos = cpu.number(buffer);
+                if let Some(used) = memory.number(buffer) {
+                    let stat = memory_stat.read(buffer).unwrap_or_default();
+                    usage.memory = Some(used.saturating_sub(field(stat, "total_inactive_file").unwrap_or(0)));
                     usage.memory_limit =
-                        field(&stat, "hierarchical_memory_limit").filter(|limit| *limit < 1 << 60);
+                        field(stat, "hierarchical_memory_limit").filter(|limit| *limit < 1 << 60);
                 }
-                usage.pids = pids.as_deref().and_then(|path| number(&path.join("pids.current")));
-                if let Some(path) = io {
-                    let text =
-                        std::fs::read_to_string(path.join("blkio.throttle.io_service_bytes_recursive"))
-                            .or_else(|_| {
-                                std::fs::read_to_string(path.join("blkio.throttle.io_service_bytes"))
-                            });
-                    let text = text.unwrap_or_default();
-                    let sum = |word: &str| {
-                        text.lines()
-                            .filter_map(|line| {
-                                line.split_once(' ')?.1.strip_prefix(word)?.trim().parse::<u64>().ok()
-                            })
-                            .sum()
-                    };
-                    (usage.io_read, usage.io_written) = (Some(sum("Read")), Some(sum("Write")));
+                if usage.cpu_nanos.is_none() && usage.memory.is_none() {
+                    return None;
                 }
+                usage.pids = pids.number(buffer);
+                let text = io.read(buffer).unwrap_or_default();
+                let sum = |word: &str| {
+                    let of =
+                        |line: &str| line.split_once(' ')?.1.strip_prefix(word)?.trim().parse::<u64>().ok();
+                    text.lines().filter_map(of).sum()
+                };
+                (usage.io_read, usage.io_written) = (Some(sum("Read")), Some(sum("Write")));
             }
         }
-        if let Ok(text) = std::fs::read_to_string(format!("/proc/{}/net/dev", self.pid)) {
-            let (received, sent) = traffic(&text);
-            (usage.net_received, usage.net_sent) = (Some(received), Some(sent));
-        }
-        // It may have ended while its files were read.
-        (inode(&self.anchor.0)? == self.anchor.1).then_some(usage)
+        // Opened each time: kept open it would keep the network of a container alive that is gone.
+        let net = Source::Named(format!("/proc/{}/net/dev", self.pid).into());
+        let (received, sent) = traffic(net.read(buffer)?);
+        (usage.net_received, usage.net_sent) = (Some(received), Some(sent));
+        Some(usage)
     }
-}
-
-fn read_unified(path: &Path, usage: &mut Usage) {
-    let text = |name: &str| std::fs::read_to_string(path.join(name)).unwrap_or_default();
-    usage.cpu_nanos = field(&text("cpu.stat"), "usage_usec").map(|micros| micros.saturating_mul(1000));
-    let dropped = field(&text("memory.stat"), "inactive_file").unwrap_or(0);
-    usage.memory = number(&path.join("memory.current")).map(|used| used.saturating_sub(dropped));
-    usage.memory_limit = number(&path.join("memory.max"));
-    usage.pids = number(&path.join("pids.current"));
-    let io = text("io.stat");
-    let sum = |word: &str| {
-        io.split_whitespace().filter_map(|part| part.strip_prefix(word)?.parse::<u64>().ok()).sum()
-    };
-    (usage.io_read, usage.io_written) = (Some(sum("rbytes=")), Some(sum("wbytes=")));
-}
-
-fn number(path: &Path) -> Option<u64> {
-    std::fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
 fn field(text: &str, name: &str) -> Option<u64> {
@@ -282,7 +393,8 @@ impl Inner {
         let at = self.now();
         // The kernel answers from memory; a thread of its own keeps some hundreds of such answers off the tasks.
         let read = tokio::task::spawn_blocking(move || {
-            meters.into_iter().map(|(id, meter)| (meter.read(&id, at), id)).collect::<Vec<_>>()
+            let mut buffer = Vec::new();
+            meters.into_iter().map(|(id, meter)| (meter.read(&id, at, &mut buffer), id)).collect::<Vec<_>>()
         });
         let mut usages = Vec::new();
         for (usage, id) in read.await.unwrap_or_default() {
@@ -309,7 +421,7 @@ impl Inner {
                 (Arc::clone(mounts), seen.container.clone(), id.clone(), self.now());
             let found = tokio::task::spawn_blocking(move || {
                 let meter = Meter::find(&mounts, &container, seen.pid, incarnation)?;
-                let usage = meter.read(&of, at)?;
+                let usage = meter.read(&of, at, &mut Vec::new())?;
                 Some((meter, usage))
             });
             if let Some((meter, usage)) = found.await.ok().flatten() {
@@ -369,6 +481,7 @@ fn from_stats(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::Path;
 
     const MOUNTS: &str = "25 1 0:22 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n\
         26 25 0:23 / /sys/fs/cgroup/memory rw shared:9 - cgroup cgroup rw,memory\n\
@@ -379,19 +492,20 @@ mod tests {
     fn files_are_found_under_either_version_and_driver() {
         let mounts = Mounts::read(MOUNTS);
         let one = "4:memory:/docker/abc\n3:cpu,cpuacct:/docker/abc\n0::/\n";
-        let Some(Files::Each { cpu, memory, pids, .. }) = mounts.files_of(one, "abc") else {
+        let Some(Places::Each { cpu, memory, pids, .. }) = mounts.places_of(one, "abc") else {
             panic!("version 1")
         };
         assert_eq!(cpu.unwrap(), Path::new("/sys/fs/cgroup/cpu,cpuacct/docker/abc"));
         assert_eq!(memory.unwrap(), Path::new("/sys/fs/cgroup/memory/docker/abc"));
         assert_eq!(pids, None);
-        let Some(Files::Unified(path)) = mounts.files_of("0::/system.slice/docker-abc.scope\n", "abc") else {
+        let Some(Places::Unified(path)) = mounts.places_of("0::/system.slice/docker-abc.scope\n", "abc")
+        else {
             panic!("version 2")
         };
         assert_eq!(path, Path::new("/sys/fs/cgroup/unified/system.slice/docker-abc.scope"));
         // Another container's process, or a path that a namespace hides.
-        assert!(mounts.files_of("0::/docker/other\n", "abc").is_none());
-        assert!(mounts.files_of("0::/../docker/abc\n", "abc").is_none());
+        assert!(mounts.places_of("0::/docker/other\n", "abc").is_none());
+        assert!(mounts.places_of("0::/../docker/abc\n", "abc").is_none());
     }
 
     #[test]

@@ -1,21 +1,5 @@
 //! What engines do to those who rely on them: missing, forbidden, hung, crashed and restarted, each with an engine of the test's own.
 
-#![cfg(unix)]
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::print_stdout,
-    reason = "parts of tests, which fail by panics and say what they skip"
-)]
-#![allow(dead_code, reason = "each test takes what it needs of the rig")]
-
-#[path = "rig/engine.rs"]
-mod engine;
-#[path = "rig/private.rs"]
-mod private;
-
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -33,7 +17,8 @@ use ews_core::{
 use ews_docker::{DockerConfig, DockerRuntime, EngineAddress};
 use futures_util::StreamExt as _;
 
-use private::PrivateEngine;
+use crate::engine;
+use crate::private::PrivateEngine;
 
 fn config(socket: &Path) -> DockerConfig {
     DockerConfig::new(EngineAddress::Unix(socket.to_owned()))
@@ -97,7 +82,9 @@ async fn a_socket_that_is_forbidden_names_the_remedy() {
     std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
     std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
     let mut child = std::process::Command::new(&program);
-    child.args(["--exact", "a_socket_that_is_forbidden_names_the_remedy"]).env("EWS_TEST_FORBIDDEN", &path);
+    child
+        .args(["--exact", "trouble::a_socket_that_is_forbidden_names_the_remedy"])
+        .env("EWS_TEST_FORBIDDEN", &path);
     let output = child.current_dir(folder.path()).uid(65534).gid(65534).output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success() && said.contains("1 passed"), "{said}");

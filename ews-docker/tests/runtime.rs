@@ -1,4 +1,4 @@
-//! The Docker runtime passes the suite of runtimes on a real engine.
+//! The Docker runtime passes the suite of runtimes on a real engine, and bears what engines do (`trouble`).
 
 #![cfg(unix)]
 #![allow(
@@ -12,8 +12,11 @@
 
 #[path = "rig/engine.rs"]
 mod engine;
+#[path = "rig/private.rs"]
+mod private;
 #[path = "rig/relay.rs"]
 mod relay;
+mod trouble;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -98,7 +101,7 @@ impl RuntimeHarness for Harness {
 
     fn limits(&self) -> SuiteLimits {
         let mut limits = SuiteLimits::default();
-        limits.many = std::env::var("EWS_TEST_MANY").ok().and_then(|many| many.parse().ok()).unwrap_or(60);
+        limits.many = std::env::var("EWS_TEST_MANY").ok().and_then(|many| many.parse().ok()).unwrap_or(30);
         limits.patience = Duration::from_secs(60);
         limits
     }
@@ -191,7 +194,7 @@ async fn the_docker_runtime_passes_the_suite() {
         runtime::run_only(&harness, &only.split(',').collect::<Vec<_>>()).await
     };
     println!("{report}");
-    // Restarting somebody's engine is not this test's affair; `engine_trouble` has one of its own.
+    // Restarting somebody's engine is not this test's affair; `trouble` has one of its own.
     let skipped = ["an_engine_restart_is_survived_as_declared"];
     report.assert_passed(if only.is_empty() { &skipped } else { &[] });
 }
