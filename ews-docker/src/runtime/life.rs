@@ -197,6 +197,7 @@ impl Inner {
         self.remove_container(&seen.container, options.force, OPERATION)
             .await
             .map_err(|error| error.with_context("instance", id))?;
+        self.meters.forget(id);
         if let Some(files) = &seen.known.files {
             self.forget_memory(&files.directory).await;
         }

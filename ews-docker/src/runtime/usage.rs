@@ -2,12 +2,14 @@
 //!
 //! An engine takes a second, and a good deal of CPU, for what a few files say at once. Where a container's files are is asked of the kernel
 //! (`/proc/<pid>/cgroup`), so that every cgroup driver and version is found. They are kept open as far as this process may open files: opening
-//! costs several times what reading does. A file of a start that is over gives an error, and nothing of a later start.
+//! costs several times what reading does. A file of a start that is over gives an error, and nothing of a later start. What nobody asks for is
+//! closed after two minutes, since an open table of interfaces keeps a container's network alive.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use ews_core::instance::{Incarnation, InstanceState};
 use ews_core::runtime::Usage;
@@ -29,8 +31,18 @@ const MAX_KNOWN: usize = 50_000;
 pub(super) struct Meters {
     /// The mount points of the controllers; `None` where usage is asked of the engine.
     mounts: Option<Arc<Mounts>>,
-    known: Mutex<HashMap<InstanceId, Arc<Meter>>>,
+    known: Mutex<Known>,
 }
+
+/// The files that were found, and when they were last asked for.
+#[derive(Debug)]
+struct Known {
+    meters: HashMap<InstanceId, (Arc<Meter>, Instant)>,
+    swept: Instant,
+}
+
+/// What nobody has asked for so long is closed: its container may be gone.
+const UNASKED: Duration = Duration::from_secs(120);
 
 /// Where the controllers are mounted.
 #[derive(Debug, Default)]
@@ -44,8 +56,8 @@ struct Mounts {
 #[derive(Debug)]
 struct Meter {
     incarnation: Incarnation,
-    pid: u32,
     files: Files,
+    net: Source,
     /// Gives its place back when it is dropped.
     _kept: Option<Kept>,
 }
@@ -66,7 +78,7 @@ enum Source {
 /// How many instances' files are kept open.
 static KEPT: AtomicUsize = AtomicUsize::new(0);
 /// How many files one instance has at most.
-const FILES: usize = 6;
+const FILES: usize = 7;
 
 /// A place among those whose files are kept open.
 #[derive(Debug)]
@@ -173,22 +185,45 @@ impl Meters {
             .flatten()
             .filter(|mounts| mounts.unified.is_some() || !mounts.each.is_empty())
             .map(Arc::new);
-        Self { mounts, known: Mutex::new(HashMap::new()) }
+        Self { mounts, known: Mutex::new(Known { meters: HashMap::new(), swept: Instant::now() }) }
     }
 
-    fn known(&self, id: &InstanceId) -> Option<Arc<Meter>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn remember(&self, id: &InstanceId, meter: Option<Arc<Meter>>) {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.len() >= MAX_KNOWN {
-            known.clear();
+    /// Those of these instances whose files are known, and the others.
+    fn known(&self, ids: &[InstanceId]) -> (Vec<(InstanceId, Arc<Meter>)>, Vec<InstanceId>) {
+        let now = Instant::now();
+        let mut known = self.lock();
+        if now.duration_since(known.swept) > UNASKED {
+            known.swept = now;
+            known.meters.retain(|_, (_, asked)| now.duration_since(*asked) <= UNASKED);
         }
-        match meter {
-            Some(meter) => known.insert(id.clone(), meter),
-            None => known.remove(id),
-        };
+        let (mut meters, mut rest) = (Vec::with_capacity(ids.len()), Vec::new());
+        for id in ids {
+            match known.meters.get_mut(id) {
+                Some((meter, asked)) => {
+                    *asked = now;
+                    meters.push((id.clone(), Arc::clone(meter)));
+                }
+                None => rest.push(id.clone()),
+            }
+        }
+        (meters, rest)
+    }
+
+    fn remember(&self, id: &InstanceId, meter: Meter) {
+        let mut known = self.lock();
+        if known.meters.len() >= MAX_KNOWN {
+            known.meters.clear();
+        }
+        known.meters.insert(id.clone(), (Arc::new(meter), Instant::now()));
+    }
+
+    /// Closes an instance's files.
+    pub(super) fn forget(&self, id: &InstanceId) {
+        self.lock().meters.remove(id);
     }
 }
 
@@ -289,7 +324,8 @@ impl Meter {
         let places = mounts.places_of(&cgroups, container)?;
         let kept = Kept::take();
         let files = Files::open(places, kept.is_some());
-        Some(Self { incarnation, pid, files, _kept: kept })
+        let net = Source::new(Some(format!("/proc/{pid}/net/dev").into()), kept.is_some());
+        Some(Self { incarnation, files, net, _kept: kept })
     }
 
     /// Reads everything; `None` where the start that it was found for is over.
@@ -333,9 +369,7 @@ impl Meter {
                 (usage.io_read, usage.io_written) = (Some(sum("Read")), Some(sum("Write")));
             }
         }
-        // Opened each time: kept open it would keep the network of a container alive that is gone.
-        let net = Source::Named(format!("/proc/{}/net/dev", self.pid).into());
-        let (received, sent) = traffic(net.read(buffer)?);
+        let (received, sent) = traffic(self.net.read(buffer)?);
         (usage.net_received, usage.net_sent) = (Some(received), Some(sent));
         Some(usage)
     }
@@ -380,13 +414,7 @@ impl Inner {
 
     /// What can be read at once, and which can't.
     async fn read_known(self: &Arc<Self>, ids: &[InstanceId]) -> (Vec<Usage>, Vec<InstanceId>) {
-        let (mut meters, mut rest) = (Vec::new(), Vec::new());
-        for id in ids {
-            match self.meters.known(id) {
-                Some(meter) => meters.push((id.clone(), meter)),
-                None => rest.push(id.clone()),
-            }
-        }
+        let (meters, mut rest) = self.meters.known(ids);
         if meters.is_empty() {
             return (Vec::new(), rest);
         }
@@ -401,7 +429,7 @@ impl Inner {
             match usage {
                 Some(usage) => usages.push(usage),
                 None => {
-                    self.meters.remember(&id, None);
+                    self.meters.forget(&id);
                     rest.push(id);
                 }
             }
@@ -425,7 +453,7 @@ impl Inner {
                 Some((meter, usage))
             });
             if let Some((meter, usage)) = found.await.ok().flatten() {
-                self.meters.remember(id, Some(Arc::new(meter)));
+                self.meters.remember(id, meter);
                 return Ok(Some(usage));
             }
         }
