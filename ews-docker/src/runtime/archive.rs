@@ -17,12 +17,15 @@ use futures_util::{StreamExt as _, stream};
 use hyper::Method;
 use tar::EntryType;
 use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
 
 use super::Inner;
 use crate::client::{Call, Subject, flowing};
 
 /// How many pieces wait between the sides.
 const PIECES: usize = 4;
+/// How long the verdict on an archive may take once the engine has answered.
+const VERDICT: std::time::Duration = std::time::Duration::from_secs(1);
 /// The size of a piece.
 const PIECE: usize = 64 * 1024;
 /// The most that an entry's head may take, long names included.
@@ -34,12 +37,18 @@ impl Inner {
     pub(super) async fn put_archive(&self, id: &InstanceId, path: &str, archive: ByteStream) -> Result<()> {
         const OPERATION: &str = "runtime.put_archive";
         let (seen, _) = self.find(id, OPERATION).await?;
-        let (checked, verdict) = check(archive);
+        let (checked, verdict, sender) = check(archive);
         let sent = self.send_archive(&seen.container, path, checked, OPERATION).await;
-        // What was wrong with the archive explains why the engine found it cut off.
-        let outcome = match verdict.await {
-            Ok(Err(error)) => Err(error),
-            Ok(Ok(())) | Err(_) => sent,
+        // What was wrong with the archive explains why the engine found it cut off. Where the engine ended the call by itself, a sender
+        // that says nothing more is not waited for.
+        let verdict = match &sent {
+            Ok(()) => verdict.await.ok(),
+            Err(_) => tokio::time::timeout(VERDICT, verdict).await.ok().and_then(std::result::Result::ok),
+        };
+        sender.abort();
+        let outcome = match verdict {
+            Some(Err(error)) if error.kind() != ErrorKind::Cancelled => Err(error),
+            _ => sent,
         };
         outcome.map_err(|error| {
             error.with_operation(OPERATION).with_context("instance", id).with_context("path", path)
@@ -185,10 +194,10 @@ pub(super) fn first_file(archive: &[u8]) -> Option<String> {
 }
 
 /// Reads an archive on its way: gives the bytes that were found harmless, and in the end what was found.
-fn check(mut archive: ByteStream) -> (ByteStream, tokio::task::JoinHandle<Result<()>>) {
+fn check(mut archive: ByteStream) -> (ByteStream, tokio::task::JoinHandle<Result<()>>, AbortHandle) {
     let (pieces, incoming) = mpsc::channel::<Result<Bytes>>(PIECES);
     let (outgoing, checked) = mpsc::channel::<io::Result<Bytes>>(PIECES);
-    tokio::spawn(async move {
+    let sender = tokio::spawn(async move {
         while let Some(piece) = archive.next().await {
             let failed = piece.is_err();
             if pieces.send(piece).await.is_err() || failed {
@@ -216,7 +225,7 @@ fn check(mut archive: ByteStream) -> (ByteStream, tokio::task::JoinHandle<Result
         let piece = piece.map_err(|error| Error::invalid("the archive was refused").with_source(error));
         Some((piece, checked))
     });
-    (stream.boxed(), verdict)
+    (stream.boxed(), verdict, sender.abort_handle())
 }
 
 /// What was read of the archive and not yet passed on.
@@ -376,7 +385,7 @@ mod tests {
 
     async fn passes(archive: Vec<u8>, cut: usize) -> Result<Vec<u8>> {
         let pieces: Vec<_> = archive.chunks(cut).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
-        let (mut checked, verdict) = check(stream::iter(pieces).boxed());
+        let (mut checked, verdict, _) = check(stream::iter(pieces).boxed());
         let mut out = Vec::new();
         while let Some(Ok(piece)) = checked.next().await {
             out.extend_from_slice(&piece);
@@ -419,7 +428,7 @@ mod tests {
         ] {
             let bad = entries.last().unwrap().name.clone();
             let pieces = vec![Ok(Bytes::from(write(&entries)))];
-            let (mut checked, verdict) = check(stream::iter(pieces).boxed());
+            let (mut checked, verdict, _) = check(stream::iter(pieces).boxed());
             let mut passed = Vec::new();
             while let Some(Ok(piece)) = checked.next().await {
                 passed.extend_from_slice(&piece);
@@ -432,7 +441,7 @@ mod tests {
     #[tokio::test]
     async fn a_senders_error_is_the_calls() {
         let broken = Error::new(ErrorKind::Unavailable, "the disk is gone");
-        let (mut checked, verdict) = check(stream::iter([Err(broken)]).boxed());
+        let (mut checked, verdict, _) = check(stream::iter([Err(broken)]).boxed());
         while checked.next().await.is_some_and(|piece| piece.is_ok()) {}
         assert!(verdict.await.unwrap().unwrap_err().message().contains("disk"));
     }

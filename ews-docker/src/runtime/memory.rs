@@ -67,6 +67,11 @@ impl MemoryDirectory {
 }
 
 impl Inner {
+    /// What tells this engine's files in memory from those of another on the same machine.
+    fn mark(&self) -> String {
+        ews_core::Digest::of(self.engine.facts().info.id.as_bytes()).short()
+    }
+
     /// What a reference stands for now.
     pub(super) async fn resolve(&self, secret: &SecretRef) -> Result<SecretValue> {
         let Some(secrets) = &self.secrets else {
@@ -95,7 +100,7 @@ impl Inner {
         };
         let unique =
             SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_nanos());
-        let files = MemoryFiles { directory: format!("{id}.{unique:x}"), secrets };
+        let files = MemoryFiles { directory: format!("{id}.{}.{unique:x}", self.mark()), secrets };
         self.write_memory(&files).await?;
         let folder = directory.join(&files.directory);
         let mounts = files.secrets.keys().filter_map(|index| {
@@ -175,7 +180,9 @@ impl Inner {
         }
         let Ok(outlines) = self.outlines(&Selector::everything(), "docker.sweep").await else { return };
         for folder in old {
-            let of = folder.rsplit_once('.').map_or("", |(id, _)| id);
+            // Another engine of this machine may lay its files here too, and its containers are not ours to miss.
+            let own = folder.rsplit_once('.').and_then(|(front, _)| front.rsplit_once('.'));
+            let Some((of, _)) = own.filter(|(_, mark)| *mark == self.mark()) else { continue };
             // Only what has our form, and whose container is not there at all.
             if InstanceId::new(of).is_ok() && !outlines.iter().any(|(_, outline)| outline.id.as_str() == of) {
                 self.forget_memory(&folder).await;
