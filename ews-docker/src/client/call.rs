@@ -85,6 +85,7 @@ impl Call {
     }
 
     /// A header that anybody may see. One that is there already gets another value.
+    #[cfg(feature = "buildkit")]
     pub(crate) fn header(mut self, name: &'static str, value: &str) -> Result<Self> {
         let value = HeaderValue::from_str(value)
             .map_err(|error| Error::internal("a header's value can't be sent").with_source(error))?;

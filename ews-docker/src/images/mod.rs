@@ -80,6 +80,10 @@ struct Shared {
     ours_only: bool,
     credentials: Arc<dyn PullCredentials>,
     /// Who resolves the references among a build's secrets.
+    #[cfg_attr(
+        not(feature = "buildkit"),
+        expect(dead_code, reason = "the classic builder mounts no secret")
+    )]
     secrets: Option<Arc<dyn Secrets>>,
     pulls: ensure::Pulls,
 }

@@ -229,6 +229,10 @@ impl Tour<'_> {
     }
 
     /// SIGKILL to an instance's program. False where none was found.
+    #[cfg_attr(
+        not(feature = "docker"),
+        expect(clippy::unused_async, reason = "an engine is asked, a process is killed")
+    )]
     async fn kill_one(&self) -> Result<bool> {
         match &self.ground {
             Ground::Processes => {
