@@ -159,6 +159,8 @@ capabilities! {
     RouteRegex = "route_regex",
     /// Balancer: routes by method, header, cookie or query.
     RouteAttributes = "route_attributes",
+    /// Balancer: edits headers, rewrites host and path, redirects to a part of what was asked for.
+    RouteFilters = "route_filters",
     /// Balancer: splits traffic by weight.
     Weights = "weights",
     /// Balancer: chooses endpoints by peak EWMA of latency.

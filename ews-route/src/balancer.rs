@@ -13,7 +13,7 @@ use futures_core::stream::BoxStream;
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
-use crate::gateway::{Core, Gateway};
+use crate::gateway::{Core, Gateway, snapshot};
 use crate::journal::Journal;
 
 /// How many events wait for a slow watcher. What is missed beyond shows as a gap.
@@ -25,6 +25,11 @@ pub(crate) fn capabilities() -> CapabilitySet {
         Capability::RouteHost,
         Capability::RouteWildcard,
         Capability::RoutePath,
+        #[cfg(feature = "regex")]
+        Capability::RouteRegex,
+        Capability::RouteAttributes,
+        Capability::RouteFilters,
+        Capability::TrafficPolicies,
         Capability::Weights,
         Capability::BalancePeakEwma,
         Capability::BalanceLeastRequest,
@@ -45,6 +50,11 @@ impl Core {
             Outcome::Replay(applied) => return Ok(applied),
             Outcome::New(prepared) => prepared,
         };
+        let objects = prepared.touched().filter_map(|(_, object)| object);
+        objects
+            .into_iter()
+            .try_for_each(snapshot::check)
+            .map_err(|error| error.with_operation("balancer.apply").with_context("change", &change.id))?;
         if let Some(journal) = &self.journal {
             let generation = prepared.applied().generation;
             journal.append(change, generation).await.map_err(|error| {

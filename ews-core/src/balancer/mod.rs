@@ -26,16 +26,24 @@ mod change;
 mod check;
 mod draft;
 mod ext;
+mod network;
 mod objects;
+mod policy;
+mod routes;
 mod table;
 mod view;
 
 pub use change::{Applied, Change, ObjectKind, ObjectQuery, ObjectRef, Op, Precondition, Stored};
 pub use ext::{BalancerExt, Drained};
+pub use network::Network;
 pub use objects::{
-    Algorithm, AttributeMatch, AttributePlace, Blackhole, BlackholeTarget, Certificate, Domain, DomainName,
-    Member, MemberState, Object, PathMatch, Pool, PoolProtocol, RouteAction, RouteRule, RouteSet,
-    TrafficPolicy, WeightedPool,
+    Algorithm, Blackhole, BlackholeTarget, Certificate, Domain, DomainName, Hold, Member, MemberState,
+    Object, Pool, PoolProtocol,
+};
+pub use policy::{Page, Queue, TrafficPolicy};
+pub use routes::{
+    AttributeMatch, AttributePlace, HeaderEdits, HeaderField, PathMatch, PathRewrite, RedirectTo, Rewrite,
+    RouteAction, RouteFilter, RouteRule, RouteSet, WeightedPool,
 };
 pub use table::{Limits, Outcome, Prepared, Table, TableImage};
 pub use view::{BalancerEvent, EndpointView, GatewayView, ObserveQuery};

@@ -1,4 +1,4 @@
-//! The objects of a balancer: domains, routes, pools, endpoints, policies, certificates, blackholes.
+//! The objects of a balancer: domains, pools, endpoints, policies, certificates, blackholes; routes are next door.
 //!
 //! Domains point to route sets, rules of route sets point to pools, pools hold endpoints. Routes and pools are shared, so
 //! that changing an app's pool touches none of its thousand domains. What an object may hold is checked in one place, by
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::balancer::ObjectRef;
+use crate::balancer::{ObjectRef, RouteSet, TrafficPolicy};
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
 use crate::id::{CertificateId, PoolId, RouteSetId, TrafficPolicyId};
@@ -121,112 +121,6 @@ pub struct Domain {
     pub policy: Option<TrafficPolicyId>,
 }
 
-/// Routes, tried in order of precision: exact path, longest prefix, regular expressions in the order written; among equals,
-/// the one with more attributes.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RouteSet {
-    /// Its id.
-    pub id: RouteSetId,
-    /// The rules.
-    pub rules: Vec<RouteRule>,
-}
-
-/// Which requests, and where they go.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-#[non_exhaustive]
-pub struct RouteRule {
-    /// The path that is asked for.
-    pub path: PathMatch,
-    /// The methods. Empty: all.
-    #[serde(default)]
-    pub methods: Vec<String>,
-    /// What else must match, all of it.
-    #[serde(default)]
-    pub attributes: Vec<AttributeMatch>,
-    /// Where it goes.
-    pub action: RouteAction,
-}
-
-impl RouteRule {
-    /// Every method of this path goes there.
-    pub fn new(path: PathMatch, action: RouteAction) -> Self {
-        Self { path, methods: Vec::new(), attributes: Vec::new(), action }
-    }
-}
-
-/// Which paths.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum PathMatch {
-    /// This one.
-    Exact(String),
-    /// This one and what lies below it: `/api` takes in `/api` and `/api/x`, not `/apis`.
-    Prefix(String),
-    /// What this regular expression, in the syntax of the crate `regex`, matches from its start to its end.
-    Regex(String),
-}
-
-/// Something of a request, other than its host, path and method.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct AttributeMatch {
-    /// Where to look.
-    pub place: AttributePlace,
-    /// The name there.
-    pub name: String,
-    /// The value; `None`: any.
-    pub value: Option<String>,
-}
-
-/// Where an attribute of a request stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum AttributePlace {
-    /// A header.
-    Header,
-    /// A cookie.
-    Cookie,
-    /// A parameter of the query.
-    Query,
-}
-
-/// Where a request goes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum RouteAction {
-    /// To these pools, each once and at least one, in proportion to their weights. All zero: nobody gets it, 503.
-    Forward(Vec<WeightedPool>),
-    /// To another address, with status 301, 302, 303, 307 or 308.
-    Redirect {
-        /// The address.
-        to: String,
-        /// The status.
-        status: u16,
-    },
-    /// It is answered by the balancer itself.
-    Respond {
-        /// The status.
-        status: u16,
-        /// The body; at most 64 KiB.
-        body: String,
-    },
-}
-
-/// A pool and its share.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct WeightedPool {
-    /// The pool.
-    pub pool: PoolId,
-    /// Its share, 0 to [`Member::MAX_WEIGHT`].
-    pub weight: u32,
-}
-
 /// A pool of endpoints.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -242,6 +136,21 @@ pub struct Pool {
     /// What its requests are counted under besides the pool, such as the service and the revision. The keys are the caller's.
     #[serde(default)]
     pub labels: crate::Labels,
+    /// What becomes of requests while no endpoint may get any, such as while its only instance is replaced. Default: they are
+    /// answered with 503. Needs the capability `traffic_policies`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold: Option<Hold>,
+}
+
+/// Requests that wait until an endpoint is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Hold {
+    /// How many wait at most; beyond, 503. 1 to 100,000.
+    pub requests: u32,
+    /// How long each waits at most; then 503. Above zero, at most 10 minutes (kamal-proxy's pause: 30 s).
+    #[serde(with = "crate::time::duration")]
+    pub wait: Duration,
 }
 
 impl Pool {
@@ -252,6 +161,7 @@ impl Pool {
             protocol: PoolProtocol::Http1,
             algorithm: Algorithm::default(),
             labels: crate::Labels::default(),
+            hold: None,
         }
     }
 }
@@ -334,34 +244,6 @@ pub enum MemberState {
     Draining,
     /// What it has is closed now, and it gets nothing new. Needs the capability `force_close`.
     Closed,
-}
-
-/// What holds for requests whatever serves them.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-#[non_exhaustive]
-pub struct TrafficPolicy {
-    /// Its id.
-    pub id: TrafficPolicyId,
-    /// How long a request may take until its response begins. Default: the balancer's.
-    #[serde(default, with = "crate::time::duration::option")]
-    pub request_timeout: Option<Duration>,
-    /// How often a request that was not sent, or is idempotent, is tried elsewhere. Default: the balancer's.
-    #[serde(default)]
-    pub retries: Option<u32>,
-    /// The largest request body, in bytes. Default: the balancer's.
-    #[serde(default)]
-    pub max_body: Option<u64>,
-    /// Requests per second that one client address may make. Default: unlimited.
-    #[serde(default)]
-    pub rate_per_client: Option<u32>,
-}
-
-impl TrafficPolicy {
-    /// A policy that leaves all to the balancer.
-    pub fn new(id: TrafficPolicyId) -> Self {
-        Self { id, request_timeout: None, retries: None, max_body: None, rate_per_client: None }
-    }
 }
 
 /// A certificate and its key, by reference.

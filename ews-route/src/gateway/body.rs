@@ -51,13 +51,16 @@ pub(crate) enum Fate {
 }
 
 impl RequestBody {
-    /// The client's body, and where its fate is told.
-    pub(crate) fn new(incoming: Incoming, connection: &Rc<Connection>) -> (Self, Rc<Cell<Fate>>) {
+    /// The client's body, of which so much may come, and where its fate is told.
+    pub(crate) fn new(
+        incoming: Incoming,
+        left: Option<u64>,
+        connection: &Rc<Connection>,
+    ) -> (Self, Rc<Cell<Fate>>) {
         let fate = Rc::new(Cell::new(Fate::Untouched));
         if incoming.is_end_stream() {
             return (Self::Empty, fate);
         }
-        let left = connection.thread.shared.config.limits.body_bytes;
         let (connection, told) = (connection.clone(), fate.clone());
         (Self::Client(ClientBody { incoming, left, connection, fate: told, lease: None }), fate)
     }

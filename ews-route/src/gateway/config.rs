@@ -98,6 +98,10 @@ pub struct Timeouts {
     /// How long a body may make no progress at all, up or down. Default 60 s (nginx' `client_body_timeout`, `send_timeout`).
     #[serde(with = "duration")]
     pub stall: Duration,
+    /// How long nothing may move after an upgrade, such as on a WebSocket. Default 1 hour (HAProxy's documentation for
+    /// `timeout tunnel`; nginx closes after 60 s unless the two ping each other).
+    #[serde(with = "duration")]
+    pub tunnel: Duration,
 }
 
 impl Default for Timeouts {
@@ -109,6 +113,7 @@ impl Default for Timeouts {
             connect: seconds(1),
             response: seconds(60),
             stall: seconds(60),
+            tunnel: seconds(3600),
         }
     }
 }
@@ -277,6 +282,7 @@ impl GatewayConfig {
             ("timeouts.connect", t.connect, tick, DAY),
             ("timeouts.response", t.response, tick, DAY),
             ("timeouts.stall", t.stall, tick, DAY),
+            ("timeouts.tunnel", t.tunnel, tick, DAY),
             ("upstream.idle", u.idle, tick, DAY),
             ("upstream.eject", u.eject, tick, Duration::from_secs(30)),
             ("metrics.interval", self.metrics.interval, tick * 10, Duration::from_secs(60)),

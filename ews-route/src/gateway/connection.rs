@@ -6,8 +6,8 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future as _, poll_fn};
-use std::net::SocketAddr;
-use std::pin::pin;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
@@ -21,6 +21,7 @@ use super::forward;
 use super::guard::Refusal;
 use super::io::ClientIo;
 use super::thread::Thread;
+use super::tunnel::Tunnel;
 
 /// How long a connection that ends in the midst of a request is read on.
 const LINGER: Duration = Duration::from_secs(1);
@@ -36,6 +37,8 @@ pub(crate) enum Phase {
     Response,
     /// The rest of a response's body.
     Body,
+    /// Whatever moves after an upgrade.
+    Tunnel,
     /// The client's own end, after an answer that cut it off.
     Linger,
 }
@@ -44,13 +47,19 @@ pub(crate) enum Phase {
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) thread: Rc<Thread>,
-    /// The client's address as a header carries it.
+    /// The client's address.
+    pub(crate) address: IpAddr,
+    /// The same as a header carries it.
     pub(crate) client: HeaderValue,
+    /// How it is spoken to: `http` or `https`.
+    pub(crate) scheme: &'static str,
     waker: RefCell<Option<Waker>>,
     phase: Cell<Phase>,
     /// When the phase began, or made progress where that counts; in the thread's milliseconds.
     since: Cell<u64>,
     expired: Cell<bool>,
+    /// How long the begin of this response may take, where that is not the gateway's own limit; in milliseconds.
+    patience: Cell<Option<u64>>,
     /// Whether a part of the next head is here already.
     has_partial_head: Cell<bool>,
     /// Whether a request is not complete.
@@ -60,24 +69,31 @@ pub(crate) struct Connection {
     calls: Cell<u64>,
     /// What it has under way was closed by force.
     aborted: Cell<bool>,
+    /// An endpoint's side of an upgrade that is just being answered.
+    tunnel: RefCell<Option<Tunnel>>,
 }
 
 impl Connection {
     pub(crate) fn new(thread: Rc<Thread>, peer: SocketAddr) -> Self {
-        let client = HeaderValue::from_str(&peer.ip().to_canonical().to_string());
+        let address = peer.ip().to_canonical();
+        let client = HeaderValue::from_str(&address.to_string());
         let now = thread.now();
         Self {
             thread,
+            address,
+            scheme: "http",
             client: client.unwrap_or_else(|_| HeaderValue::from_static("unknown")),
             waker: RefCell::new(None),
             phase: Cell::new(Phase::Idle),
             since: Cell::new(now),
             expired: Cell::new(false),
+            patience: Cell::new(None),
             has_partial_head: Cell::new(false),
             is_within_request: Cell::new(false),
             refused: Cell::new(None),
             calls: Cell::new(0),
             aborted: Cell::new(false),
+            tunnel: RefCell::new(None),
         }
     }
 
@@ -85,8 +101,14 @@ impl Connection {
     pub(crate) fn call(&self) -> Option<Refusal> {
         let number = self.calls.get() + 1;
         self.calls.set(number);
+        self.patience.set(None);
         self.enter(Phase::Response);
         self.refused.get().filter(|(refused, _)| *refused == number).map(|(_, refusal)| refusal)
+    }
+
+    /// How long the begin of this response may take, in milliseconds.
+    pub(crate) fn set_patience(&self, millis: u64) {
+        self.patience.set(Some(millis));
     }
 
     pub(crate) fn enter(&self, phase: Phase) {
@@ -139,9 +161,14 @@ impl Connection {
             Phase::Head => timeouts.head,
             Phase::Response => timeouts.response,
             Phase::Body => timeouts.stall,
+            Phase::Tunnel => timeouts.tunnel,
             Phase::Linger => LINGER,
         };
         let limit = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+        let limit = match (self.phase.get(), self.patience.get()) {
+            (Phase::Response, Some(patience)) => patience,
+            _ => limit,
+        };
         if now.saturating_sub(self.since.get()) >= limit {
             self.expired.set(true);
             self.wake();
@@ -165,7 +192,12 @@ impl Connection {
         self.aborted.get()
     }
 
-    fn register(&self, waker: &Waker) {
+    /// An endpoint has agreed to an upgrade: once the client has its answer, bytes move.
+    pub(crate) fn upgrade(&self, tunnel: Tunnel) {
+        *self.tunnel.borrow_mut() = Some(tunnel);
+    }
+
+    pub(crate) fn register(&self, waker: &Waker) {
         let mut known = self.waker.borrow_mut();
         match &mut *known {
             Some(known) if known.will_wake(waker) => {}
@@ -174,9 +206,11 @@ impl Connection {
     }
 
     /// Whether all there is to do is to drop it.
-    fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         match self.phase.get() {
-            Phase::Idle | Phase::Body | Phase::Linger => self.expired.get() || self.aborted.get(),
+            Phase::Idle | Phase::Body | Phase::Tunnel | Phase::Linger => {
+                self.expired.get() || self.aborted.get()
+            }
             Phase::Head | Phase::Response => false,
         }
     }
@@ -193,23 +227,31 @@ pub(crate) async fn serve(connection: Rc<Connection>, stream: TcpStream) {
     let mut builder = http1::Builder::new();
     // Whole heads fit, since the guard hands over no other.
     builder.max_buf_size((limits.head_bytes + 1024).max(16 * 1024));
-    let mut protocol = pin!(builder.serve_connection(io, service));
+    let mut protocol = builder.serve_connection(io, service);
     let mut is_told = false;
-    poll_fn(|cx| {
+    let is_whole = poll_fn(|cx| {
         connection.register(cx.waker());
         if connection.is_over() {
-            return Poll::Ready(());
+            return Poll::Ready(false);
         }
         if connection.thread.is_draining() && !is_told {
             is_told = true;
-            protocol.as_mut().graceful_shutdown();
+            Pin::new(&mut protocol).graceful_shutdown();
         }
-        match protocol.as_mut().poll(cx) {
+        match Pin::new(&mut protocol).poll(cx) {
             // What went wrong has been counted, or was the client's own end.
-            Poll::Ready(_) => Poll::Ready(()),
-            Poll::Pending if connection.is_over() => Poll::Ready(()),
+            Poll::Ready(ended) => Poll::Ready(ended.is_ok()),
+            Poll::Pending if connection.is_over() => Poll::Ready(false),
             Poll::Pending => Poll::Pending,
         }
     })
     .await;
+    let tunnel = connection.tunnel.take();
+    let Some(tunnel) = tunnel.filter(|_| is_whole) else { return };
+    let parts = protocol.into_parts();
+    // Who sent a second request after one for an upgrade meant it for somebody else.
+    if !parts.io.is_refused() {
+        connection.enter(Phase::Tunnel);
+        tunnel.run(&connection, parts.io, parts.read_buf).await;
+    }
 }

@@ -10,6 +10,7 @@ use std::time::Instant;
 use hyper::StatusCode;
 
 use super::connection::{Connection, Phase};
+use super::policy::Slot;
 use super::upstream::{Lease, Sender};
 use crate::metrics::recorder::{Failure, PoolCounts};
 
@@ -22,13 +23,20 @@ pub(crate) struct Exchange {
     status: Option<StatusCode>,
     /// What it holds at the endpoint that answers.
     upstream: Option<(Rc<Lease>, Option<Sender>)>,
+    /// Its place among those that a policy lets be under way.
+    slot: Option<Slot>,
     is_counted: bool,
 }
 
 impl Exchange {
     pub(crate) fn new(connection: Rc<Connection>, counts: Arc<PoolCounts>, began: Instant) -> Self {
         counts.begin();
-        Self { connection, counts, began, status: None, upstream: None, is_counted: false }
+        Self { connection, counts, began, status: None, upstream: None, slot: None, is_counted: false }
+    }
+
+    /// Keeps a place until it has ended.
+    pub(crate) fn occupies(&mut self, slot: Option<Slot>) {
+        self.slot = slot;
     }
 
     pub(crate) fn began(&self) -> Instant {
@@ -72,6 +80,7 @@ impl Exchange {
 
     fn count(&mut self, failure: Option<Failure>) {
         self.is_counted = true;
+        self.slot = None;
         self.counts.end();
         if let Some(failure) = failure {
             self.counts.failed(failure);

@@ -23,16 +23,19 @@ use std::time::Instant;
 
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{self, HeaderValue};
+use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode, Uri, Version};
 
 use super::body::{Fate, RequestBody, ResponseBody};
 use super::connection::{Connection, Phase};
 use super::exchange::Exchange;
 use super::headers::{add_forwarded, host_name, strip_hop_by_hop};
+use super::policy::{self, Policy, Waiting};
 use super::pool::PoolView;
 use super::respond::{last, plain, redirect, text};
-use super::route::Action;
-use super::upstream::{Lease, Sender, connect};
+use super::route::{Action, Ask, Edits};
+use super::tunnel::Tunnel;
+use super::upstream::{Lease, Sender, Upgraded, connect};
 use crate::metrics::recorder::Failure;
 
 /// Serves one request.
@@ -45,51 +48,99 @@ pub(crate) async fn answer(
         return Ok(last(plain(refusal.status())));
     }
     let began = Instant::now();
-    let pool = match route(&connection, &request) {
-        Way::Pool(pool) => pool,
+    let target = match route(&connection, &request, began) {
+        Way::Pool(target) => target,
         Way::Own(response, failure) => return Ok(own(&connection, began, response, failure)),
     };
-    let counts = connection.thread.pool_counts(&pool);
-    let exchange = Exchange::new(connection.clone(), counts, began);
-    Ok(forward(connection, &pool, request, exchange).await)
+    let counts = connection.thread.pool_counts(&target.pool);
+    let mut exchange = Exchange::new(connection.clone(), counts, began);
+    if let Some(slots) = target.policy.as_ref().and_then(|policy| policy.slots.as_ref()) {
+        let slot = slots.take().await;
+        if slot.is_none() {
+            let status = StatusCode::SERVICE_UNAVAILABLE;
+            exchange.failed(Failure::Overloaded, status);
+            return Ok(policy::error(target.policy.as_ref(), status));
+        }
+        exchange.occupies(slot);
+        // It has waited enough already; what follows is the endpoint's time.
+        connection.enter(Phase::Response);
+    }
+    Ok(forward(connection, target, request, exchange).await)
 }
 
 /// Where a request goes.
 enum Way {
     /// To a pool.
-    Pool(Arc<PoolView>),
+    Pool(Target),
     /// Nowhere: this is its answer, and what it failed for.
     Own(Response<ResponseBody>, Option<Failure>),
 }
 
-fn route(connection: &Connection, request: &Request<Incoming>) -> Way {
-    let refused = |status: StatusCode, failure| Way::Own(plain(status), Some(failure));
+/// A pool, and what holds on the way there.
+struct Target {
+    pool: Arc<PoolView>,
+    policy: Option<Arc<Policy>>,
+    edits: Option<Arc<Edits>>,
+}
+
+impl Target {
+    /// The largest body that may be sent there.
+    fn max_body(&self, connection: &Connection) -> Option<u64> {
+        let own = self.policy.as_ref().and_then(|policy| policy.max_body);
+        own.or(connection.thread.shared.config.limits.body_bytes)
+    }
+}
+
+fn route(connection: &Connection, request: &Request<Incoming>, began: Instant) -> Way {
     let headers = request.headers();
-    if let Some(upgrade) = headers.get(header::UPGRADE)
-        // Every HTTP/2 client of old asks for it, and goes on without (RFC 9110, section 7.8).
-        && !upgrade.as_bytes().eq_ignore_ascii_case(b"h2c")
-    {
-        return refused(StatusCode::NOT_IMPLEMENTED, Failure::Unsupported);
-    }
-    if let (Some(most), Some(length)) =
-        (connection.thread.shared.config.limits.body_bytes, request.body().size_hint().exact())
-        && length > most
-    {
-        return Way::Own(last(plain(StatusCode::PAYLOAD_TOO_LARGE)), Some(Failure::TooLarge));
-    }
     let authority = request.uri().authority().map(|authority| authority.as_str());
     let authority = authority.or_else(|| headers.get(header::HOST)?.to_str().ok()).unwrap_or_default();
-    let snapshot = connection.thread.snapshot();
-    let action = snapshot.routes(&host_name(authority)).and_then(|routes| routes.find(request.uri().path()));
-    match action {
-        None => refused(StatusCode::NOT_FOUND, Failure::NoRoute),
-        Some(Action::Redirect(status, to)) => Way::Own(redirect(*status, to.clone()), None),
-        Some(Action::Respond(status, body)) => Way::Own(text(*status, body.clone()), None),
-        Some(Action::Forward(shares)) => match shares.next().and_then(|id| snapshot.pool(id)) {
-            Some(pool) => Way::Pool(pool.clone()),
-            None => refused(StatusCode::SERVICE_UNAVAILABLE, Failure::NoEndpoint),
-        },
+    let (thread, uri) = (&connection.thread, request.uri());
+    let snapshot = thread.snapshot();
+    let site = snapshot.site(&host_name(authority));
+    let ask = Ask { method: request.method(), path: uri.path(), query: uri.query(), headers };
+    let rule = site.and_then(|site| snapshot.routes(site)?.find(&ask));
+    let policy = rule.and_then(|rule| rule.policy.as_ref()).or_else(|| site?.policy.as_ref());
+    let policy = policy.and_then(|id| snapshot.policy(id));
+    let refused = |status: StatusCode, failure| Way::Own(policy::error(policy, status), Some(failure));
+    if let Some(policy) = policy {
+        let now = began.saturating_duration_since(thread.shared.started).as_nanos();
+        let now = u64::try_from(now).unwrap_or(u64::MAX);
+        if let Some(turned) = policy.turns_away(connection.address, now, &thread.shared.rates) {
+            return Way::Own(turned.response, Some(turned.failure));
+        }
+        if let Some(millis) = policy.response {
+            connection.set_patience(millis);
+        }
     }
+    let Some(rule) = rule else { return refused(StatusCode::NOT_FOUND, Failure::NoRoute) };
+    let mut response = match &rule.action {
+        Action::Redirect(status, to) => redirect(*status, to.clone()),
+        Action::RedirectTo(to) => match to.location(connection.scheme, authority, uri) {
+            Some(location) => redirect(to.status, location),
+            None => return refused(StatusCode::BAD_REQUEST, Failure::NoRoute),
+        },
+        Action::Respond(status, body) => text(*status, body.clone()),
+        Action::Forward(shares) => {
+            let Some(pool) = shares.next().and_then(|id| snapshot.pool(id)) else {
+                return refused(StatusCode::SERVICE_UNAVAILABLE, Failure::NoEndpoint);
+            };
+            let (pool, policy) = (pool.clone(), policy.cloned());
+            let target = Target { pool, policy, edits: rule.edits.clone() };
+            let length = request.body().size_hint().exact();
+            if let (Some(most), Some(length)) = (target.max_body(connection), length)
+                && length > most
+            {
+                let response = policy::error(target.policy.as_ref(), StatusCode::PAYLOAD_TOO_LARGE);
+                return Way::Own(last(response), Some(Failure::TooLarge));
+            }
+            return Way::Pool(target);
+        }
+    };
+    if let Some(edits) = &rule.edits {
+        edits.response(response.headers_mut());
+    }
+    Way::Own(response, None)
 }
 
 /// Counts an answer that the gateway gives without a pool.
@@ -122,12 +173,14 @@ enum Attempt {
 
 async fn forward(
     connection: Rc<Connection>,
-    pool: &PoolView,
+    target: Target,
     request: Request<Incoming>,
     mut exchange: Exchange,
 ) -> Response<ResponseBody> {
     let thread = connection.thread.clone();
-    let (request, fate) = prepare(request, &connection);
+    let (request, fate) = prepare(request, &connection, &target);
+    let may_upgrade = request.headers().contains_key(header::UPGRADE);
+    let Target { mut pool, policy, edits } = target;
     let replayable = request.body().is_empty() && is_idempotent(request.method());
     let is_head = request.method() == Method::HEAD;
     // A server that expects no body here would take it for the next request: so there is none after it.
@@ -135,23 +188,47 @@ async fn forward(
     thread.budget.deposit();
     let (mut request, mut tried) = (Some(request), Vec::new());
     let mut reason = Failure::NoEndpoint;
-    for _ in 0..thread.shared.config.upstream.attempts {
+    if !pool.has_any() && pool.hold.is_some() {
+        match held(&connection, &pool).await {
+            Some(there) => pool = there,
+            None => reason = Failure::Overloaded,
+        }
+        connection.enter(Phase::Response);
+    }
+    let attempts = policy.as_ref().and_then(|policy| policy.attempts);
+    for _ in 0..attempts.unwrap_or(thread.shared.config.upstream.attempts) {
         let Some(sending) = request.take() else { break };
         let mut random = || thread.random();
         let Some(state) = pool.pick(thread.now(), &mut random, &tried) else { break };
         let local = thread.endpoint(state);
         let spare = replayable.then(|| head_of(&sending));
         let lease = Rc::new(local.lease(&connection));
-        let mut result = attempt(&connection, &lease, sending, &fate, true).await;
+        let ask = Asking { connection: &connection, lease: &lease, fate: &fate, may_upgrade };
+        let mut result = ask.attempt(sending, true).await;
         if let Err(Attempt::Stale(again)) = result {
-            result = attempt(&connection, &lease, again, &fate, false).await;
+            result = ask.attempt(again, false).await;
         }
         match result {
+            Ok((response, sender)) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                let upgraded = until_abort(&connection, sender.upgraded()).await;
+                let Some(Some(Upgraded(upstream, read))) = upgraded else {
+                    lease.fail();
+                    reason = if upgraded.is_none() { aborted(&connection) } else { Failure::Upstream };
+                    break;
+                };
+                exchange.answered(response.status(), lease, None);
+                let mut answer = switch(response);
+                if let Some(edits) = &edits {
+                    edits.response(answer.headers_mut());
+                }
+                connection.upgrade(Tunnel { upstream, read, exchange });
+                return answer;
+            }
             Ok((response, sender)) => {
                 let micros = exchange.began().elapsed().as_micros();
                 state.took(u64::try_from(micros).unwrap_or(u64::MAX), thread.now());
                 exchange.answered(response.status(), lease, (!is_odd).then_some(sender));
-                let answer = respond(&connection, response, exchange, is_head);
+                let answer = respond(&connection, response, exchange, is_head, edits.as_deref());
                 return if is_odd { last(answer) } else { answer };
             }
             Err(Attempt::NotSent(again, failure)) => {
@@ -171,7 +248,7 @@ async fn forward(
         tried.push(state.uid);
     }
     let status = match reason {
-        Failure::NoEndpoint | Failure::Forced => StatusCode::SERVICE_UNAVAILABLE,
+        Failure::NoEndpoint | Failure::Forced | Failure::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
         Failure::Timeout => StatusCode::GATEWAY_TIMEOUT,
         Failure::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         Failure::Client => StatusCode::BAD_REQUEST,
@@ -180,72 +257,103 @@ async fn forward(
     exchange.failed(reason, status);
     // A body that was not read to its end leaves nothing to find the next request by.
     let is_cut = fate.get() != Fate::Untouched || connection.is_aborted();
-    if is_cut { last(plain(status)) } else { plain(status) }
+    let response = policy::error(policy.as_ref(), status);
+    if is_cut { last(response) } else { response }
 }
 
-/// Sends a request to an endpoint and waits for the begin of its answer.
-async fn attempt(
-    connection: &Connection,
-    lease: &Rc<Lease>,
-    mut request: Request<RequestBody>,
-    fate: &std::cell::Cell<Fate>,
-    may_reuse: bool,
-) -> Result<(Response<Incoming>, Sender), Attempt> {
-    let thread = &connection.thread;
-    let (local, state) = (&lease.local, &lease.local.state);
-    let kept = if may_reuse { local.checkout() } else { None };
-    let is_kept = kept.is_some();
-    let mut sender = match kept {
-        Some(sender) => sender,
-        None => match until_abort(connection, connect(thread, state)).await {
-            Some(Ok(sender)) => {
-                state.reached();
-                sender
+/// Waits until the pool has an endpoint for traffic, as long as it lets requests wait.
+async fn held(connection: &Connection, pool: &PoolView) -> Option<Arc<PoolView>> {
+    let (thread, hold) = (&connection.thread, pool.hold?);
+    let _waiting = Waiting::join(&pool.identity.held, hold.requests)?;
+    let there = async {
+        loop {
+            let mut changed = pin!(thread.changed.notified());
+            // Before the look, so that no change between the two is missed.
+            changed.as_mut().enable();
+            let current = thread.snapshot().pool(&pool.identity.id).cloned()?;
+            if current.has_any() {
+                return Some(current);
             }
-            Some(Err(_)) => {
-                state.unreachable(thread.now(), thread.shared.config.upstream.eject);
-                lease.fail();
-                request.body_mut().set_lease(None);
-                return Err(Attempt::NotSent(request, Failure::Connect));
-            }
-            None => return Err(Attempt::Final(aborted(connection))),
-        },
+            changed.await;
+            // Its wait is bounded by the hold, not by the time that an endpoint may take.
+            connection.enter(Phase::Response);
+        }
     };
-    if !request.body().is_empty() {
-        request.body_mut().set_lease(Some(lease.clone()));
-    }
-    match until_abort(connection, sender.try_send_request(request)).await {
-        Some(Ok(response)) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
-            // Nobody asked for it.
-            lease.fail();
-            Err(Attempt::Final(Failure::Upstream))
-        }
-        Some(Ok(response)) => Ok((response, sender)),
-        Some(Err(mut error)) => {
-            let returned = error.take_message();
-            match (fate.get(), returned) {
-                (Fate::TooLarge, _) => Err(Attempt::Final(Failure::TooLarge)),
-                (Fate::Broken, _) => Err(Attempt::Final(Failure::Client)),
-                (_, Some(mut request)) => {
+    tokio::time::timeout(hold.wait, there).await.ok()?
+}
+
+/// One endpoint that is asked.
+struct Asking<'a> {
+    connection: &'a Connection,
+    lease: &'a Rc<Lease>,
+    fate: &'a std::cell::Cell<Fate>,
+    may_upgrade: bool,
+}
+
+impl Asking<'_> {
+    /// Sends a request to the endpoint and waits for the begin of its answer.
+    async fn attempt(
+        &self,
+        mut request: Request<RequestBody>,
+        may_reuse: bool,
+    ) -> Result<(Response<Incoming>, Sender), Attempt> {
+        let Self { connection, lease, fate, may_upgrade } = *self;
+        let thread = &connection.thread;
+        let (local, state) = (&lease.local, &lease.local.state);
+        let kept = if may_reuse { local.checkout() } else { None };
+        let is_kept = kept.is_some();
+        let mut sender = match kept {
+            Some(sender) => sender,
+            None => match until_abort(connection, connect(thread, state)).await {
+                Some(Ok(sender)) => {
+                    state.reached();
+                    sender
+                }
+                Some(Err(_)) => {
+                    state.unreachable(thread.now(), thread.shared.config.upstream.eject);
+                    lease.fail();
                     request.body_mut().set_lease(None);
-                    if is_kept {
-                        return Err(Attempt::Stale(request));
-                    }
-                    lease.fail();
-                    Err(Attempt::NotSent(request, Failure::Upstream))
+                    return Err(Attempt::NotSent(request, Failure::Connect));
                 }
-                (_, None) => {
-                    lease.fail();
-                    Err(Attempt::Lost)
-                }
-            }
+                None => return Err(Attempt::Final(aborted(connection))),
+            },
+        };
+        if !request.body().is_empty() {
+            request.body_mut().set_lease(Some(lease.clone()));
         }
-        None => {
-            let failure = aborted(connection);
-            if failure == Failure::Timeout {
+        match until_abort(connection, sender.send(request, may_upgrade)).await {
+            Some(Ok(response)) if response.status() == StatusCode::SWITCHING_PROTOCOLS && !may_upgrade => {
+                // Nobody asked for it.
                 lease.fail();
+                Err(Attempt::Final(Failure::Upstream))
             }
-            Err(Attempt::Final(failure))
+            Some(Ok(response)) => Ok((response, sender)),
+            Some(Err(mut error)) => {
+                let returned = error.take_message();
+                match (fate.get(), returned) {
+                    (Fate::TooLarge, _) => Err(Attempt::Final(Failure::TooLarge)),
+                    (Fate::Broken, _) => Err(Attempt::Final(Failure::Client)),
+                    (_, Some(mut request)) => {
+                        request.body_mut().set_lease(None);
+                        if is_kept {
+                            return Err(Attempt::Stale(request));
+                        }
+                        lease.fail();
+                        Err(Attempt::NotSent(request, Failure::Upstream))
+                    }
+                    (_, None) => {
+                        lease.fail();
+                        Err(Attempt::Lost)
+                    }
+                }
+            }
+            None => {
+                let failure = aborted(connection);
+                if failure == Failure::Timeout {
+                    lease.fail();
+                }
+                Err(Attempt::Final(failure))
+            }
         }
     }
 }
@@ -272,6 +380,7 @@ fn aborted(connection: &Connection) -> Failure {
 fn prepare(
     request: Request<Incoming>,
     connection: &Rc<Connection>,
+    target: &Target,
 ) -> (Request<RequestBody>, Rc<std::cell::Cell<Fate>>) {
     let (mut parts, body) = request.into_parts();
     if parts.uri.authority().is_some() {
@@ -282,17 +391,59 @@ fn prepare(
         let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
         parts.uri = path.parse().unwrap_or_else(|_| Uri::from_static("/"));
     }
+    let upgrade = wanted_upgrade(&parts, &body);
     parts.version = Version::HTTP_11;
     strip_hop_by_hop(&mut parts.headers);
+    if let Some(upgrade) = upgrade {
+        parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        parts.headers.insert(header::UPGRADE, upgrade);
+    }
     // hyper has told the client to go on; an endpoint would only be asked twice.
     parts.headers.remove(header::EXPECT);
     add_forwarded(&mut parts.headers, connection);
-    let (body, fate) = RequestBody::new(body, connection);
+    if let Some(edits) = &target.edits {
+        edits.request(&mut parts.headers, &mut parts.uri);
+    }
+    let (body, fate) = RequestBody::new(body, target.max_body(connection), connection);
     let mut request = Request::new(body);
     *request.method_mut() = parts.method;
     *request.uri_mut() = parts.uri;
     *request.headers_mut() = parts.headers;
     (request, fate)
+}
+
+/// What the client wants to speak from here on. Not with a body, which nobody sends; and not another form of HTTP, which would
+/// pass the guard by.
+fn wanted_upgrade(parts: &Parts, body: &Incoming) -> Option<HeaderValue> {
+    let upgrade = parts.headers.get(header::UPGRADE)?;
+    let is_asked = parts.headers.get_all(header::CONNECTION).iter().any(|value| {
+        value
+            .as_bytes()
+            .split(|byte| *byte == b',')
+            .any(|one| one.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
+    });
+    let names = || upgrade.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+    let is_http = names().any(|name| {
+        let name = name.split(|byte| *byte == b'/').next().unwrap_or_default();
+        [&b"h2c"[..], b"h2", b"http", b"tls"].iter().any(|http| name.eq_ignore_ascii_case(http))
+    });
+    let is_fine = is_asked && !is_http && parts.version == Version::HTTP_11 && body.is_end_stream();
+    is_fine.then(|| upgrade.clone())
+}
+
+/// The answer to an upgrade as the client gets it.
+fn switch(response: Response<Incoming>) -> Response<ResponseBody> {
+    let (mut parts, _) = response.into_parts();
+    let upgrade = parts.headers.get(header::UPGRADE).cloned();
+    strip_hop_by_hop(&mut parts.headers);
+    let mut answer = Response::new(ResponseBody::Own(None));
+    *answer.status_mut() = parts.status;
+    *answer.headers_mut() = parts.headers;
+    answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    if let Some(upgrade) = upgrade {
+        answer.headers_mut().insert(header::UPGRADE, upgrade);
+    }
+    answer
 }
 
 /// The same request once more, without a body.
@@ -315,9 +466,13 @@ fn respond(
     response: Response<Incoming>,
     exchange: Exchange,
     is_head: bool,
+    edits: Option<&Edits>,
 ) -> Response<ResponseBody> {
     let (mut parts, body) = response.into_parts();
     strip_hop_by_hop(&mut parts.headers);
+    if let Some(edits) = edits {
+        edits.response(&mut parts.headers);
+    }
     parts.version = Version::HTTP_11;
     connection.enter(Phase::Body);
     let exchange = Box::new(exchange);

@@ -115,7 +115,7 @@ pub(crate) fn add_forwarded(headers: &mut HeaderMap, connection: &Connection) {
             }
         };
         headers.insert(X_FORWARDED_FOR, client);
-        headers.entry(X_FORWARDED_PROTO).or_insert(HeaderValue::from_static("http"));
+        headers.entry(X_FORWARDED_PROTO).or_insert(HeaderValue::from_static(connection.scheme));
         if let Some(host) = headers.get(header::HOST).cloned() {
             headers.entry(X_FORWARDED_HOST).or_insert(host);
         }
@@ -130,7 +130,7 @@ pub(crate) fn add_forwarded(headers: &mut HeaderMap, connection: &Connection) {
             headers.remove(X_FORWARDED_PORT);
         }
         headers.insert(X_FORWARDED_FOR, connection.client.clone());
-        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
+        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(connection.scheme));
         if let Some(host) = headers.get(header::HOST).cloned() {
             headers.insert(X_FORWARDED_HOST, host);
         }

@@ -40,6 +40,17 @@ impl ClientIo {
         Self { stream, guard, connection, ready: Vec::new(), is_refused: false, is_broken: false, linger: 0 }
     }
 
+    /// The socket itself, and what was read of it and not handed over. From here on nothing is judged any more.
+    pub(crate) fn into_stream(mut self) -> (TcpStream, Vec<u8>) {
+        self.ready.extend(self.guard.take_held());
+        (self.stream, self.ready)
+    }
+
+    /// Whether something of what came was refused.
+    pub(crate) fn is_refused(&self) -> bool {
+        self.is_refused || self.is_broken
+    }
+
     fn hand_over(&mut self, target: &mut ReadBufCursor<'_>) {
         let length = self.ready.len().min(target.remaining());
         target.put_slice(self.ready.get(..length).unwrap_or_default());
@@ -172,6 +183,7 @@ impl Write for ClientIo {
 }
 
 /// An upstream's socket.
+#[derive(Debug)]
 pub(crate) struct UpstreamIo {
     stream: TcpStream,
     thread: Rc<Thread>,
@@ -180,6 +192,11 @@ pub(crate) struct UpstreamIo {
 impl UpstreamIo {
     pub(crate) fn new(stream: TcpStream, thread: Rc<Thread>) -> Self {
         Self { stream, thread }
+    }
+
+    /// The socket itself.
+    pub(crate) fn into_stream(self) -> TcpStream {
+        self.stream
     }
 }
 

@@ -29,6 +29,7 @@ pub(crate) mod guard;
 pub(crate) mod headers;
 pub(crate) mod io;
 pub(crate) mod listen;
+pub(crate) mod policy;
 pub(crate) mod pool;
 pub(crate) mod respond;
 pub(crate) mod route;
@@ -36,6 +37,7 @@ pub(crate) mod sharded;
 pub(crate) mod snapshot;
 mod start;
 pub(crate) mod thread;
+pub(crate) mod tunnel;
 pub(crate) mod turn;
 pub(crate) mod upstream;
 

@@ -5,9 +5,10 @@
 //! connected to are passed over, unless all are.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 
 use ews_core::Labels;
-use ews_core::balancer::{Algorithm, MemberState};
+use ews_core::balancer::{Algorithm, Hold, MemberState};
 use ews_core::id::PoolId;
 
 use super::endpoint::EndpointState;
@@ -17,17 +18,21 @@ use super::turn::Turn;
 #[derive(Debug)]
 pub(crate) struct PoolView {
     pub(crate) identity: Arc<PoolIdentity>,
+    /// What becomes of requests while there is no endpoint for any.
+    pub(crate) hold: Option<Hold>,
     algorithm: Algorithm,
     members: Vec<MemberView>,
     turn: Turn,
 }
 
 /// What a pool's requests are counted under. A pool that gets other labels is another one.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) struct PoolIdentity {
     pub(crate) uid: u64,
     pub(crate) id: PoolId,
     pub(crate) labels: Labels,
+    /// How many requests wait for an endpoint.
+    pub(crate) held: AtomicU32,
 }
 
 /// An endpoint of a pool at one generation.
@@ -42,6 +47,7 @@ impl PoolView {
     pub(crate) fn new(
         identity: Arc<PoolIdentity>,
         algorithm: Algorithm,
+        hold: Option<Hold>,
         members: impl IntoIterator<Item = (Arc<EndpointState>, MemberState, u32)>,
     ) -> Self {
         let members: Vec<MemberView> = members
@@ -52,7 +58,12 @@ impl PoolView {
             })
             .collect();
         let turn = Turn::new(members.iter().map(|member| member.weight));
-        Self { identity, algorithm, members, turn }
+        Self { identity, hold, algorithm, members, turn }
+    }
+
+    /// Whether an endpoint may get traffic at all.
+    pub(crate) fn has_any(&self) -> bool {
+        self.members.iter().any(|member| member.weight > 0)
     }
 
     /// An endpoint for one more request, none of those that were tried; `None` where there is none.
@@ -146,8 +157,13 @@ mod tests {
             let address = "127.0.0.1:1".parse().unwrap();
             (Arc::new(EndpointState::new(at as u64, id.clone(), key, address)), *state, *weight)
         });
-        let identity = Arc::new(PoolIdentity { uid: 1, id: id.clone(), labels: Labels::default() });
-        PoolView::new(identity, algorithm, members)
+        let identity = Arc::new(PoolIdentity {
+            uid: 1,
+            id: id.clone(),
+            labels: Labels::default(),
+            held: AtomicU32::new(0),
+        });
+        PoolView::new(identity, algorithm, None, members)
     }
 
     fn random() -> impl FnMut() -> u64 {

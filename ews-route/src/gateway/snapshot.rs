@@ -5,13 +5,15 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 
-use ews_core::Labels;
 use ews_core::balancer::{MemberState, Object, ObjectRef, Table};
 use ews_core::endpoint::EndpointKey;
-use ews_core::id::{PoolId, RouteSetId};
+use ews_core::id::{PoolId, RouteSetId, TrafficPolicyId};
+use ews_core::{Error, Labels, Result};
 
 use super::endpoint::EndpointState;
+use super::policy::Policy;
 use super::pool::{PoolIdentity, PoolView};
 use super::route::Routes;
 use super::sharded::Sharded;
@@ -21,30 +23,45 @@ use super::sharded::Sharded;
 pub(crate) struct Snapshot {
     pub(crate) generation: u64,
     /// By exact name.
-    hosts: Sharded<RouteSetId>,
+    hosts: Sharded<Site>,
     /// By what follows `*.`.
-    wildcards: Sharded<RouteSetId>,
-    every_other: Option<RouteSetId>,
+    wildcards: Sharded<Site>,
+    every_other: Option<Site>,
     sets: Sharded<Arc<Routes>>,
     pools: Sharded<Arc<PoolView>>,
+    policies: Sharded<Arc<Policy>>,
+}
+
+/// What a domain points to.
+#[derive(Debug, Clone)]
+pub(crate) struct Site {
+    routes: RouteSetId,
+    pub(crate) policy: Option<TrafficPolicyId>,
 }
 
 impl Snapshot {
-    /// The routes for a host name in lower case.
-    pub(crate) fn routes(&self, host: &str) -> Option<&Arc<Routes>> {
-        let set = self.hosts.get(host).or_else(|| self.wildcard(host)).or(self.every_other.as_ref())?;
-        self.sets.get(set.as_str())
+    /// What a host name in lower case points to.
+    pub(crate) fn site(&self, host: &str) -> Option<&Site> {
+        self.hosts.get(host).or_else(|| self.wildcard(host)).or(self.every_other.as_ref())
+    }
+
+    pub(crate) fn routes(&self, site: &Site) -> Option<&Arc<Routes>> {
+        self.sets.get(site.routes.as_str())
+    }
+
+    pub(crate) fn policy(&self, id: &TrafficPolicyId) -> Option<&Arc<Policy>> {
+        self.policies.get(id.as_str())
     }
 
     /// `*.example` takes in `a.example` and `a.b.example`; of several the longest holds.
-    fn wildcard(&self, host: &str) -> Option<&RouteSetId> {
+    fn wildcard(&self, host: &str) -> Option<&Site> {
         if self.wildcards.is_empty() {
             return None;
         }
         let mut rest = host;
         while let Some((_, parent)) = rest.split_once('.') {
-            if let Some(set) = self.wildcards.get(parent) {
-                return Some(set);
+            if let Some(site) = self.wildcards.get(parent) {
+                return Some(site);
             }
             rest = parent;
         }
@@ -54,6 +71,18 @@ impl Snapshot {
     pub(crate) fn pool(&self, id: &PoolId) -> Option<&Arc<PoolView>> {
         self.pools.get(id.as_str())
     }
+}
+
+/// Whether this gateway can serve an object that the table accepts.
+///
+/// # Errors
+/// `Invalid` or `Unsupported`, naming the object.
+pub(crate) fn check(object: &Object) -> Result<()> {
+    match object {
+        Object::RouteSet(set) => Routes::new(set).map(drop),
+        _ => Ok(()),
+    }
+    .map_err(|error: Error| error.with_context("object", object.reference()))
 }
 
 /// Makes snapshots from a table, change by change.
@@ -78,6 +107,7 @@ impl Routing {
             every_other: None,
             sets: Sharded::new(),
             pools: Sharded::new(),
+            policies: Sharded::new(),
         };
         Self { snapshot, pools: BTreeMap::new(), endpoints: Endpoints::new(), next_uid: 1 }
     }
@@ -106,22 +136,37 @@ impl Routing {
             let object = table.get(reference).map(|stored| &stored.object);
             match (reference, object) {
                 (ObjectRef::Domain(name), object) => {
-                    let set = match object {
-                        Some(Object::Domain(domain)) => Some(domain.routes.clone()),
+                    let site = match object {
+                        Some(Object::Domain(domain)) => {
+                            Some(Site { routes: domain.routes.clone(), policy: domain.policy.clone() })
+                        }
                         _ => None,
                     };
                     match name.as_str().strip_prefix("*.") {
-                        Some(parent) => self.snapshot.wildcards.set(parent, set),
-                        None if name.as_str() == "*" => self.snapshot.every_other = set,
-                        None => self.snapshot.hosts.set(name.as_str(), set),
+                        Some(parent) => self.snapshot.wildcards.set(parent, site),
+                        None if name.as_str() == "*" => self.snapshot.every_other = site,
+                        None => self.snapshot.hosts.set(name.as_str(), site),
                     }
                 }
                 (ObjectRef::RouteSet(id), object) => {
                     let routes = match object {
-                        Some(Object::RouteSet(set)) => Some(Arc::new(Routes::new(set))),
+                        // It was checked before it was applied.
+                        Some(Object::RouteSet(set)) => Some(Arc::new(Routes::new(set).unwrap_or_default())),
                         _ => None,
                     };
                     self.snapshot.sets.set(id.as_str(), routes);
+                }
+                (ObjectRef::TrafficPolicy(id), object) => {
+                    let policy = match object {
+                        Some(Object::TrafficPolicy(policy)) => {
+                            let before = self.snapshot.policy(id).map(Arc::as_ref);
+                            let policy = Policy::new(self.next_uid, policy, before);
+                            self.next_uid += 1;
+                            Some(Arc::new(policy))
+                        }
+                        _ => None,
+                    };
+                    self.snapshot.policies.set(id.as_str(), policy);
                 }
                 (ObjectRef::Pool(id), _) => pools.push(id),
                 (ObjectRef::Endpoint(pool, key), object) => {
@@ -189,7 +234,7 @@ impl Routing {
         });
         let members: Vec<_> = members.collect();
         let identity = self.identity(id, &pool.labels);
-        Some(Arc::new(PoolView::new(identity, pool.algorithm, members)))
+        Some(Arc::new(PoolView::new(identity, pool.algorithm, pool.hold, members)))
     }
 
     fn identity(&mut self, id: &PoolId, labels: &Labels) -> Arc<PoolIdentity> {
@@ -200,6 +245,6 @@ impl Routing {
         }
         let uid = self.next_uid;
         self.next_uid += 1;
-        Arc::new(PoolIdentity { uid, id: id.clone(), labels: labels.clone() })
+        Arc::new(PoolIdentity { uid, id: id.clone(), labels: labels.clone(), held: AtomicU32::new(0) })
     }
 }

@@ -14,7 +14,8 @@ use tokio::sync::{Notify, broadcast, watch};
 
 use super::config::{Accept, GatewayConfig};
 use super::listen::{self, Bound};
-use super::snapshot::Routing;
+use super::policy::RateTable;
+use super::snapshot::{self, Routing};
 use super::thread::{self, Ending, Orders, Shared, Thread};
 use super::{Core, End, Gateway, State, control};
 use crate::balancer::{EVENT_QUEUE, capabilities};
@@ -76,8 +77,14 @@ impl GatewayBuilder {
             None => Table::new(capabilities(), limits),
         };
         let mut routing = Routing::new();
-        let all: Vec<ObjectRef> =
-            table.image().objects.iter().map(|stored| stored.object.reference()).collect();
+        let image = table.image();
+        // A gateway that was built with less than its predecessor can't serve what that one was told.
+        image
+            .objects
+            .iter()
+            .try_for_each(|stored| snapshot::check(&stored.object))
+            .map_err(|error| error.with_operation("gateway.start"))?;
+        let all: Vec<ObjectRef> = image.objects.iter().map(|stored| stored.object.reference()).collect();
         let snapshot = Arc::new(routing.update(&table, &all));
         let generation = table.generation();
 
@@ -93,6 +100,7 @@ impl GatewayBuilder {
             registry: Registry::default(),
             served: (0..threads).map(|_| AtomicU64::new(0)).collect(),
             connections: (0..threads).map(|_| AtomicUsize::new(0)).collect(),
+            rates: RateTable::default(),
             notice: Notify::new(),
             config: config.clone(),
         });

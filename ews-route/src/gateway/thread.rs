@@ -21,6 +21,7 @@ use super::config::GatewayConfig;
 use super::connection::{self, Connection};
 use super::endpoint::EndpointState;
 use super::listen::Source;
+use super::policy::RateTable;
 use super::pool::{PoolIdentity, PoolView};
 use super::snapshot::Snapshot;
 use super::upstream::LocalEndpoint;
@@ -45,6 +46,8 @@ pub(crate) struct Shared {
     pub(crate) served: Vec<AtomicU64>,
     /// How many connections each thread has.
     pub(crate) connections: Vec<AtomicUsize>,
+    /// What clients have used up of their rates.
+    pub(crate) rates: RateTable,
     /// Something happened that the control thread should look at.
     pub(crate) notice: Notify,
 }
@@ -91,6 +94,8 @@ pub(crate) struct Thread {
     connections: RefCell<Connections>,
     /// A connection ended.
     freed: Notify,
+    /// Another snapshot was taken.
+    pub(crate) changed: Notify,
     is_draining: Cell<bool>,
 }
 
@@ -129,6 +134,7 @@ impl Thread {
             scratch: RefCell::new(vec![0; SCRATCH].into_boxed_slice()),
             connections: RefCell::default(),
             freed: Notify::new(),
+            changed: Notify::new(),
             is_draining: Cell::new(false),
         }
     }
@@ -208,6 +214,7 @@ impl Thread {
             served.store(generation, Ordering::Release);
         }
         self.shared.notice.notify_one();
+        self.changed.notify_waiters();
     }
 
     /// The regular look at the time.

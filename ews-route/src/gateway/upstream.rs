@@ -6,13 +6,19 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
 use std::io;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use ews_core::balancer::MemberState;
-use hyper::client::conn::http1;
+use hyper::body::Incoming;
+use hyper::client::conn::{TrySendError, http1};
+use hyper::{Request, Response};
 use tokio::net::TcpStream;
+use tokio::sync::oneshot;
 
 use super::body::RequestBody;
 use super::connection::Connection;
@@ -21,7 +27,42 @@ use super::io::UpstreamIo;
 use super::thread::Thread;
 
 /// A connection to an endpoint as requests are given to it.
-pub(crate) type Sender = http1::SendRequest<RequestBody>;
+#[derive(Debug)]
+pub(crate) struct Sender {
+    http: http1::SendRequest<RequestBody>,
+    /// Whether the next answer may be an upgrade.
+    may_upgrade: Rc<Cell<bool>>,
+    upgraded: oneshot::Receiver<Upgraded>,
+}
+
+/// What an upgraded connection consists of: the socket, and what was read of it already.
+#[derive(Debug)]
+pub(crate) struct Upgraded(pub(crate) UpstreamIo, pub(crate) Bytes);
+
+impl Sender {
+    fn is_ready(&self) -> bool {
+        self.http.is_ready()
+    }
+
+    fn is_closed(&self) -> bool {
+        self.http.is_closed()
+    }
+
+    /// Sends a request; the answer to one that may upgrade can be followed by [`upgraded`](Self::upgraded).
+    pub(crate) fn send(
+        &mut self,
+        request: Request<RequestBody>,
+        may_upgrade: bool,
+    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>> + use<> {
+        self.may_upgrade.set(may_upgrade);
+        self.http.try_send_request(request)
+    }
+
+    /// The connection itself, after an answer that upgrades it.
+    pub(crate) async fn upgraded(self) -> Option<Upgraded> {
+        self.upgraded.await.ok()
+    }
+}
 
 /// How many idle connections are looked at for one that can be used.
 const LOOKS: usize = 8;
@@ -178,10 +219,17 @@ pub(crate) async fn connect(thread: &Rc<Thread>, state: &EndpointState) -> io::R
     // A head and a small body are one write; without this a larger one would wait for an acknowledgement.
     stream.set_nodelay(true)?;
     let io = UpstreamIo::new(stream, thread.clone());
-    let (sender, connection) = http1::handshake(io).await.map_err(io::Error::other)?;
+    let (http, mut connection) = http1::handshake(io).await.map_err(io::Error::other)?;
+    let (tell, upgraded) = oneshot::channel();
+    let may_upgrade = Rc::new(Cell::new(false));
+    let asked = may_upgrade.clone();
     tokio::task::spawn_local(async move {
         // How it ends is told to whoever has a request on it.
-        let _ = connection.await;
+        let ended = poll_fn(|cx| Pin::new(&mut connection).poll(cx)).await;
+        if ended.is_ok() && asked.get() {
+            let parts = connection.into_parts();
+            let _ = tell.send(Upgraded(parts.io, parts.read_buf));
+        }
     });
-    Ok(sender)
+    Ok(Sender { http, may_upgrade, upgraded })
 }

@@ -37,10 +37,18 @@ pub(crate) enum Failure {
     Unsupported,
     /// The body is above the limit.
     TooLarge,
+    /// The client is not welcome.
+    Denied,
+    /// There were too many requests for a rate.
+    Limited,
+    /// There were too many requests at once, or none waited any longer.
+    Overloaded,
+    /// The site is in maintenance.
+    Maintenance,
 }
 
 impl Failure {
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 13] = [
         Self::NoRoute,
         Self::NoEndpoint,
         Self::Connect,
@@ -50,6 +58,10 @@ impl Failure {
         Self::Forced,
         Self::Unsupported,
         Self::TooLarge,
+        Self::Denied,
+        Self::Limited,
+        Self::Overloaded,
+        Self::Maintenance,
     ];
 
     pub(crate) const fn as_str(self) -> &'static str {
@@ -63,6 +75,10 @@ impl Failure {
             Self::Forced => "forced",
             Self::Unsupported => "unsupported",
             Self::TooLarge => "too_large",
+            Self::Denied => "denied",
+            Self::Limited => "rate_limited",
+            Self::Overloaded => "overloaded",
+            Self::Maintenance => "maintenance",
         }
     }
 }

@@ -146,11 +146,13 @@ pub(crate) fn put_pool(name: &str) -> Op {
 
 /// Prefixes and the pools they lead to.
 pub(crate) fn put_routes(name: &str, rules: &[(&str, &str)]) -> Op {
-    let rule = |(path, to): &(&str, &str)| {
-        let shares = vec![WeightedPool { pool: pool(to), weight: 1 }];
-        RouteRule::new(PathMatch::Prefix((*path).to_owned()), RouteAction::Forward(shares))
-    };
-    put_rules(name, rules.iter().map(rule).collect())
+    put_rules(name, rules.iter().map(|(path, to)| forward(path, to)).collect())
+}
+
+/// What is below this path goes to this pool.
+pub(crate) fn forward(path: &str, to: &str) -> RouteRule {
+    let shares = vec![WeightedPool { pool: pool(to), weight: 1 }];
+    RouteRule::new(PathMatch::Prefix(path.to_owned()), RouteAction::Forward(shares))
 }
 
 pub(crate) fn put_rules(name: &str, rules: Vec<RouteRule>) -> Op {

@@ -69,6 +69,11 @@ impl Guard {
         Self { limits, state: State::Head(Head::default()), held: Vec::new(), empty_lines: 0, heads: 0 }
     }
 
+    /// What was held back of a head that is none, after an upgrade.
+    pub(crate) fn take_held(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.held)
+    }
+
     /// Whether a head has begun and is not complete.
     pub(crate) fn is_within_head(&self) -> bool {
         !self.held.is_empty()

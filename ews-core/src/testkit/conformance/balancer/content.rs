@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 use super::Bench;
 use crate::balancer::{
     Algorithm, AttributeMatch, AttributePlace, Blackhole, BlackholeTarget, Certificate, Change, Domain,
-    DomainName, Member, MemberState, Object, ObjectKind, ObjectQuery, ObjectRef, Op, PathMatch, Pool,
-    PoolProtocol, RouteAction, RouteRule, RouteSet, TrafficPolicy, WeightedPool,
+    DomainName, HeaderEdits, HeaderField, Member, MemberState, Object, ObjectKind, ObjectQuery, ObjectRef,
+    Op, PathMatch, Pool, PoolProtocol, RedirectTo, RouteAction, RouteFilter, RouteRule, RouteSet,
+    TrafficPolicy, WeightedPool,
 };
 use crate::capability::Capability;
 use crate::error::ErrorKind;
@@ -265,6 +266,15 @@ pub(super) async fn wrong_objects_are_refused(bench: Bench<'_>) -> CaseResult {
     if bench.balancer.capabilities().has(Capability::RouteRegex) {
         rules.push(RouteRule::new(PathMatch::Regex("/x\n".to_owned()), forward(&[1])?));
     }
+    for name in ["content-length", "Host", "a b"] {
+        let edits = HeaderEdits { remove: vec![name.to_owned()], ..HeaderEdits::default() };
+        rules.push(RouteRule::new(all(), forward(&[1])?).filter(RouteFilter::RequestHeaders(edits)));
+    }
+    let set = vec![HeaderField::new("a", "b\r\nc: d")];
+    let edits = HeaderEdits { set, ..HeaderEdits::default() };
+    rules.push(RouteRule::new(all(), forward(&[1])?).filter(RouteFilter::ResponseHeaders(edits)));
+    let round = RedirectTo { scheme: None, ..RedirectTo::https() };
+    rules.push(RouteRule::new(all(), RouteAction::RedirectTo(round)));
     let mut wrong: Vec<Op> = Vec::new();
     for rule in rules {
         wrong.push(Op::Put(Object::RouteSet(RouteSet { id: bench.set("s")?, rules: vec![rule] })));

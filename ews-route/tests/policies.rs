@@ -1,0 +1,301 @@
+//! Rules with conditions and filters, and traffic policies, through a real gateway.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that can't go on fails"
+)]
+
+mod stage;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ews_core::ErrorKind;
+use ews_core::balancer::{
+    AttributeMatch, AttributePlace, Balancer as _, Change, HeaderEdits, HeaderField, Hold, Object, ObjectRef,
+    Op, Page, PathMatch, PathRewrite, Pool, Queue, RedirectTo, Rewrite, RouteAction, RouteFilter, RouteRule,
+    TrafficPolicy,
+};
+use ews_core::id::{ChangeId, TrafficPolicyId};
+use stage::upstream::{Deed, ok};
+use stage::{Stage, Upstream, config, forward, pool, put_member, put_pool, put_rules, until};
+use tokio::sync::Semaphore;
+
+fn policy(change: impl FnOnce(&mut TrafficPolicy)) -> Op {
+    let mut policy = TrafficPolicy::new(TrafficPolicyId::new("t").unwrap());
+    change(&mut policy);
+    Op::Put(Object::TrafficPolicy(policy))
+}
+
+fn under(rule: RouteRule) -> RouteRule {
+    rule.policy(TrafficPolicyId::new("t").unwrap())
+}
+
+/// The pool `p` behind every path, under this policy.
+async fn stage(upstream: &Upstream, change: impl FnOnce(&mut TrafficPolicy)) -> Stage {
+    let stage = Stage::with(config(), &[upstream.address]).await;
+    stage.apply([policy(change), put_rules("r", vec![under(forward("/", "p"))])]).await;
+    stage
+}
+
+#[tokio::test]
+async fn a_header_a_cookie_or_a_method_leads_to_the_canary() {
+    let stage = Stage::new(config()).await;
+    let (old, new) = (Upstream::named("old").await, Upstream::named("new").await);
+    let attribute = |place, name: &str, value: &str| AttributeMatch {
+        place,
+        name: name.to_owned(),
+        value: Some(value.to_owned()),
+    };
+    let rules = vec![
+        forward("/", "p"),
+        forward("/", "new").attribute(attribute(AttributePlace::Header, "x-canary", "yes")),
+        forward("/", "new").attribute(attribute(AttributePlace::Cookie, "canary", "1")),
+        forward("/api", "new").methods(["DELETE"]),
+    ];
+    let ops = [put_pool("new"), put_member("new", "n", new.address), put_member("p", "o", old.address)];
+    stage.apply(ops.into_iter().chain([put_rules("r", rules)])).await;
+    let mut client = stage.client().await;
+    for (request, wanted) in [
+        ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", "old"),
+        ("GET / HTTP/1.1\r\nHost: a\r\nX-Canary: yes\r\n\r\n", "new"),
+        ("GET / HTTP/1.1\r\nHost: a\r\nX-Canary: no\r\nCookie: a=b; canary=1\r\n\r\n", "new"),
+        ("GET /api HTTP/1.1\r\nHost: a\r\n\r\n", "old"),
+        ("DELETE /api/x HTTP/1.1\r\nHost: a\r\n\r\n", "new"),
+    ] {
+        client.send(request).await;
+        assert_eq!(client.answer().await.text(), wanted, "{request}");
+    }
+}
+
+#[tokio::test]
+async fn filters_change_what_each_side_sees() {
+    let upstream = Upstream::new(|_| async {
+        Deed::Send(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nServer: secret/1.0\r\nX-Old: 1\r\n\r\n".to_vec())
+    })
+    .await;
+    let stage = Stage::with(config(), &[upstream.address]).await;
+    let request = HeaderEdits {
+        set: vec![HeaderField::new("X-Tenant", "shop"), HeaderField::new("x-forwarded-for", "hidden")],
+        add: vec![HeaderField::new("accept", "b/c")],
+        remove: vec!["Cookie".to_owned()],
+    };
+    let response = HeaderEdits {
+        set: vec![HeaderField::new("strict-transport-security", "max-age=1")],
+        add: Vec::new(),
+        remove: vec!["server".to_owned()],
+    };
+    let rewrite = Rewrite {
+        host: Some("inner.example:81".to_owned()),
+        path: Some(PathRewrite::Prefix("/v2".to_owned())),
+    };
+    let rule = forward("/api", "p")
+        .filter(RouteFilter::RequestHeaders(request))
+        .filter(RouteFilter::ResponseHeaders(response))
+        .filter(RouteFilter::Rewrite(rewrite));
+    stage.apply([put_rules("r", vec![rule])]).await;
+    let mut client = stage.client().await;
+    client
+        .send("GET /api/x?q=1 HTTP/1.1\r\nHost: a.example\r\nX-Tenant: evil\r\nX-Tenant: worse\r\nCookie: a=b\r\nAccept: a\r\n\r\n")
+        .await;
+    let answer = client.answer().await;
+    assert_eq!(answer.header("strict-transport-security"), Some("max-age=1"));
+    assert_eq!((answer.header("server"), answer.header("x-old")), (None, Some("1")));
+    let seen = upstream.received().pop().unwrap();
+    assert_eq!(seen.path(), "/v2/x?q=1");
+    assert_eq!(seen.header("host"), ["inner.example:81"]);
+    assert_eq!(seen.header("x-forwarded-host"), ["a.example"]);
+    assert_eq!(seen.header("x-forwarded-for"), ["hidden"]);
+    assert_eq!(seen.header("x-tenant"), ["shop"]);
+    assert_eq!(seen.header("accept"), ["a", "b/c"]);
+    assert!(seen.header("cookie").is_empty());
+}
+
+#[tokio::test]
+async fn a_redirect_keeps_what_it_does_not_name() {
+    let stage = Stage::new(config()).await;
+    let https =
+        RouteRule::new(PathMatch::Prefix("/".to_owned()), RouteAction::RedirectTo(RedirectTo::https()));
+    stage.apply([put_rules("r", vec![https])]).await;
+    let answer = stage.get("shop.example:8080", "/a/b?c=%20d").await;
+    assert_eq!((answer.status, answer.header("location")), (308, Some("https://shop.example/a/b?c=%20d")));
+}
+
+#[tokio::test]
+async fn what_can_not_be_served_is_refused_before_it_is_applied() {
+    let stage = Stage::new(config()).await;
+    let answer = || RouteAction::Respond { status: 200, body: String::new() };
+    let rule = |path| RouteRule::new(path, answer());
+    let edits = |name: &str| HeaderEdits { remove: vec![name.to_owned()], ..HeaderEdits::default() };
+    let all = || PathMatch::Prefix("/".to_owned());
+    let to = |path: &str| PathRewrite::Prefix(path.to_owned());
+    let mut wrong = vec![
+        rule(all()).filter(RouteFilter::RequestHeaders(edits("content-length"))),
+        rule(all()).filter(RouteFilter::ResponseHeaders(edits("Transfer-Encoding"))),
+        rule(all()).filter(RouteFilter::ResponseHeaders(edits("a b"))),
+        rule(PathMatch::Exact("/x".to_owned()))
+            .filter(RouteFilter::Rewrite(Rewrite { host: None, path: Some(to("/y")) })),
+        rule(all()).filter(RouteFilter::Rewrite(Rewrite { host: Some("a/b".to_owned()), path: None })),
+        RouteRule::new(all(), RouteAction::RedirectTo(RedirectTo { scheme: None, ..RedirectTo::https() })),
+        RouteRule::new(all(), RouteAction::RedirectTo(RedirectTo { status: 200, ..RedirectTo::https() })),
+    ];
+    if cfg!(feature = "regex") {
+        wrong.push(rule(PathMatch::Regex("/(".to_owned())));
+    }
+    for (number, rule) in wrong.into_iter().enumerate() {
+        let change = Change::new(
+            ChangeId::new(format!("wrong-{number}")).unwrap(),
+            [put_rules("r", vec![rule.clone()])],
+        );
+        let error = stage.gateway.apply(&change).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid, "{rule:?}: {error}");
+    }
+    // What was there still serves.
+    assert_eq!(stage.get("a", "/").await.status, 503);
+}
+
+#[tokio::test]
+async fn a_clients_rate_and_who_is_not_welcome() {
+    let upstream = Upstream::named("here").await;
+    let stage = stage(&upstream, |policy| {
+        (policy.rate_per_client, policy.burst_per_client) = (Some(1), Some(3));
+        policy.error_pages = vec![Page::html(429, "slow down")];
+    })
+    .await;
+    let mut client = stage.client().await;
+    let mut statuses = Vec::new();
+    for _ in 0..5 {
+        let answer = client.get("/").await;
+        if answer.status == 429 {
+            assert_eq!((answer.header("retry-after"), answer.text().as_str()), (Some("1"), "slow down"));
+        }
+        statuses.push(answer.status);
+    }
+    assert_eq!(statuses.iter().filter(|status| **status == 200).count(), 3, "{statuses:?}");
+    // Another connection of the same client is the same client, and a changed policy does not give it a fresh start.
+    stage
+        .apply([policy(|policy| (policy.rate_per_client, policy.burst_per_client) = (Some(1), Some(3)))])
+        .await;
+    assert_eq!(stage.get("a", "/").await.status, 429);
+    stage.apply([policy(|policy| policy.deny = vec!["127.0.0.0/8".parse().unwrap()])]).await;
+    assert_eq!(client.get("/").await.status, 403);
+    stage.apply([policy(|policy| policy.allow = vec!["10.0.0.0/8".parse().unwrap()])]).await;
+    assert_eq!(client.get("/").await.status, 403);
+    stage.apply([policy(|policy| policy.maintenance = Some(Page::html(503, "<h1>back soon</h1>")))]).await;
+    let answer = client.get("/").await;
+    assert_eq!((answer.status, answer.text().as_str()), (503, "<h1>back soon</h1>"));
+    assert_eq!(upstream.received().len(), 3);
+}
+
+#[tokio::test]
+async fn limits_of_a_policy_hold_in_place_of_the_gateways() {
+    let upstream = Upstream::new(|received| async move {
+        if received.path() == "/slow" {
+            std::future::pending::<()>().await;
+        }
+        ok("here")
+    })
+    .await;
+    let stage = stage(&upstream, |policy| {
+        policy.request_timeout = Some(Duration::from_millis(200));
+        policy.max_body = Some(4);
+        policy.error_pages = vec![Page::html(504, "too slow"), Page::html(413, "too large")];
+    })
+    .await;
+    let answer = stage.get("a", "/slow").await;
+    assert_eq!((answer.status, answer.text().as_str()), (504, "too slow"));
+    let mut client = stage.client().await;
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nfour").await;
+    assert_eq!(client.answer().await.status, 200);
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n").await;
+    let answer = client.answer().await;
+    assert_eq!((answer.status, answer.text().as_str()), (413, "too large"));
+    let mut client = stage.client().await;
+    client
+        .send("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfifth\r\n0\r\n\r\n")
+        .await;
+    assert_eq!(client.answer().await.status, 413);
+}
+
+#[tokio::test]
+async fn beyond_so_many_at_once_the_next_wait_in_a_bounded_queue() {
+    let gate = Arc::new(Semaphore::new(0));
+    let upstream = Upstream::new({
+        let gate = gate.clone();
+        move |_| {
+            let gate = gate.clone();
+            async move {
+                gate.acquire().await.unwrap().forget();
+                ok("here")
+            }
+        }
+    })
+    .await;
+    let stage = stage(&upstream, |policy| {
+        policy.max_in_flight = Some(2);
+        policy.queue = Some(Queue { requests: 1, wait: Duration::from_secs(20) });
+    })
+    .await;
+    let mut clients = Vec::new();
+    for under_way in [1, 2, 2] {
+        let mut client = stage.client().await;
+        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        clients.push(client);
+        until("it has arrived", async || upstream.received().len() == under_way).await;
+    }
+    // The third waits: it has not arrived. It takes a moment until it is in the queue.
+    until("a fourth is turned away", async || {
+        let mut client = stage.client().await;
+        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        let answer = tokio::time::timeout(Duration::from_millis(200), client.answer_to("GET")).await;
+        matches!(answer, Ok(Some(answer)) if answer.status == 503)
+    })
+    .await;
+    assert_eq!(upstream.received().len(), 2);
+    gate.add_permits(3);
+    for mut client in clients {
+        assert_eq!(client.answer().await.status, 200);
+    }
+    assert_eq!(upstream.received().len(), 3);
+}
+
+#[tokio::test]
+async fn while_the_only_instance_is_replaced_requests_wait() {
+    let stage = Stage::new(config()).await;
+    let held = |requests, wait| {
+        let mut pool = Pool::new(pool("p"));
+        pool.hold = Some(Hold { requests, wait });
+        Op::Put(Object::Pool(pool))
+    };
+    stage.apply([held(2, Duration::from_secs(20))]).await;
+    let mut waiting = Vec::new();
+    for _ in 0..2 {
+        let mut client = stage.client().await;
+        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        waiting.push(client);
+    }
+    until("one more is turned away", async || {
+        let mut client = stage.client().await;
+        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        let answer = tokio::time::timeout(Duration::from_millis(200), client.answer_to("GET")).await;
+        matches!(answer, Ok(Some(answer)) if answer.status == 503)
+    })
+    .await;
+    let upstream = Upstream::named("new").await;
+    // An unrelated change lets nobody go.
+    stage.apply([put_pool("other")]).await;
+    stage.apply([put_member("p", "new", upstream.address)]).await;
+    for client in &mut waiting {
+        assert_eq!(client.answer().await.text(), "new");
+    }
+    stage
+        .apply([
+            Op::Delete(ObjectRef::Endpoint(pool("p"), stage::key("new"))),
+            held(2, Duration::from_millis(50)),
+        ])
+        .await;
+    assert_eq!(stage.get("a", "/").await.status, 503);
+}
