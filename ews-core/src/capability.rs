@@ -167,6 +167,8 @@ capabilities! {
     BalancePeakEwma = "balance_peak_ewma",
     /// Balancer: chooses endpoints by requests in flight.
     BalanceLeastRequest = "balance_least_request",
+    /// Balancer: speaks HTTP/2 to clients, and to the endpoints of pools that want it.
+    Http2 = "http2",
     /// Balancer: forwards TCP connections.
     TcpRoutes = "tcp_routes",
     /// Balancer: counts requests in flight per endpoint, so that a drain is proven.

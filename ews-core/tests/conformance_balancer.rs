@@ -541,6 +541,8 @@ async fn the_fake_passes_whatever_it_lacks() {
             | Capability::RouteAttributes
             | Capability::BalancePeakEwma
             | Capability::BalanceLeastRequest
+            | Capability::RouteFilters
+            | Capability::Http2
             | Capability::TcpRoutes
             | Capability::Tls
             | Capability::TrafficPolicies => &["without_counts_a_drain_elapses"],

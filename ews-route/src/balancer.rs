@@ -30,6 +30,10 @@ pub(crate) fn capabilities() -> CapabilitySet {
         Capability::RouteAttributes,
         Capability::RouteFilters,
         Capability::TrafficPolicies,
+        #[cfg(feature = "tls")]
+        Capability::Tls,
+        #[cfg(feature = "http2")]
+        Capability::Http2,
         Capability::Weights,
         Capability::BalancePeakEwma,
         Capability::BalanceLeastRequest,

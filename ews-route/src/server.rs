@@ -40,6 +40,9 @@ pub struct ServerConfig {
     pub admin: Option<SocketAddr>,
     /// The file that holds the admin endpoint's tokens, one a line, each of at least 16 bytes. Needed where that listens.
     pub token_file: Option<PathBuf>,
+    /// The directory whose files hold the chains and keys of certificates, as references name them. Without one no certificate
+    /// can be loaded. It takes the feature `tls`.
+    pub secrets: Option<PathBuf>,
     /// The file of the embedded store that keeps what was applied. Default: none, and a new process knows nothing.
     pub state: Option<PathBuf>,
     /// Where the bound addresses are written as JSON once all listen; the file appears whole.
@@ -55,6 +58,7 @@ impl Default for ServerConfig {
             gateway: GatewayConfig::default(),
             admin: None,
             token_file: None,
+            secrets: None,
             state: None,
             addresses_file: None,
             drain: Duration::from_secs(30),
@@ -86,6 +90,13 @@ impl ServerConfig {
         self
     }
 
+    /// With certificates and keys from files of this directory.
+    #[must_use]
+    pub fn with_secrets(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.secrets = Some(directory.into());
+        self
+    }
+
     /// Keeping what was applied in this file.
     #[must_use]
     pub fn with_state(mut self, state: impl Into<PathBuf>) -> Self {
@@ -113,6 +124,9 @@ impl ServerConfig {
 pub struct Addresses {
     /// For traffic.
     pub http: Vec<SocketAddr>,
+    /// For traffic within TLS.
+    #[serde(default)]
+    pub https: Vec<SocketAddr>,
     /// For the admin endpoint.
     pub admin: Option<SocketAddr>,
 }
@@ -149,6 +163,7 @@ impl Addresses {
 impl fmt::Display for Addresses {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let all = self.http.iter().map(|address| ("http", address));
+        let all = all.chain(self.https.iter().map(|address| ("https", address)));
         let all = all.chain(self.admin.iter().map(|address| ("admin", address)));
         for (at, (what, address)) in all.enumerate() {
             if at > 0 {
@@ -178,7 +193,8 @@ impl Server {
     /// Those of [`GatewayBuilder::start`](crate::GatewayBuilder::start), of the store, and of the files; `Invalid` for an
     /// admin endpoint without tokens.
     pub async fn start(config: ServerConfig) -> Result<Self> {
-        let ServerConfig { gateway, admin, token_file, state, addresses_file, drain } = config;
+        let ServerConfig { gateway, admin, token_file, secrets, state, addresses_file, drain } = config;
+        let plain = gateway.listen.len();
         let tokens = match (admin, &token_file) {
             (None, _) => None,
             (Some(_), Some(file)) => Some(tokens(file)?),
@@ -189,6 +205,17 @@ impl Server {
             }
         };
         let mut builder = Gateway::builder(gateway);
+        #[cfg(feature = "tls")]
+        if let Some(directory) = secrets {
+            builder = builder.with_secrets(Arc::new(ews_core::secrets::FileSecrets::new(directory)?));
+        }
+        #[cfg(not(feature = "tls"))]
+        if secrets.is_some() {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "`secrets` hold certificates, and this gateway is built without TLS (ews-route's feature `tls`)",
+            ));
+        }
         let mut store = None;
         if let Some(path) = state {
             let opened = Arc::new(RedbStore::open(path, RedbConfig::default()).await?);
@@ -196,7 +223,8 @@ impl Server {
             store = Some(opened);
         }
         let gateway = builder.start().await?;
-        let mut addresses = Addresses { http: gateway.addresses().to_vec(), admin: None };
+        let (http, https) = gateway.addresses().split_at_checked(plain).unwrap_or_default();
+        let mut addresses = Addresses { http: http.to_vec(), https: https.to_vec(), admin: None };
         let mut serving = None;
         if let (Some(address), Some(tokens)) = (admin, tokens) {
             let router = admin::router(&gateway, Access::Tokens(tokens))?;

@@ -256,6 +256,17 @@ pub struct Certificate {
     pub chain: SecretRef,
     /// The private key, PEM.
     pub key: SecretRef,
+    /// Certificates, PEM, one of which must have signed a client's own: mutual TLS. Others get no connection, and requests
+    /// for the domain on connections that were made for another one get 421. Default: clients prove nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_ca: Option<SecretRef>,
+}
+
+impl Certificate {
+    /// A chain and its key; clients prove nothing.
+    pub fn new(id: CertificateId, chain: SecretRef, key: SecretRef) -> Self {
+        Self { id, chain, key, client_ca: None }
+    }
 }
 
 /// What is dropped before it costs anything.

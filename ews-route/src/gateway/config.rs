@@ -6,7 +6,7 @@ use std::time::Duration;
 use ews_core::balancer::Limits;
 use ews_core::id::GatewayId;
 use ews_core::time::duration;
-use ews_core::{Error, Result};
+use ews_core::{Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
 
 /// The configuration of a [`Gateway`](crate::Gateway).
@@ -24,8 +24,10 @@ use serde::{Deserialize, Serialize};
 pub struct GatewayConfig {
     /// Its name in views, events and labels. Default `gateway`.
     pub name: String,
-    /// Where it listens for HTTP/1.1; port 0 takes a free one. At most 64. Default: nowhere.
+    /// Where it listens for HTTP/1.1, and for HTTP/2 without TLS where the feature `http2` is on; port 0 takes a free one. At most 64. Default: nowhere.
     pub listen: Vec<SocketAddr>,
+    /// Where it listens for HTTP within TLS; port 0 takes a free one. At most 64. It takes the feature `tls`. Default: nowhere.
+    pub listen_tls: Vec<SocketAddr>,
     /// How many data threads. Default: one per core that this process may use (nginx' `worker_processes auto`).
     pub threads: Option<usize>,
     /// How new connections reach the threads.
@@ -70,11 +72,20 @@ pub struct RequestLimits {
     /// The most client connections of one thread; beyond, new ones wait in the kernel's queue. Default 16,384. Each may have
     /// one upstream connection, so it bounds these too: both together must stay below the process's limit of open files.
     pub connections: usize,
+    /// The most certificates that are kept in memory; of more, those that were not used for longest are loaded anew when they
+    /// are asked for. 1 to 1,000,000. Default 10,000, at some 10 kB each.
+    pub certificates: usize,
 }
 
 impl Default for RequestLimits {
     fn default() -> Self {
-        Self { head_bytes: 32 * 1024, headers: 100, body_bytes: None, connections: 16_384 }
+        Self {
+            head_bytes: 32 * 1024,
+            headers: 100,
+            body_bytes: None,
+            connections: 16_384,
+            certificates: 10_000,
+        }
     }
 }
 
@@ -83,6 +94,10 @@ impl Default for RequestLimits {
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Timeouts {
+    /// From a connection's begin to the end of its TLS handshake. Default 10 s (Go's and HAProxy's order; slow handshakes hold
+    /// what fast ones free).
+    #[serde(with = "duration")]
+    pub handshake: Duration,
     /// From a head's first byte to its last. Then 408. Default 10 s (Caddy 1 min; nginx 60 s; slow-header attacks live by it).
     #[serde(with = "duration")]
     pub head: Duration,
@@ -108,6 +123,7 @@ impl Default for Timeouts {
     fn default() -> Self {
         let seconds = Duration::from_secs;
         Self {
+            handshake: seconds(10),
             head: seconds(10),
             idle: seconds(75),
             connect: seconds(1),
@@ -179,6 +195,7 @@ impl Default for GatewayConfig {
         Self {
             name: "gateway".to_owned(),
             listen: Vec::new(),
+            listen_tls: Vec::new(),
             threads: None,
             accept: Accept::default(),
             limits: RequestLimits::default(),
@@ -205,6 +222,13 @@ impl GatewayConfig {
     #[must_use]
     pub fn with_listen(mut self, listen: impl IntoIterator<Item = SocketAddr>) -> Self {
         self.listen = listen.into_iter().collect();
+        self
+    }
+
+    /// Listening for TLS at these addresses.
+    #[must_use]
+    pub fn with_listen_tls(mut self, listen: impl IntoIterator<Item = SocketAddr>) -> Self {
+        self.listen_tls = listen.into_iter().collect();
         self
     }
 
@@ -265,6 +289,15 @@ impl GatewayConfig {
         const DAY: Duration = Duration::from_secs(24 * 3600);
         GatewayId::new(&self.name).map_err(|error| error.with_context("field", "name"))?;
         between("listen (how many)", self.listen.len(), 0, 64)?;
+        between("listen_tls (how many)", self.listen_tls.len(), 0, 64)?;
+        if !cfg!(feature = "tls") && !self.listen_tls.is_empty() {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "an address for TLS, and this gateway is built without it (ews-route's feature `tls`)",
+            )
+            .with_context("field", "listen_tls"));
+        }
+        between("limits.certificates", self.limits.certificates, 1, 1_000_000)?;
         between("threads", self.threads.unwrap_or(1), 1, Self::MAX_THREADS)?;
         between("limits.head_bytes", self.limits.head_bytes, 1024, 256 * 1024)?;
         between("limits.headers", self.limits.headers, 1, 100)?;
@@ -277,6 +310,7 @@ impl GatewayConfig {
         between("metrics.series", self.metrics.series, 1, 1_000_000)?;
         let (t, u, tick) = (&self.timeouts, &self.upstream, Duration::from_millis(1));
         for (field, value, least, most) in [
+            ("timeouts.handshake", t.handshake, tick, DAY),
             ("timeouts.head", t.head, tick, DAY),
             ("timeouts.idle", t.idle, tick, DAY),
             ("timeouts.connect", t.connect, tick, DAY),

@@ -4,14 +4,15 @@
 //! request: a connection remembers since when it is in which [`Phase`], and its thread looks at all of them every 100 ms
 //! and wakes the few that are over their time.
 
-use std::cell::{Cell, RefCell};
-use std::future::{Future as _, poll_fn};
+use std::cell::{Cell, OnceCell, RefCell};
+use std::future::{Future, poll_fn};
 use std::net::{IpAddr, SocketAddr};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
+use ews_core::id::CertificateId;
 use hyper::header::HeaderValue;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -20,6 +21,8 @@ use tokio::net::TcpStream;
 use super::forward;
 use super::guard::Refusal;
 use super::io::ClientIo;
+use super::listen::Kind;
+use super::stream::Stream;
 use super::thread::Thread;
 use super::tunnel::Tunnel;
 
@@ -29,6 +32,8 @@ const LINGER: Duration = Duration::from_secs(1);
 /// What a connection waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Phase {
+    /// The end of the handshake of TLS.
+    Handshake,
     /// The next request.
     Idle,
     /// The rest of a head.
@@ -53,6 +58,12 @@ pub(crate) struct Connection {
     pub(crate) client: HeaderValue,
     /// How it is spoken to: `http` or `https`.
     pub(crate) scheme: &'static str,
+    /// The certificate that it was secured with.
+    pub(crate) certificate: OnceCell<CertificateId>,
+    /// Of a stream: the connection that it is on.
+    parent: Option<Rc<Connection>>,
+    /// How many streams are on it.
+    streams: Cell<u32>,
     waker: RefCell<Option<Waker>>,
     phase: Cell<Phase>,
     /// When the phase began, or made progress where that counts; in the thread's milliseconds.
@@ -74,15 +85,24 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    pub(crate) fn new(thread: Rc<Thread>, peer: SocketAddr) -> Self {
+    pub(crate) fn new(thread: Rc<Thread>, peer: SocketAddr, kind: Kind) -> Self {
         let address = peer.ip().to_canonical();
         let client = HeaderValue::from_str(&address.to_string());
+        let client = client.unwrap_or_else(|_| HeaderValue::from_static("unknown"));
+        let scheme = if kind == Kind::Tls { "https" } else { "http" };
+        Self::with(thread, address, client, scheme)
+    }
+
+    fn with(thread: Rc<Thread>, address: IpAddr, client: HeaderValue, scheme: &'static str) -> Self {
         let now = thread.now();
         Self {
             thread,
             address,
-            scheme: "http",
-            client: client.unwrap_or_else(|_| HeaderValue::from_static("unknown")),
+            client,
+            scheme,
+            certificate: OnceCell::new(),
+            parent: None,
+            streams: Cell::new(0),
             waker: RefCell::new(None),
             phase: Cell::new(Phase::Idle),
             since: Cell::new(now),
@@ -156,7 +176,13 @@ impl Connection {
     /// The thread's regular look.
     pub(crate) fn look(&self, now: u64) {
         let timeouts = &self.thread.shared.config.timeouts;
+        if self.streams.get() > 0 {
+            // Each stream has a time of its own.
+            self.since.set(now);
+            return;
+        }
         let limit = match self.phase.get() {
+            Phase::Handshake => timeouts.handshake,
             Phase::Idle => timeouts.idle,
             Phase::Head => timeouts.head,
             Phase::Response => timeouts.response,
@@ -169,9 +195,14 @@ impl Connection {
             (Phase::Response, Some(patience)) => patience,
             _ => limit,
         };
-        if now.saturating_sub(self.since.get()) >= limit {
+        let age = now.saturating_sub(self.since.get());
+        if age >= limit {
             self.expired.set(true);
             self.wake();
+        }
+        // A stream whose window is closed is not even asked whether it goes on: then its connection is dead.
+        if let Some(parent) = self.parent.as_ref().filter(|_| age >= limit.saturating_mul(2)) {
+            parent.abort();
         }
     }
 
@@ -208,7 +239,7 @@ impl Connection {
     /// Whether all there is to do is to drop it.
     pub(crate) fn is_over(&self) -> bool {
         match self.phase.get() {
-            Phase::Idle | Phase::Body | Phase::Tunnel | Phase::Linger => {
+            Phase::Handshake | Phase::Idle | Phase::Body | Phase::Tunnel | Phase::Linger => {
                 self.expired.get() || self.aborted.get()
             }
             Phase::Head | Phase::Response => false,
@@ -216,10 +247,98 @@ impl Connection {
     }
 }
 
+/// A connection's place among those that its thread looks at, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Place {
+    connection: Rc<Connection>,
+    at: usize,
+}
+
+impl Place {
+    pub(crate) fn new(connection: Rc<Connection>) -> Self {
+        let at = connection.thread.place(&connection);
+        Self { connection, at }
+    }
+
+    /// A place for one stream of a connection.
+    #[cfg(feature = "http2")]
+    pub(crate) fn of_stream(parent: &Rc<Connection>) -> Self {
+        parent.streams.set(parent.streams.get() + 1);
+        let thread = parent.thread.clone();
+        let mut stream = Connection::with(thread, parent.address, parent.client.clone(), parent.scheme);
+        stream.certificate = parent.certificate.clone();
+        stream.parent = Some(parent.clone());
+        Self::new(Rc::new(stream))
+    }
+
+    pub(crate) fn connection(&self) -> &Rc<Connection> {
+        &self.connection
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.connection.thread.leave(self.at);
+        if let Some(parent) = &self.connection.parent {
+            parent.streams.set(parent.streams.get().saturating_sub(1));
+        }
+    }
+}
+
+/// Waits for something before the first request; `None` once the connection is over.
+async fn alive<F: Future>(connection: &Connection, future: F) -> Option<F::Output> {
+    let mut future = pin!(future);
+    poll_fn(|cx| {
+        connection.register(cx.waker());
+        if connection.is_over() {
+            return Poll::Ready(None);
+        }
+        future.as_mut().poll(cx).map(Some)
+    })
+    .await
+}
+
 /// Serves a connection to its end.
-pub(crate) async fn serve(connection: Rc<Connection>, stream: TcpStream) {
+pub(crate) async fn serve(connection: Rc<Connection>, stream: TcpStream, kind: Kind) {
+    let (stream, is_http2) = match kind {
+        Kind::Plain => (Stream::Plain(stream), false),
+        #[cfg(feature = "tls")]
+        Kind::Tls => {
+            connection.enter(Phase::Handshake);
+            let secured = alive(&connection, super::tls::accept(&connection, stream)).await;
+            let Some(Ok(secured)) = secured else {
+                connection.thread.counts.refused(Refusal::Handshake);
+                return;
+            };
+            connection.enter(Phase::Idle);
+            let _ = connection.certificate.set(secured.certificate);
+            (Stream::Tls(secured.stream), secured.is_http2)
+        }
+        #[cfg(not(feature = "tls"))]
+        Kind::Tls => return,
+    };
+    #[cfg(feature = "http2")]
+    {
+        let mut io = ClientIo::new(stream, connection.clone());
+        if !is_http2 {
+            match alive(&connection, poll_fn(|cx| io.poll_preface(cx))).await {
+                Some(Ok(true)) => {}
+                Some(Ok(false)) => return serve_http1(connection, io).await,
+                Some(Err(_)) | None => return,
+            }
+        }
+        io.pass_all();
+        super::http2::serve(&connection, io).await;
+    }
+    #[cfg(not(feature = "http2"))]
+    {
+        let _ = is_http2;
+        serve_http1(connection.clone(), ClientIo::new(stream, connection)).await;
+    }
+}
+
+async fn serve_http1(connection: Rc<Connection>, io: ClientIo) {
     let limits = connection.thread.shared.config.limits;
-    let io = ClientIo::new(stream, connection.clone());
     let service = service_fn({
         let connection = connection.clone();
         move |request| forward::answer(connection.clone(), request)

@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Instant;
 
+use ews_core::balancer::PoolProtocol;
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{self, HeaderValue};
 use hyper::http::request::Parts;
@@ -29,7 +30,7 @@ use hyper::{Method, Request, Response, StatusCode, Uri, Version};
 use super::body::{Fate, RequestBody, ResponseBody};
 use super::connection::{Connection, Phase};
 use super::exchange::Exchange;
-use super::headers::{add_forwarded, host_name, strip_hop_by_hop};
+use super::headers::{add_forwarded, host_name, join_cookies, strip_hop_by_hop};
 use super::policy::{self, Policy, Waiting};
 use super::pool::PoolView;
 use super::respond::{last, plain, redirect, text};
@@ -98,6 +99,14 @@ fn route(connection: &Connection, request: &Request<Incoming>, began: Instant) -
     let (thread, uri) = (&connection.thread, request.uri());
     let snapshot = thread.snapshot();
     let site = snapshot.site(&host_name(authority));
+    if let Some(certificate) = site.and_then(|site| snapshot.certificate(site.certificate.as_ref()?))
+        && certificate.client_ca.is_some()
+        && connection.certificate.get() != Some(&certificate.id)
+    {
+        // It proved itself to another site, or to none (RFC 9110, section 15.5.20).
+        let response = plain(StatusCode::MISDIRECTED_REQUEST);
+        return Way::Own(response, Some(Failure::Misdirected));
+    }
     let ask = Ask { method: request.method(), path: uri.path(), query: uri.query(), headers };
     let rule = site.and_then(|site| snapshot.routes(site)?.find(&ask));
     let policy = rule.and_then(|rule| rule.policy.as_ref()).or_else(|| site?.policy.as_ref());
@@ -203,7 +212,13 @@ async fn forward(
         let local = thread.endpoint(state);
         let spare = replayable.then(|| head_of(&sending));
         let lease = Rc::new(local.lease(&connection));
-        let ask = Asking { connection: &connection, lease: &lease, fate: &fate, may_upgrade };
+        let ask = Asking {
+            connection: &connection,
+            lease: &lease,
+            fate: &fate,
+            protocol: pool.protocol,
+            may_upgrade,
+        };
         let mut result = ask.attempt(sending, true).await;
         if let Err(Attempt::Stale(again)) = result {
             result = ask.attempt(again, false).await;
@@ -287,6 +302,7 @@ struct Asking<'a> {
     connection: &'a Connection,
     lease: &'a Rc<Lease>,
     fate: &'a std::cell::Cell<Fate>,
+    protocol: PoolProtocol,
     may_upgrade: bool,
 }
 
@@ -297,14 +313,14 @@ impl Asking<'_> {
         mut request: Request<RequestBody>,
         may_reuse: bool,
     ) -> Result<(Response<Incoming>, Sender), Attempt> {
-        let Self { connection, lease, fate, may_upgrade } = *self;
+        let Self { connection, lease, fate, protocol, may_upgrade } = *self;
         let thread = &connection.thread;
         let (local, state) = (&lease.local, &lease.local.state);
-        let kept = if may_reuse { local.checkout() } else { None };
+        let kept = if may_reuse { local.checkout(protocol) } else { None };
         let is_kept = kept.is_some();
         let mut sender = match kept {
             Some(sender) => sender,
-            None => match until_abort(connection, connect(thread, state)).await {
+            None => match until_abort(connection, connect(thread, local, protocol)).await {
                 Some(Ok(sender)) => {
                     state.reached();
                     sender
@@ -391,7 +407,11 @@ fn prepare(
         let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
         parts.uri = path.parse().unwrap_or_else(|_| Uri::from_static("/"));
     }
-    let upgrade = wanted_upgrade(&parts, &body);
+    let may_upgrade = target.pool.protocol == PoolProtocol::Http1;
+    let upgrade = wanted_upgrade(&parts, &body).filter(|_| may_upgrade);
+    if parts.version == Version::HTTP_2 {
+        join_cookies(&mut parts.headers);
+    }
     parts.version = Version::HTTP_11;
     strip_hop_by_hop(&mut parts.headers);
     if let Some(upgrade) = upgrade {

@@ -103,6 +103,18 @@ fn is_end_to_end(name: &HeaderName) -> bool {
         || name.as_str().starts_with("x-forwarded-")
 }
 
+/// HTTP/2 sends each cookie by itself, HTTP/1.1 has one line for all (RFC 9113, section 8.2.3).
+pub(crate) fn join_cookies(headers: &mut HeaderMap) {
+    let mut lines = headers.get_all(header::COOKIE).iter();
+    if lines.next().is_none() || lines.next().is_none() {
+        return;
+    }
+    let lines: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if let Ok(joined) = HeaderValue::from_bytes(&lines.join(&b"; "[..])) {
+        headers.insert(header::COOKIE, joined);
+    }
+}
+
 /// Tells the endpoint who asks for what.
 pub(crate) fn add_forwarded(headers: &mut HeaderMap, connection: &Connection) {
     let trusts = connection.thread.shared.config.trust_forwarded;

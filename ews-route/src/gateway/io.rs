@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 
 use super::connection::{Connection, Phase};
 use super::guard::{Guard, HeadLimits, Refusal, Verdict};
+use super::stream::Stream;
 use super::thread::Thread;
 
 /// The most that is read and thrown away at the end of a connection that is cut off.
@@ -21,7 +22,9 @@ const LINGER_BYTES: usize = 1024 * 1024;
 
 /// A client's socket.
 pub(crate) struct ClientIo {
-    stream: TcpStream,
+    stream: Stream,
+    /// Whether what comes is HTTP/1.1, which is judged.
+    is_guarded: bool,
     guard: Guard,
     connection: Rc<Connection>,
     /// What the guard let through and hyper had no room for.
@@ -33,15 +36,61 @@ pub(crate) struct ClientIo {
 }
 
 impl ClientIo {
-    pub(crate) fn new(stream: TcpStream, connection: Rc<Connection>) -> Self {
+    pub(crate) fn new(stream: Stream, connection: Rc<Connection>) -> Self {
         let limits = connection.thread.shared.config.limits;
         let limits = HeadLimits { bytes: limits.head_bytes, headers: limits.headers };
         let guard = Guard::new(limits);
-        Self { stream, guard, connection, ready: Vec::new(), is_refused: false, is_broken: false, linger: 0 }
+        Self {
+            stream,
+            is_guarded: true,
+            guard,
+            connection,
+            ready: Vec::new(),
+            is_refused: false,
+            is_broken: false,
+            linger: 0,
+        }
+    }
+
+    /// Looks at the first bytes: whether they are HTTP/2's. What was read is judged or handed over later, as it turns out.
+    #[cfg(feature = "http2")]
+    pub(crate) fn poll_preface(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool>> {
+        const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+        loop {
+            let thread = self.connection.thread.clone();
+            let mut scratch = thread.scratch.borrow_mut();
+            let mut buffer = ReadBuf::new(&mut scratch);
+            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer))?;
+            let bytes = buffer.filled();
+            let is_end = bytes.is_empty();
+            self.ready.extend_from_slice(bytes);
+            let length = self.ready.len().min(PREFACE.len());
+            if self.ready.get(..length) == PREFACE.get(..length) && !is_end {
+                if length == PREFACE.len() {
+                    return Poll::Ready(Ok(true));
+                }
+                // A head that comes byte by byte gets no more time than any other.
+                self.connection.guarded(true, true);
+                continue;
+            }
+            self.connection.progress();
+            let first = std::mem::take(&mut self.ready);
+            let Self { guard, ready, .. } = self;
+            let verdict = guard.advance(&first, &mut |accepted| ready.extend_from_slice(accepted));
+            self.judged(verdict);
+            return Poll::Ready(Ok(false));
+        }
+    }
+
+    /// What comes is not HTTP/1.1: nothing of it is judged here.
+    #[cfg(feature = "http2")]
+    pub(crate) fn pass_all(&mut self) {
+        self.is_guarded = false;
+        self.connection.guarded(false, false);
     }
 
     /// The socket itself, and what was read of it and not handed over. From here on nothing is judged any more.
-    pub(crate) fn into_stream(mut self) -> (TcpStream, Vec<u8>) {
+    pub(crate) fn into_stream(mut self) -> (Stream, Vec<u8>) {
         self.ready.extend(self.guard.take_held());
         (self.stream, self.ready)
     }
@@ -112,6 +161,10 @@ impl Read for ClientIo {
                 return Poll::Ready(Ok(()));
             }
             this.connection.progress();
+            if !this.is_guarded {
+                target.put_slice(bytes);
+                return Poll::Ready(Ok(()));
+            }
             let mut handed = false;
             let Self { guard, ready, .. } = this;
             let verdict = guard.advance(bytes, &mut |accepted| {
@@ -138,9 +191,9 @@ impl Write for ClientIo {
         Poll::Ready(Ok(written))
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<()>> {
-        // A socket holds nothing back.
-        Poll::Ready(Ok(()))
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        // A socket holds nothing back; what is around it may.
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {

@@ -20,8 +20,22 @@ const BACKLOG: i32 = 4096;
 /// How many dealt connections wait for a thread.
 const DEALT: usize = 1024;
 
-/// Where a thread gets connections from.
-pub(crate) enum Source {
+/// What is spoken at a listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// HTTP as it is.
+    Plain,
+    /// HTTP within TLS.
+    Tls,
+}
+
+/// Where a thread gets connections from, and what is spoken there.
+pub(crate) struct Source {
+    pub(crate) kind: Kind,
+    from: From,
+}
+
+enum From {
     /// A listener, made a part of the thread's runtime when it is first used.
     Listener(Option<StdListener>, Option<TcpListener>),
     /// The one that deals.
@@ -31,15 +45,15 @@ pub(crate) enum Source {
 impl Source {
     /// The next connection; `None` where there are no more.
     pub(crate) async fn next(&mut self) -> Result<Option<(TcpStream, SocketAddr)>> {
-        match self {
-            Self::Listener(bound, listener) => {
+        match &mut self.from {
+            From::Listener(bound, listener) => {
                 if let Some(bound) = bound.take() {
                     *listener = Some(TcpListener::from_std(bound)?);
                 }
                 let listener = listener.as_ref().ok_or_else(|| Error::from(ErrorKind::NotConnected))?;
                 listener.accept().await.map(Some)
             }
-            Self::Dealt(receiver) => {
+            From::Dealt(receiver) => {
                 let Some(stream) = receiver.recv().await else { return Ok(None) };
                 let peer = stream.peer_addr()?;
                 Ok(Some((TcpStream::from_std(stream)?, peer)))
@@ -63,8 +77,8 @@ pub(crate) struct Dealer {
 
 /// Binds every address for so many threads, and takes over what is bound.
 pub(crate) fn bind(
-    addresses: &[SocketAddr],
-    bound: Vec<StdListener>,
+    addresses: impl IntoIterator<Item = (SocketAddr, Kind)>,
+    bound: Vec<(StdListener, Kind)>,
     threads: usize,
     deals: bool,
 ) -> Result<Bound> {
@@ -73,13 +87,13 @@ pub(crate) fn bind(
         dealers: Vec::new(),
         addresses: Vec::new(),
     };
-    let own = |listener: StdListener| Source::Listener(Some(listener), None);
-    for address in addresses {
-        let first = open(*address, !deals)?;
+    let own = |kind, listener: StdListener| Source { kind, from: From::Listener(Some(listener), None) };
+    for (address, kind) in addresses {
+        let first = open(address, !deals)?;
         let address = first.local_addr()?;
         result.addresses.push(address);
         if deals {
-            deal(&mut result, first, threads);
+            deal(&mut result, kind, first, threads);
             continue;
         }
         // The first took a free port where port 0 was asked for; the others share it.
@@ -88,29 +102,29 @@ pub(crate) fn bind(
             listeners.push(open(address, true)?);
         }
         for (sources, listener) in result.sources.iter_mut().zip(listeners) {
-            sources.push(own(listener));
+            sources.push(own(kind, listener));
         }
     }
-    for listener in bound {
+    for (listener, kind) in bound {
         listener.set_nonblocking(true)?;
         result.addresses.push(listener.local_addr()?);
         if deals {
-            deal(&mut result, listener, threads);
+            deal(&mut result, kind, listener, threads);
             continue;
         }
         for sources in &mut result.sources {
-            sources.push(own(listener.try_clone()?));
+            sources.push(own(kind, listener.try_clone()?));
         }
     }
     Ok(result)
 }
 
-fn deal(result: &mut Bound, listener: StdListener, threads: usize) {
+fn deal(result: &mut Bound, kind: Kind, listener: StdListener, threads: usize) {
     let mut senders = Vec::with_capacity(threads);
     for sources in &mut result.sources {
         let (sender, receiver) = mpsc::channel(DEALT);
         senders.push(sender);
-        sources.push(Source::Dealt(receiver));
+        sources.push(Source { kind, from: From::Dealt(receiver) });
     }
     result.dealers.push(Dealer { listener, threads: senders });
 }

@@ -27,6 +27,8 @@ pub(crate) mod exchange;
 pub(crate) mod forward;
 pub(crate) mod guard;
 pub(crate) mod headers;
+#[cfg(feature = "http2")]
+pub(crate) mod http2;
 pub(crate) mod io;
 pub(crate) mod listen;
 pub(crate) mod policy;
@@ -36,10 +38,15 @@ pub(crate) mod route;
 pub(crate) mod sharded;
 pub(crate) mod snapshot;
 mod start;
+pub(crate) mod stream;
 pub(crate) mod thread;
+#[cfg(feature = "tls")]
+pub(crate) mod tls;
 pub(crate) mod tunnel;
 pub(crate) mod turn;
 pub(crate) mod upstream;
+#[cfg(feature = "http2")]
+pub(crate) mod upstream_http2;
 
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
 use ews_core::Labels;
-use ews_core::balancer::{Algorithm, Hold, MemberState};
+use ews_core::balancer::{Algorithm, Hold, MemberState, Pool, PoolProtocol};
 use ews_core::id::PoolId;
 
 use super::endpoint::EndpointState;
@@ -18,6 +18,7 @@ use super::turn::Turn;
 #[derive(Debug)]
 pub(crate) struct PoolView {
     pub(crate) identity: Arc<PoolIdentity>,
+    pub(crate) protocol: PoolProtocol,
     /// What becomes of requests while there is no endpoint for any.
     pub(crate) hold: Option<Hold>,
     algorithm: Algorithm,
@@ -46,8 +47,7 @@ pub(crate) struct MemberView {
 impl PoolView {
     pub(crate) fn new(
         identity: Arc<PoolIdentity>,
-        algorithm: Algorithm,
-        hold: Option<Hold>,
+        pool: &Pool,
         members: impl IntoIterator<Item = (Arc<EndpointState>, MemberState, u32)>,
     ) -> Self {
         let members: Vec<MemberView> = members
@@ -58,7 +58,8 @@ impl PoolView {
             })
             .collect();
         let turn = Turn::new(members.iter().map(|member| member.weight));
-        Self { identity, hold, algorithm, members, turn }
+        let Pool { protocol, algorithm, hold, .. } = *pool;
+        Self { identity, protocol, hold, algorithm, members, turn }
     }
 
     /// Whether an endpoint may get traffic at all.
@@ -163,7 +164,9 @@ mod tests {
             labels: Labels::default(),
             held: AtomicU32::new(0),
         });
-        PoolView::new(identity, algorithm, None, members)
+        let mut pool = Pool::new(id.clone());
+        pool.algorithm = algorithm;
+        PoolView::new(identity, &pool, members)
     }
 
     fn random() -> impl FnMut() -> u64 {

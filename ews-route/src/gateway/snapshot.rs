@@ -9,8 +9,8 @@ use std::sync::atomic::AtomicU32;
 
 use ews_core::balancer::{MemberState, Object, ObjectRef, Table};
 use ews_core::endpoint::EndpointKey;
-use ews_core::id::{PoolId, RouteSetId, TrafficPolicyId};
-use ews_core::{Error, Labels, Result};
+use ews_core::id::{CertificateId, PoolId, RouteSetId, TrafficPolicyId};
+use ews_core::{Error, Labels, Result, SecretRef};
 
 use super::endpoint::EndpointState;
 use super::policy::Policy;
@@ -30,6 +30,19 @@ pub(crate) struct Snapshot {
     sets: Sharded<Arc<Routes>>,
     pools: Sharded<Arc<PoolView>>,
     policies: Sharded<Arc<Policy>>,
+    certificates: Sharded<Arc<CertificateView>>,
+}
+
+/// A certificate by reference, in one of its forms.
+#[derive(Debug)]
+pub(crate) struct CertificateView {
+    pub(crate) uid: u64,
+    pub(crate) id: CertificateId,
+    #[cfg_attr(not(feature = "tls"), expect(dead_code, reason = "nothing is loaded without TLS"))]
+    pub(crate) chain: SecretRef,
+    #[cfg_attr(not(feature = "tls"), expect(dead_code, reason = "nothing is loaded without TLS"))]
+    pub(crate) key: SecretRef,
+    pub(crate) client_ca: Option<SecretRef>,
 }
 
 /// What a domain points to.
@@ -37,6 +50,7 @@ pub(crate) struct Snapshot {
 pub(crate) struct Site {
     routes: RouteSetId,
     pub(crate) policy: Option<TrafficPolicyId>,
+    pub(crate) certificate: Option<CertificateId>,
 }
 
 impl Snapshot {
@@ -66,6 +80,10 @@ impl Snapshot {
             rest = parent;
         }
         None
+    }
+
+    pub(crate) fn certificate(&self, id: &CertificateId) -> Option<&Arc<CertificateView>> {
+        self.certificates.get(id.as_str())
     }
 
     pub(crate) fn pool(&self, id: &PoolId) -> Option<&Arc<PoolView>> {
@@ -108,6 +126,7 @@ impl Routing {
             sets: Sharded::new(),
             pools: Sharded::new(),
             policies: Sharded::new(),
+            certificates: Sharded::new(),
         };
         Self { snapshot, pools: BTreeMap::new(), endpoints: Endpoints::new(), next_uid: 1 }
     }
@@ -137,9 +156,11 @@ impl Routing {
             match (reference, object) {
                 (ObjectRef::Domain(name), object) => {
                     let site = match object {
-                        Some(Object::Domain(domain)) => {
-                            Some(Site { routes: domain.routes.clone(), policy: domain.policy.clone() })
-                        }
+                        Some(Object::Domain(domain)) => Some(Site {
+                            routes: domain.routes.clone(),
+                            policy: domain.policy.clone(),
+                            certificate: domain.certificate.clone(),
+                        }),
                         _ => None,
                     };
                     match name.as_str().strip_prefix("*.") {
@@ -167,6 +188,22 @@ impl Routing {
                         _ => None,
                     };
                     self.snapshot.policies.set(id.as_str(), policy);
+                }
+                (ObjectRef::Certificate(id), object) => {
+                    let view = match object {
+                        Some(Object::Certificate(certificate)) => {
+                            self.next_uid += 1;
+                            Some(Arc::new(CertificateView {
+                                uid: self.next_uid - 1,
+                                id: id.clone(),
+                                chain: certificate.chain.clone(),
+                                key: certificate.key.clone(),
+                                client_ca: certificate.client_ca.clone(),
+                            }))
+                        }
+                        _ => None,
+                    };
+                    self.snapshot.certificates.set(id.as_str(), view);
                 }
                 (ObjectRef::Pool(id), _) => pools.push(id),
                 (ObjectRef::Endpoint(pool, key), object) => {
@@ -234,7 +271,7 @@ impl Routing {
         });
         let members: Vec<_> = members.collect();
         let identity = self.identity(id, &pool.labels);
-        Some(Arc::new(PoolView::new(identity, pool.algorithm, pool.hold, members)))
+        Some(Arc::new(PoolView::new(identity, pool, members)))
     }
 
     fn identity(&mut self, id: &PoolId, labels: &Labels) -> Arc<PoolIdentity> {

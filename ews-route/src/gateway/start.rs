@@ -13,7 +13,7 @@ use ews_core::{Error, ErrorKind, Result};
 use tokio::sync::{Notify, broadcast, watch};
 
 use super::config::{Accept, GatewayConfig};
-use super::listen::{self, Bound};
+use super::listen::{self, Bound, Kind};
 use super::policy::RateTable;
 use super::snapshot::{self, Routing};
 use super::thread::{self, Ending, Orders, Shared, Thread};
@@ -30,8 +30,20 @@ const START: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct GatewayBuilder {
     config: GatewayConfig,
-    listeners: Vec<TcpListener>,
+    listeners: Vec<(TcpListener, Kind)>,
     store: Option<StoreOf>,
+    #[cfg(feature = "tls")]
+    secrets: Option<SecretsOf>,
+}
+
+#[cfg(feature = "tls")]
+struct SecretsOf(Arc<dyn ews_core::Secrets>);
+
+#[cfg(feature = "tls")]
+impl std::fmt::Debug for SecretsOf {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a source of secrets")
+    }
 }
 
 struct StoreOf(Arc<dyn Store>);
@@ -44,13 +56,35 @@ impl std::fmt::Debug for StoreOf {
 
 impl GatewayBuilder {
     pub(super) fn new(config: GatewayConfig) -> Self {
-        Self { config, listeners: Vec::new(), store: None }
+        Self {
+            config,
+            listeners: Vec::new(),
+            store: None,
+            #[cfg(feature = "tls")]
+            secrets: None,
+        }
     }
 
     /// Takes over a listener that is bound already, beside the addresses of the configuration. All threads share it.
     #[must_use]
     pub fn with_listener(mut self, listener: TcpListener) -> Self {
-        self.listeners.push(listener);
+        self.listeners.push((listener, Kind::Plain));
+        self
+    }
+
+    /// The same for a listener where TLS is spoken.
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn with_tls_listener(mut self, listener: TcpListener) -> Self {
+        self.listeners.push((listener, Kind::Tls));
+        self
+    }
+
+    /// Resolves the references of certificates there, when a handshake first asks for one.
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn with_secrets(mut self, secrets: Arc<dyn ews_core::Secrets>) -> Self {
+        self.secrets = Some(SecretsOf(secrets));
         self
     }
 
@@ -67,7 +101,13 @@ impl GatewayBuilder {
     /// `Invalid` for a wrong configuration; `PortInUse`, `Unauthorized` or `Unavailable` where an address can't be bound;
     /// those of the store, and `Corrupt` for what it holds.
     pub async fn start(self) -> Result<Gateway> {
-        let Self { config, listeners, store } = self;
+        let Self {
+            config,
+            listeners,
+            store,
+            #[cfg(feature = "tls")]
+            secrets,
+        } = self;
         config.check().map_err(|error| error.with_operation("gateway.start"))?;
         let id = GatewayId::new(&config.name)?;
         let journal = store.map(|StoreOf(store)| Journal::new(store, &id));
@@ -91,10 +131,19 @@ impl GatewayBuilder {
         let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let threads = config.threads.unwrap_or_else(cores).min(GatewayConfig::MAX_THREADS);
         let deals = !cfg!(target_os = "linux") || config.accept == Accept::Deal;
-        let bound = listen::bind(&config.listen, listeners, threads, deals).map_err(refused)?;
+        let plain = config.listen.iter().map(|address| (*address, Kind::Plain));
+        let addresses = plain.chain(config.listen_tls.iter().map(|address| (*address, Kind::Tls)));
+        let bound = listen::bind(addresses, listeners, threads, deals).map_err(refused)?;
         let Bound { sources, dealers, addresses } = bound;
 
+        #[cfg(feature = "tls")]
+        let (certificates, loads) = {
+            let secrets = secrets.map(|SecretsOf(secrets)| secrets);
+            super::tls::Certificates::new(config.limits.certificates, secrets)?
+        };
         let shared = Arc::new(Shared {
+            #[cfg(feature = "tls")]
+            certificates,
             started: Instant::now(),
             started_at: ews_core::Clock::now(&ews_core::SystemClock),
             registry: Registry::default(),
@@ -133,7 +182,11 @@ impl GatewayBuilder {
         });
         let weak = Arc::downgrade(&core);
         spawn("ews-route-control".to_owned(), move || {
-            local(control::run(weak, dealers, of_ending));
+            local(async move {
+                #[cfg(feature = "tls")]
+                tokio::task::spawn_local(loads.run());
+                control::run(weak, dealers, of_ending).await;
+            });
         })?;
         let gateway = Gateway { core, end: Arc::new(End(ending)) };
         serving(&gateway.core.shared, generation).await?;

@@ -18,9 +18,9 @@ use tokio::sync::{Notify, watch};
 
 use super::budget::Budget;
 use super::config::GatewayConfig;
-use super::connection::{self, Connection};
+use super::connection::{self, Connection, Place};
 use super::endpoint::EndpointState;
-use super::listen::Source;
+use super::listen::{Kind, Source};
 use super::policy::RateTable;
 use super::pool::{PoolIdentity, PoolView};
 use super::snapshot::Snapshot;
@@ -46,6 +46,8 @@ pub(crate) struct Shared {
     pub(crate) served: Vec<AtomicU64>,
     /// How many connections each thread has.
     pub(crate) connections: Vec<AtomicUsize>,
+    #[cfg(feature = "tls")]
+    pub(crate) certificates: super::tls::Certificates,
     /// What clients have used up of their rates.
     pub(crate) rates: RateTable,
     /// Something happened that the control thread should look at.
@@ -223,6 +225,7 @@ impl Thread {
         let now = self.shared.now();
         self.now.set(now);
         self.budget.pass(now.saturating_sub(before));
+        // One that is over its time is woken, never ended here, so the list is not changed meanwhile.
         for connection in self.connections.borrow().places.iter().flatten() {
             connection.look(now);
         }
@@ -237,11 +240,8 @@ impl Thread {
         }
     }
 
-    fn add(self: &Rc<Self>, stream: TcpStream, peer: std::net::SocketAddr) {
-        if stream.set_nodelay(true).is_err() {
-            return;
-        }
-        let connection = Rc::new(Connection::new(self.clone(), peer));
+    /// A place among the connections that are looked at.
+    pub(crate) fn place(&self, connection: &Rc<Connection>) -> usize {
         let mut connections = self.connections.borrow_mut();
         let place = match connections.free.pop() {
             Some(place) => place,
@@ -253,16 +253,28 @@ impl Thread {
         if let Some(free) = connections.places.get_mut(place) {
             *free = Some(connection.clone());
         }
+        place
+    }
+
+    /// The connection of this place has ended.
+    pub(crate) fn leave(&self, place: usize) {
+        let mut connections = self.connections.borrow_mut();
+        let ended = connections.places.get_mut(place).and_then(Option::take);
+        connections.free.push(place);
         drop(connections);
+        drop(ended);
+    }
+
+    fn add(self: &Rc<Self>, stream: TcpStream, peer: std::net::SocketAddr, kind: Kind) {
+        if stream.set_nodelay(true).is_err() {
+            return;
+        }
+        let place = Place::new(Rc::new(Connection::new(self.clone(), peer, kind)));
         self.count(|count| count.fetch_add(1, Ordering::Relaxed));
         let thread = self.clone();
         tokio::task::spawn_local(async move {
-            connection::serve(connection, stream).await;
-            let mut connections = thread.connections.borrow_mut();
-            let ended = connections.places.get_mut(place).and_then(Option::take);
-            connections.free.push(place);
-            drop(connections);
-            drop(ended);
+            connection::serve(place.connection().clone(), stream, kind).await;
+            drop(place);
             thread.count(|count| count.fetch_sub(1, Ordering::Relaxed));
             thread.freed.notify_one();
         });
@@ -282,7 +294,7 @@ impl Thread {
                 self.freed.notified().await;
             }
             match source.next().await {
-                Ok(Some((stream, peer))) => self.add(stream, peer),
+                Ok(Some((stream, peer))) => self.add(stream, peer, source.kind),
                 Ok(None) => return,
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");

@@ -13,7 +13,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use ews_core::balancer::MemberState;
+use ews_core::balancer::{MemberState, PoolProtocol};
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1};
 use hyper::{Request, Response};
@@ -28,18 +28,31 @@ use super::thread::Thread;
 
 /// A connection to an endpoint as requests are given to it.
 #[derive(Debug)]
-pub(crate) struct Sender {
+pub(crate) enum Sender {
+    /// One request at a time.
+    Http1(Http1),
+    /// One more stream of a connection that has others.
+    #[cfg(feature = "http2")]
+    Http2(super::upstream_http2::Stream),
+}
+
+/// A connection for one request after the other.
+#[derive(Debug)]
+pub(crate) struct Http1 {
     http: http1::SendRequest<RequestBody>,
     /// Whether the next answer may be an upgrade.
     may_upgrade: Rc<Cell<bool>>,
     upgraded: oneshot::Receiver<Upgraded>,
 }
 
+/// What comes of sending: an answer's begin, or the request again where it was not sent.
+type Sent = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>;
+
 /// What an upgraded connection consists of: the socket, and what was read of it already.
 #[derive(Debug)]
 pub(crate) struct Upgraded(pub(crate) UpstreamIo, pub(crate) Bytes);
 
-impl Sender {
+impl Http1 {
     fn is_ready(&self) -> bool {
         self.http.is_ready()
     }
@@ -47,20 +60,28 @@ impl Sender {
     fn is_closed(&self) -> bool {
         self.http.is_closed()
     }
+}
 
+impl Sender {
     /// Sends a request; the answer to one that may upgrade can be followed by [`upgraded`](Self::upgraded).
-    pub(crate) fn send(
-        &mut self,
-        request: Request<RequestBody>,
-        may_upgrade: bool,
-    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>> + use<> {
-        self.may_upgrade.set(may_upgrade);
-        self.http.try_send_request(request)
+    pub(crate) async fn send(&mut self, request: Request<RequestBody>, may_upgrade: bool) -> Sent {
+        match self {
+            Self::Http1(sender) => {
+                sender.may_upgrade.set(may_upgrade);
+                sender.http.try_send_request(request).await
+            }
+            #[cfg(feature = "http2")]
+            Self::Http2(stream) => stream.send(request).await,
+        }
     }
 
     /// The connection itself, after an answer that upgrades it.
     pub(crate) async fn upgraded(self) -> Option<Upgraded> {
-        self.upgraded.await.ok()
+        match self {
+            Self::Http1(sender) => sender.upgraded.await.ok(),
+            #[cfg(feature = "http2")]
+            Self::Http2(_) => None,
+        }
     }
 }
 
@@ -72,12 +93,14 @@ const LOOKS: usize = 8;
 pub(crate) struct LocalEndpoint {
     pub(crate) state: Arc<EndpointState>,
     idle: RefCell<VecDeque<Idle>>,
+    #[cfg(feature = "http2")]
+    pub(super) http2: super::upstream_http2::Connections,
     under_way: RefCell<UnderWay>,
 }
 
 #[derive(Debug)]
 struct Idle {
-    sender: Sender,
+    sender: Http1,
     since: u64,
 }
 
@@ -90,7 +113,13 @@ struct UnderWay {
 
 impl LocalEndpoint {
     pub(crate) fn new(state: Arc<EndpointState>) -> Self {
-        Self { state, idle: RefCell::default(), under_way: RefCell::default() }
+        Self {
+            state,
+            idle: RefCell::default(),
+            #[cfg(feature = "http2")]
+            http2: super::upstream_http2::Connections::default(),
+            under_way: RefCell::default(),
+        }
     }
 
     /// Begins a request here. It counts until the lease is dropped.
@@ -110,8 +139,16 @@ impl LocalEndpoint {
         Lease { local: self.clone(), place, connection: connection.clone(), failed: Cell::new(false) }
     }
 
-    /// An idle connection that can be used.
-    pub(crate) fn checkout(&self) -> Option<Sender> {
+    /// A connection that can be used at once.
+    pub(crate) fn checkout(&self, protocol: PoolProtocol) -> Option<Sender> {
+        match protocol {
+            #[cfg(feature = "http2")]
+            PoolProtocol::H2c => self.http2.stream().map(Sender::Http2),
+            _ => self.idle().map(Sender::Http1),
+        }
+    }
+
+    fn idle(&self) -> Option<Http1> {
         let mut idle = self.idle.borrow_mut();
         let mut busy = Vec::new();
         let mut found = None;
@@ -132,6 +169,12 @@ impl LocalEndpoint {
 
     /// Keeps a connection whose response has ended.
     pub(crate) fn checkin(&self, sender: Sender, thread: &Thread) {
+        let sender = match sender {
+            Sender::Http1(sender) => sender,
+            // Its connection has others, and goes on without it.
+            #[cfg(feature = "http2")]
+            Sender::Http2(_) => return,
+        };
         if sender.is_closed() || self.state.state() != MemberState::Active || thread.is_draining() {
             return;
         }
@@ -151,6 +194,8 @@ impl LocalEndpoint {
         self.idle
             .borrow_mut()
             .retain(|idle| now.saturating_sub(idle.since) < limit && !idle.sender.is_closed());
+        #[cfg(feature = "http2")]
+        self.http2.sweep(now, limit);
     }
 
     /// Closes all that is idle.
@@ -158,6 +203,8 @@ impl LocalEndpoint {
         // The connections' tasks are told by the drop, which must not find the list borrowed.
         let idle = std::mem::take(&mut *self.idle.borrow_mut());
         drop(idle);
+        #[cfg(feature = "http2")]
+        self.http2.close();
     }
 
     /// Cuts off all that is under way.
@@ -170,9 +217,22 @@ impl LocalEndpoint {
         }
     }
 
+    #[cfg(feature = "http2")]
+    fn has_no_streams(&self) -> bool {
+        self.http2.is_empty()
+    }
+
+    #[cfg(not(feature = "http2"))]
+    #[expect(clippy::unused_self, reason = "there are none")]
+    fn has_no_streams(&self) -> bool {
+        true
+    }
+
     /// Whether this thread has nothing of it any more.
     pub(crate) fn is_unused(&self) -> bool {
-        self.idle.borrow().is_empty() && self.under_way.borrow().places.iter().all(Option::is_none)
+        self.idle.borrow().is_empty()
+            && self.has_no_streams()
+            && self.under_way.borrow().places.iter().all(Option::is_none)
     }
 }
 
@@ -211,7 +271,12 @@ impl Drop for Lease {
 }
 
 /// Opens a connection to an endpoint.
-pub(crate) async fn connect(thread: &Rc<Thread>, state: &EndpointState) -> io::Result<Sender> {
+pub(crate) async fn connect(
+    thread: &Rc<Thread>,
+    local: &LocalEndpoint,
+    protocol: PoolProtocol,
+) -> io::Result<Sender> {
+    let state = &local.state;
     let limit = thread.shared.config.timeouts.connect;
     let stream = tokio::time::timeout(limit, TcpStream::connect(state.address))
         .await
@@ -219,6 +284,11 @@ pub(crate) async fn connect(thread: &Rc<Thread>, state: &EndpointState) -> io::R
     // A head and a small body are one write; without this a larger one would wait for an acknowledgement.
     stream.set_nodelay(true)?;
     let io = UpstreamIo::new(stream, thread.clone());
+    #[cfg(feature = "http2")]
+    if protocol == PoolProtocol::H2c {
+        return local.http2.open(io, thread).await.map(Sender::Http2);
+    }
+    let _ = protocol;
     let (http, mut connection) = http1::handshake(io).await.map_err(io::Error::other)?;
     let (tell, upgraded) = oneshot::channel();
     let may_upgrade = Rc::new(Cell::new(false));
@@ -231,5 +301,5 @@ pub(crate) async fn connect(thread: &Rc<Thread>, state: &EndpointState) -> io::R
             let _ = tell.send(Upgraded(parts.io, parts.read_buf));
         }
     });
-    Ok(Sender { http, may_upgrade, upgraded })
+    Ok(Sender::Http1(Http1 { http, may_upgrade, upgraded }))
 }

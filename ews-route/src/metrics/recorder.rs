@@ -45,10 +45,12 @@ pub(crate) enum Failure {
     Overloaded,
     /// The site is in maintenance.
     Maintenance,
+    /// The site asks clients for certificates, and the connection was made for another site.
+    Misdirected,
 }
 
 impl Failure {
-    pub(crate) const ALL: [Self; 13] = [
+    pub(crate) const ALL: [Self; 14] = [
         Self::NoRoute,
         Self::NoEndpoint,
         Self::Connect,
@@ -62,6 +64,7 @@ impl Failure {
         Self::Limited,
         Self::Overloaded,
         Self::Maintenance,
+        Self::Misdirected,
     ];
 
     pub(crate) const fn as_str(self) -> &'static str {
@@ -79,6 +82,7 @@ impl Failure {
             Self::Limited => "rate_limited",
             Self::Overloaded => "overloaded",
             Self::Maintenance => "maintenance",
+            Self::Misdirected => "misdirected",
         }
     }
 }

@@ -10,6 +10,8 @@
 )]
 
 pub(crate) mod client;
+#[cfg(feature = "http2")]
+pub(crate) mod http2;
 pub(crate) mod upstream;
 
 use std::net::SocketAddr;

@@ -121,6 +121,7 @@ fn object_needs(object: &Object) -> Vec<Capability> {
         }
         Object::Pool(pool) => {
             need(pool.protocol == PoolProtocol::Tcp, Capability::TcpRoutes);
+            need(pool.protocol == PoolProtocol::H2c, Capability::Http2);
             need(pool.hold.is_some(), Capability::TrafficPolicies);
             need(pool.algorithm == Algorithm::PeakEwma, Capability::BalancePeakEwma);
             need(pool.algorithm == Algorithm::LeastRequest, Capability::BalanceLeastRequest);

@@ -221,7 +221,7 @@ fn leading(value: &[u8]) -> usize {
 }
 
 /// Whether this is a host with at most one port behind it.
-fn is_authority(text: &[u8]) -> bool {
+pub(super) fn is_authority(text: &[u8]) -> bool {
     if text.is_empty() || text.len() > 262 || !text.iter().all(|byte| is_host(*byte)) {
         return false;
     }
@@ -251,7 +251,7 @@ fn is_port(text: &[u8]) -> bool {
 
 /// Whether some server would read this name as one that frames a body: gateways to CGI turn `-` into `_`, and others drop
 /// what they do not know.
-fn is_disguise(name: &[u8]) -> bool {
+pub(super) fn is_disguise(name: &[u8]) -> bool {
     let is_delimiter = |byte: &u8| matches!(byte, b'-' | b'_');
     let letters = || name.iter().filter(|byte| !is_delimiter(byte)).map(u8::to_ascii_lowercase);
     // Most names are told by their first letter.

@@ -15,6 +15,8 @@
 mod body;
 mod chars;
 mod head;
+#[cfg(feature = "http2")]
+pub(crate) mod http2;
 mod refusal;
 
 #[cfg(test)]

@@ -41,11 +41,13 @@ pub(crate) enum Refusal {
     Trailer,
     /// The head did not arrive in time.
     HeadTimeout,
+    /// No handshake of TLS came about.
+    Handshake,
 }
 
 impl Refusal {
     /// Every reason.
-    pub(crate) const ALL: [Self; 18] = [
+    pub(crate) const ALL: [Self; 19] = [
         Self::BareLineEnd,
         Self::RequestLine,
         Self::Version,
@@ -64,6 +66,7 @@ impl Refusal {
         Self::Chunk,
         Self::Trailer,
         Self::HeadTimeout,
+        Self::Handshake,
     ];
 
     /// The label's value.
@@ -87,6 +90,7 @@ impl Refusal {
             Self::Chunk => "chunk",
             Self::Trailer => "trailer",
             Self::HeadTimeout => "head_timeout",
+            Self::Handshake => "handshake",
         }
     }
 

@@ -1,12 +1,13 @@
 //! What a balancer holds: references, removals, capabilities, wrong and hostile objects, pages, size.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use super::Bench;
 use crate::balancer::{
     Algorithm, AttributeMatch, AttributePlace, Blackhole, BlackholeTarget, Certificate, Change, Domain,
-    DomainName, HeaderEdits, HeaderField, Member, MemberState, Object, ObjectKind, ObjectQuery, ObjectRef,
-    Op, PathMatch, Pool, PoolProtocol, RedirectTo, RouteAction, RouteFilter, RouteRule, RouteSet,
+    DomainName, HeaderEdits, HeaderField, Hold, Member, MemberState, Object, ObjectKind, ObjectQuery,
+    ObjectRef, Op, PathMatch, Pool, PoolProtocol, RedirectTo, RouteAction, RouteFilter, RouteRule, RouteSet,
     TrafficPolicy, WeightedPool,
 };
 use crate::capability::Capability;
@@ -193,11 +194,11 @@ pub(super) async fn what_it_can_not_do_is_refused(bench: Bench<'_>) -> CaseResul
     let mut get_only = rule(PathMatch::Prefix("/".to_owned()));
     get_only.methods.push("GET".to_owned());
     let policy = TrafficPolicy::new(TrafficPolicyId::new(format!("{}-p", bench.prefix))?);
-    let certificate = Certificate {
-        id: CertificateId::new(format!("{}-c", bench.prefix))?,
-        chain: "conformance/chain".parse()?,
-        key: "conformance/key".parse()?,
-    };
+    let certificate = Certificate::new(
+        CertificateId::new(format!("{}-c", bench.prefix))?,
+        "conformance/chain".parse()?,
+        "conformance/key".parse()?,
+    );
     let blackhole = Blackhole { target: BlackholeTarget::Domain(bench.host()?), until: Timestamp::MAX };
     let closed = Op::State { pool: bench.pool("a")?, endpoint: bench.key(1, 1)?, state: MemberState::Closed };
     let asked = [
@@ -214,6 +215,16 @@ pub(super) async fn what_it_can_not_do_is_refused(bench: Bench<'_>) -> CaseResul
         pool(|pool| pool.algorithm = Algorithm::PeakEwma)?,
         pool(|pool| pool.algorithm = Algorithm::LeastRequest)?,
         pool(|pool| pool.algorithm = Algorithm::RoundRobin)?,
+        pool(|pool| pool.protocol = PoolProtocol::H2c)?,
+        pool(|pool| pool.hold = Some(Hold { requests: 1, wait: Duration::from_secs(1) }))?,
+        rules(
+            rule(PathMatch::Prefix("/".to_owned()))
+                .filter(RouteFilter::ResponseHeaders(HeaderEdits::default())),
+        )?,
+        rules(RouteRule::new(
+            PathMatch::Prefix("/".to_owned()),
+            RouteAction::RedirectTo(RedirectTo::https()),
+        ))?,
         Op::Put(Object::TrafficPolicy(policy)),
         Op::Put(Object::Certificate(certificate)),
         Op::Put(Object::Blackhole(blackhole)),

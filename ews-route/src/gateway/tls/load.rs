@@ -1,0 +1,96 @@
+//! From references to a configuration that handshakes use.
+
+use std::sync::Arc;
+
+use ews_core::{Error, Result, SecretRef, Secrets};
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{NoServerSessionStorage, ProducesTickets, WebPkiClientVerifier};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::{RootCertStore, ServerConfig};
+
+use crate::gateway::snapshot::CertificateView;
+
+/// The most certificates of a chain, and of those that clients' certificates may be signed by.
+const MAX_CHAIN: usize = 16;
+
+/// What all configurations have in common.
+pub(super) struct Loader {
+    provider: Arc<CryptoProvider>,
+    /// One for all certificates and threads, so that a session is found again wherever a client connects, and after a change
+    /// of its certificate.
+    tickets: Arc<dyn ProducesTickets>,
+}
+
+impl Loader {
+    pub(super) fn new() -> Result<Self> {
+        Ok(Self { provider: Arc::new(rustls::crypto::ring::default_provider()), tickets: ticketer()? })
+    }
+
+    pub(super) async fn load(
+        &self,
+        certificate: &CertificateView,
+        secrets: &dyn Secrets,
+    ) -> Result<Arc<ServerConfig>> {
+        let chain = pem(secrets, &certificate.chain, "chain").await?;
+        let key = secrets.resolve(&certificate.key).await?;
+        // What is wrong with a key is not said: its text could be in it.
+        let key = PrivateKeyDer::from_pem_slice(key.expose())
+            .map_err(|_| Error::invalid(format!("`{}` holds no private key in PEM form", certificate.key)))?;
+        let key = CertifiedKey::from_der(chain, key, &self.provider)
+            .map_err(|error| Error::invalid(format!("the certificate and its key can't be used: {error}")))?;
+        let builder = ServerConfig::builder_with_provider(self.provider.clone())
+            .with_safe_default_protocol_versions()
+            .map_err(|error| Error::internal(format!("no version of TLS can be spoken: {error}")))?;
+        let (builder, tickets) = match &certificate.client_ca {
+            None => (builder.with_no_client_auth(), self.tickets.clone()),
+            Some(authorities) => {
+                let mut roots = RootCertStore::empty();
+                for authority in pem(secrets, authorities, "client_ca").await? {
+                    roots.add(authority).map_err(|error| {
+                        Error::invalid(format!("`{authorities}` holds what can sign no certificate: {error}"))
+                    })?;
+                }
+                let verifier =
+                    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), self.provider.clone())
+                        .build()
+                        .map_err(|error| Error::invalid(format!("clients can't be verified: {error}")))?;
+                // A session from before clients had to prove themselves must not be taken up again.
+                (builder.with_client_cert_verifier(verifier), ticketer()?)
+            }
+        };
+        let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(key)));
+        config.alpn_protocols = if cfg!(feature = "http2") {
+            vec![b"h2".to_vec(), b"http/1.1".to_vec()]
+        } else {
+            vec![b"http/1.1".to_vec()]
+        };
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.ticketer = tickets;
+        Ok(Arc::new(config))
+    }
+}
+
+fn ticketer() -> Result<Arc<dyn ProducesTickets>> {
+    rustls::crypto::ring::Ticketer::new()
+        .map_err(|error| Error::internal(format!("no keys for session tickets can be made: {error}")))
+}
+
+async fn pem(secrets: &dyn Secrets, of: &SecretRef, what: &str) -> Result<Vec<CertificateDer<'static>>> {
+    let text = secrets.resolve(of).await?;
+    let parsed: std::result::Result<Vec<_>, _> =
+        CertificateDer::pem_slice_iter(text.expose()).take(MAX_CHAIN + 1).collect();
+    let parsed = parsed.map_err(|error| {
+        Error::invalid(format!("`{of}` is no chain of certificates in PEM form: {error}"))
+            .with_context("field", what)
+    })?;
+    if parsed.is_empty() || parsed.len() > MAX_CHAIN {
+        return Err(Error::invalid(format!(
+            "`{of}` holds {} certificates; accepted: 1 to {MAX_CHAIN}",
+            parsed.len()
+        ))
+        .with_context("field", what));
+    }
+    Ok(parsed)
+}
