@@ -167,6 +167,12 @@ capabilities! {
     BalancePeakEwma = "balance_peak_ewma",
     /// Balancer: chooses endpoints by requests in flight.
     BalanceLeastRequest = "balance_least_request",
+    /// Balancer: chooses endpoints by a hash of the request.
+    BalanceHash = "balance_hash",
+    /// Balancer: brings clients back to their endpoint by a cookie.
+    Sticky = "sticky",
+    /// Balancer: gives new endpoints their share little by little.
+    SlowStart = "slow_start",
     /// Balancer: speaks HTTP/2 to clients, and to the endpoints of pools that want it.
     Http2 = "http2",
     /// Balancer: forwards TCP connections.

@@ -543,6 +543,9 @@ async fn the_fake_passes_whatever_it_lacks() {
             | Capability::BalanceLeastRequest
             | Capability::RouteFilters
             | Capability::Http2
+            | Capability::BalanceHash
+            | Capability::Sticky
+            | Capability::SlowStart
             | Capability::TcpRoutes
             | Capability::Tls
             | Capability::TrafficPolicies => &["without_counts_a_drain_elapses"],

@@ -8,7 +8,7 @@ use ews_core::balancer::{
     ObserveQuery, Outcome, Prepared, Stored,
 };
 use ews_core::event::{Gap, Notice};
-use ews_core::{Capability, CapabilitySet, Error, ErrorKind, Result, detach};
+use ews_core::{Capability, CapabilitySet, Clock as _, Error, ErrorKind, Result, SystemClock, detach};
 use futures_core::stream::BoxStream;
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
@@ -30,6 +30,7 @@ pub(crate) fn capabilities() -> CapabilitySet {
         Capability::RouteAttributes,
         Capability::RouteFilters,
         Capability::TrafficPolicies,
+        Capability::Blackhole,
         #[cfg(feature = "tls")]
         Capability::Tls,
         #[cfg(feature = "http2")]
@@ -37,6 +38,9 @@ pub(crate) fn capabilities() -> CapabilitySet {
         Capability::Weights,
         Capability::BalancePeakEwma,
         Capability::BalanceLeastRequest,
+        Capability::BalanceHash,
+        Capability::Sticky,
+        Capability::SlowStart,
         Capability::InFlight,
         Capability::ForceClose,
         Capability::EndpointHealth,
@@ -80,7 +84,9 @@ impl Core {
 
     /// Makes true what an earlier write left open.
     async fn settle(&self) -> Result<()> {
-        let Some(journal) = &self.journal else { return Ok(()) };
+        let Some(journal) = self.journal.as_ref().filter(|journal| journal.is_doubtful()) else {
+            return Ok(());
+        };
         let table = self.state().table.clone();
         if let Some((change, Outcome::New(prepared))) = journal.settle(&table).await? {
             self.commit(&change, prepared)?;
@@ -98,6 +104,17 @@ impl Core {
         // Within the lock, so that snapshots are handed over in order.
         self.snapshots.send_replace(Arc::new(snapshot));
         Ok(applied)
+    }
+
+    /// Forgets blackholes that have ended. That is no change, and threads need not hurry: they look at the time themselves.
+    pub(crate) fn expire(&self) {
+        let mut state = self.state();
+        let state = &mut *state;
+        let ended = state.table.expire(SystemClock.now());
+        if !ended.is_empty() {
+            let snapshot = state.routing.update(&state.table, &ended);
+            self.snapshots.send_replace(Arc::new(snapshot));
+        }
     }
 
     async fn compact(&self, generation: u64) {
@@ -157,6 +174,7 @@ impl Balancer for Gateway {
     }
 
     async fn objects(&self, query: &ObjectQuery) -> Result<Vec<Stored>> {
+        self.core().expire();
         self.core().state().table.objects(query)
     }
 

@@ -93,9 +93,14 @@ impl Journal {
         result
     }
 
+    /// Whether the fate of a write is not known.
+    pub(crate) fn is_doubtful(&self) -> bool {
+        self.is_doubtful.load(Ordering::Acquire)
+    }
+
     /// The change that leads to this generation, where it is not known whether it was written and it was.
     pub(crate) async fn settle(&self, table: &Table) -> Result<Option<(Change, Outcome)>> {
-        if !self.is_doubtful.load(Ordering::Acquire) {
+        if !self.is_doubtful() {
             return Ok(None);
         }
         let found = self.read(&format!("log/{:020}", table.generation() + 1)).await?;

@@ -37,8 +37,8 @@ pub use change::{Applied, Change, ObjectKind, ObjectQuery, ObjectRef, Op, Precon
 pub use ext::{BalancerExt, Drained};
 pub use network::Network;
 pub use objects::{
-    Algorithm, Blackhole, BlackholeTarget, Certificate, Domain, DomainName, Hold, Member, MemberState,
-    Object, Pool, PoolProtocol,
+    Algorithm, Blackhole, BlackholeTarget, Certificate, Domain, DomainName, HashOn, Hold, Member,
+    MemberState, Object, Outlier, Pool, PoolProtocol, Sticky,
 };
 pub use policy::{Page, Queue, TrafficPolicy};
 pub use routes::{

@@ -121,6 +121,10 @@ pub struct Domain {
     pub policy: Option<TrafficPolicyId>,
 }
 
+fn is_default(hash_on: &HashOn) -> bool {
+    *hash_on == HashOn::default()
+}
+
 /// A pool of endpoints.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -133,6 +137,20 @@ pub struct Pool {
     /// How an endpoint is chosen. Default: as the balancer does it best.
     #[serde(default)]
     pub algorithm: Algorithm,
+    /// What algorithms by hash look at.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub hash_on: HashOn,
+    /// Whether clients are brought back to their endpoint. Needs the capability `sticky`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sticky: Option<Sticky>,
+    /// Over how long an endpoint that is new gets from a tenth up to its whole share; for algorithms that draw (`auto`,
+    /// `peak_ewma`). Default: at once. Needs the capability `slow_start`.
+    #[serde(default, with = "crate::time::duration::option", skip_serializing_if = "Option::is_none")]
+    pub slow_start: Option<Duration>,
+    /// Whether endpoints that answer with errors are passed over for a while. Default: only those that can't be connected to.
+    /// Needs the capability `endpoint_health`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outlier: Option<Outlier>,
     /// What its requests are counted under besides the pool, such as the service and the revision. The keys are the caller's.
     #[serde(default)]
     pub labels: crate::Labels,
@@ -160,6 +178,10 @@ impl Pool {
             id,
             protocol: PoolProtocol::Http1,
             algorithm: Algorithm::default(),
+            hash_on: HashOn::default(),
+            sticky: None,
+            slow_start: None,
+            outlier: None,
             labels: crate::Labels::default(),
             hold: None,
         }
@@ -194,6 +216,60 @@ pub enum Algorithm {
     LeastRequest,
     /// In turn, by weight; every balancer has this one.
     RoundRobin,
+    /// By the pool's hash, each request asking every endpoint for its score (rendezvous, HRW): an endpoint that goes moves only
+    /// its own keys. For pools of at most some hundreds. Needs the capability `balance_hash`.
+    Rendezvous,
+    /// By the pool's hash and a table (Maglev): one look whatever the size of the pool; an endpoint that goes moves its own keys
+    /// and a few others. Needs the capability `balance_hash`.
+    Maglev,
+}
+
+/// What of a request is hashed, so that equal ones go to the same endpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum HashOn {
+    /// The client's address.
+    #[default]
+    ClientAddress,
+    /// The path.
+    Path,
+    /// The first value of this header; without it, the client's address.
+    Header(String),
+    /// This cookie; without it, the client's address.
+    Cookie(String),
+}
+
+/// A cookie that brings a client back to the endpoint that it was first given, as long as that may get traffic.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sticky {
+    /// The cookie's name. Its value names the endpoint without telling its address.
+    pub cookie: String,
+    /// How long a browser keeps it. Default: until it is closed.
+    #[serde(default, with = "crate::time::duration::option")]
+    pub max_age: Option<Duration>,
+}
+
+/// When an endpoint that answers with errors gets nothing for a while.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Outlier {
+    /// After so many errors in a row: no answer, or a status of 500 and above. 1 to 1,000. Default 5 (Envoy's
+    /// `consecutive_5xx`).
+    pub errors: u32,
+    /// For how long at first; it doubles each time, up to 5 minutes. Default 30 s (Envoy's `base_ejection_time`).
+    #[serde(with = "crate::time::duration")]
+    pub eject: Duration,
+    /// At most this share of the pool at once, in percent; one endpoint always may be. 0 to 100. Default 10 (Envoy's
+    /// `max_ejection_percent`).
+    pub max_percent: u32,
+}
+
+impl Default for Outlier {
+    fn default() -> Self {
+        Self { errors: 5, eject: Duration::from_secs(30), max_percent: 10 }
+    }
 }
 
 /// An endpoint in a pool.

@@ -88,8 +88,13 @@ pub(crate) struct Within {
 macro_rules! within {
     ($self:ident, $runtime:ident => $call:expr) => {{
         let $runtime = Arc::clone(&$self.runtime);
-        let task = $self.handle.spawn(async move { $call.await });
-        let ended = AbortOnDrop(task);
+        let begun = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let begins = begun.clone();
+        let task = $self.handle.spawn(async move {
+            begins.store(true, std::sync::atomic::Ordering::Release);
+            $call.await
+        });
+        let ended = AbortOnDrop { task, begun };
         match ended.await {
             Ok(result) => result,
             Err(error) => {
@@ -100,8 +105,12 @@ macro_rules! within {
     }};
 }
 
-/// Dropping the wait drops the call, as it would without tasks in between.
-struct AbortOnDrop<T>(tokio::task::JoinHandle<T>);
+/// Dropping the wait drops the call, as it would without tasks in between: so not before it was polled once, which whoever
+/// polls a call has a right to count on.
+struct AbortOnDrop<T> {
+    task: tokio::task::JoinHandle<T>,
+    begun: Arc<std::sync::atomic::AtomicBool>,
+}
 
 impl<T> Future for AbortOnDrop<T> {
     type Output = std::result::Result<T, tokio::task::JoinError>;
@@ -110,13 +119,15 @@ impl<T> Future for AbortOnDrop<T> {
         mut self: std::pin::Pin<&mut Self>,
         cx: &mut std::task::Context<'_>,
     ) -> std::task::Poll<Self::Output> {
-        std::pin::Pin::new(&mut self.0).poll(cx)
+        std::pin::Pin::new(&mut self.task).poll(cx)
     }
 }
 
 impl<T> Drop for AbortOnDrop<T> {
     fn drop(&mut self) {
-        self.0.abort();
+        if self.begun.load(std::sync::atomic::Ordering::Acquire) {
+            self.task.abort();
+        }
     }
 }
 

@@ -7,7 +7,7 @@
 use std::cell::{Cell, OnceCell, RefCell};
 use std::future::{Future, poll_fn};
 use std::net::{IpAddr, SocketAddr};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
@@ -33,6 +33,7 @@ const LINGER: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Phase {
     /// The end of the handshake of TLS.
+    #[cfg_attr(not(feature = "tls"), expect(dead_code, reason = "there is none without TLS"))]
     Handshake,
     /// The next request.
     Idle,
@@ -219,6 +220,16 @@ impl Connection {
         self.wake();
     }
 
+    /// It ends without another byte.
+    pub(crate) fn cut(&self) {
+        // Idle: nothing that is under way has to be answered first.
+        self.phase.set(Phase::Idle);
+        self.abort();
+        if let Some(parent) = &self.parent {
+            parent.cut();
+        }
+    }
+
     pub(crate) fn is_aborted(&self) -> bool {
         self.aborted.get()
     }
@@ -286,8 +297,9 @@ impl Drop for Place {
 }
 
 /// Waits for something before the first request; `None` once the connection is over.
+#[cfg(any(feature = "http2", feature = "tls"))]
 async fn alive<F: Future>(connection: &Connection, future: F) -> Option<F::Output> {
-    let mut future = pin!(future);
+    let mut future = std::pin::pin!(future);
     poll_fn(|cx| {
         connection.register(cx.waker());
         if connection.is_over() {

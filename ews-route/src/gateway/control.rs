@@ -50,6 +50,7 @@ pub(super) async fn run(core: Weak<Core>, dealers: Vec<Dealer>, mut ending: watc
         let Some(core) = core.upgrade() else { return };
         look(&core, &mut served, &mut said);
         if takes_sample {
+            core.expire();
             sampler.sample(&core, SystemClock.now());
         }
     }

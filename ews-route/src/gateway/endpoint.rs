@@ -13,6 +13,8 @@ use ews_core::id::PoolId;
 
 /// The longest ejection.
 const MAX_EJECTION: Duration = Duration::from_secs(30);
+/// The longest ejection for errors, in milliseconds (Envoy's `max_ejection_time`).
+const MAX_OUTLIER: u64 = 300_000;
 /// How long a peak of latency is remembered, in milliseconds (Finagle's and linkerd's default is 10 s).
 const DECAY: u64 = 10_000;
 
@@ -34,6 +36,12 @@ pub(crate) struct EndpointState {
     forced: AtomicU64,
     /// Failed attempts to connect since the last that succeeded.
     failures: AtomicU32,
+    /// Errors in a row.
+    bad: AtomicU32,
+    /// How often it was ejected for them, since it was well for long.
+    ejections: AtomicU32,
+    /// When it was first thought of for a request, in the gateway's milliseconds; 0: never.
+    first: AtomicU64,
     /// Until when it is ejected, in the gateway's milliseconds.
     ejected: AtomicU64,
     /// Peak EWMA of latency in microseconds, and when it was updated.
@@ -56,6 +64,9 @@ impl EndpointState {
             errors: AtomicU64::new(0),
             forced: AtomicU64::new(0),
             failures: AtomicU32::new(0),
+            bad: AtomicU32::new(0),
+            ejections: AtomicU32::new(0),
+            first: AtomicU64::new(0),
             ejected: AtomicU64::new(0),
             latency: AtomicU64::new(0),
             latency_at: AtomicU64::new(0),
@@ -126,6 +137,44 @@ impl EndpointState {
         let pause = first.saturating_mul(1 << failures).min(MAX_EJECTION);
         let pause = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
         self.ejected.store(now.saturating_add(pause.max(1)), Ordering::Relaxed);
+    }
+
+    /// It answered as it should.
+    pub(crate) fn did_well(&self, now: u64) {
+        if self.bad.load(Ordering::Relaxed) != 0 {
+            self.bad.store(0, Ordering::Relaxed);
+        }
+        // Well for as long as the longest ejection: what was is forgotten.
+        if self.ejections.load(Ordering::Relaxed) != 0
+            && now.saturating_sub(self.ejected.load(Ordering::Relaxed)) > MAX_OUTLIER
+        {
+            self.ejections.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// It failed once more: how often in a row.
+    pub(crate) fn did_badly(&self) -> u32 {
+        self.bad.fetch_add(1, Ordering::Relaxed).saturating_add(1)
+    }
+
+    /// It fails too often: it gets nothing for a while.
+    pub(crate) fn eject(&self, now: u64, first: Duration) {
+        let before = self.ejections.fetch_add(1, Ordering::Relaxed).min(16);
+        let first = u64::try_from(first.as_millis()).unwrap_or(u64::MAX).max(1);
+        let pause = first.saturating_mul(1 << before).min(MAX_OUTLIER.max(first));
+        self.bad.store(0, Ordering::Relaxed);
+        self.ejected.store(now.saturating_add(pause), Ordering::Relaxed);
+    }
+
+    /// What share of its weight it gets, in thousandths, where new ones get theirs over so many milliseconds.
+    pub(crate) fn warmth(&self, now: u64, window: u64) -> u64 {
+        const LEAST: u64 = 100;
+        let first = match self.first.compare_exchange(0, now.max(1), Ordering::Relaxed, Ordering::Relaxed) {
+            Ok(_) => now,
+            Err(first) => first,
+        };
+        let age = now.saturating_sub(first).min(window);
+        (age.saturating_mul(1_000) / window.max(1)).max(LEAST)
     }
 
     /// It was connected to, or answered.

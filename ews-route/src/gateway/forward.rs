@@ -22,11 +22,13 @@ use std::task::Poll;
 use std::time::Instant;
 
 use ews_core::balancer::PoolProtocol;
+use ews_core::{Clock as _, SystemClock};
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{self, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode, Uri, Version};
 
+use super::affinity::Affinity;
 use super::body::{Fate, RequestBody, ResponseBody};
 use super::connection::{Connection, Phase};
 use super::exchange::Exchange;
@@ -52,6 +54,11 @@ pub(crate) async fn answer(
     let target = match route(&connection, &request, began) {
         Way::Pool(target) => target,
         Way::Own(response, failure) => return Ok(own(&connection, began, response, failure)),
+        Way::Nowhere => {
+            connection.thread.own.failed(Failure::Blackhole);
+            connection.cut();
+            return std::future::pending().await;
+        }
     };
     let counts = connection.thread.pool_counts(&target.pool);
     let mut exchange = Exchange::new(connection.clone(), counts, began);
@@ -75,6 +82,8 @@ enum Way {
     Pool(Target),
     /// Nowhere: this is its answer, and what it failed for.
     Own(Response<ResponseBody>, Option<Failure>),
+    /// Nowhere, and it gets no answer.
+    Nowhere,
 }
 
 /// A pool, and what holds on the way there.
@@ -98,7 +107,11 @@ fn route(connection: &Connection, request: &Request<Incoming>, began: Instant) -
     let authority = authority.or_else(|| headers.get(header::HOST)?.to_str().ok()).unwrap_or_default();
     let (thread, uri) = (&connection.thread, request.uri());
     let snapshot = thread.snapshot();
-    let site = snapshot.site(&host_name(authority));
+    let host = host_name(authority);
+    if snapshot.blackholes.drops_host(&host, || SystemClock.now()) {
+        return Way::Nowhere;
+    }
+    let site = snapshot.site(&host);
     if let Some(certificate) = site.and_then(|site| snapshot.certificate(site.certificate.as_ref()?))
         && certificate.client_ca.is_some()
         && connection.certificate.get() != Some(&certificate.id)
@@ -187,6 +200,7 @@ async fn forward(
     mut exchange: Exchange,
 ) -> Response<ResponseBody> {
     let thread = connection.thread.clone();
+    let wish = Affinity::of(&target.pool, &connection, &request);
     let (request, fate) = prepare(request, &connection, &target);
     let may_upgrade = request.headers().contains_key(header::UPGRADE);
     let Target { mut pool, policy, edits } = target;
@@ -208,17 +222,11 @@ async fn forward(
     for _ in 0..attempts.unwrap_or(thread.shared.config.upstream.attempts) {
         let Some(sending) = request.take() else { break };
         let mut random = || thread.random();
-        let Some(state) = pool.pick(thread.now(), &mut random, &tried) else { break };
+        let Some(state) = pool.pick(thread.now(), &mut random, wish, &tried) else { break };
         let local = thread.endpoint(state);
         let spare = replayable.then(|| head_of(&sending));
         let lease = Rc::new(local.lease(&connection));
-        let ask = Asking {
-            connection: &connection,
-            lease: &lease,
-            fate: &fate,
-            protocol: pool.protocol,
-            may_upgrade,
-        };
+        let ask = Asking { connection: &connection, lease: &lease, fate: &fate, pool: &pool, may_upgrade };
         let mut result = ask.attempt(sending, true).await;
         if let Err(Attempt::Stale(again)) = result {
             result = ask.attempt(again, false).await;
@@ -242,8 +250,12 @@ async fn forward(
             Ok((response, sender)) => {
                 let micros = exchange.began().elapsed().as_micros();
                 state.took(u64::try_from(micros).unwrap_or(u64::MAX), thread.now());
+                pool.note(state, !response.status().is_server_error(), thread.now());
                 exchange.answered(response.status(), lease, (!is_odd).then_some(sender));
-                let answer = respond(&connection, response, exchange, is_head, edits.as_deref());
+                let mut answer = respond(&connection, response, exchange, is_head, edits.as_deref());
+                if let Some(cookie) = wish.cookie(&pool, state, connection.scheme) {
+                    answer.headers_mut().append(header::SET_COOKIE, cookie);
+                }
                 return if is_odd { last(answer) } else { answer };
             }
             Err(Attempt::NotSent(again, failure)) => {
@@ -252,10 +264,14 @@ async fn forward(
             }
             Err(Attempt::Stale(again)) => request = Some(again),
             Err(Attempt::Lost) => {
+                pool.note(state, false, thread.now());
                 reason = Failure::Upstream;
                 request = spare.filter(|_| thread.budget.withdraw());
             }
             Err(Attempt::Final(failure)) => {
+                if matches!(failure, Failure::Timeout | Failure::Upstream) {
+                    pool.note(state, false, thread.now());
+                }
                 reason = failure;
                 break;
             }
@@ -302,7 +318,7 @@ struct Asking<'a> {
     connection: &'a Connection,
     lease: &'a Rc<Lease>,
     fate: &'a std::cell::Cell<Fate>,
-    protocol: PoolProtocol,
+    pool: &'a PoolView,
     may_upgrade: bool,
 }
 
@@ -313,7 +329,8 @@ impl Asking<'_> {
         mut request: Request<RequestBody>,
         may_reuse: bool,
     ) -> Result<(Response<Incoming>, Sender), Attempt> {
-        let Self { connection, lease, fate, protocol, may_upgrade } = *self;
+        let Self { connection, pool, lease, fate, may_upgrade } = *self;
+        let protocol = pool.protocol;
         let thread = &connection.thread;
         let (local, state) = (&lease.local, &lease.local.state);
         let kept = if may_reuse { local.checkout(protocol) } else { None };
@@ -326,7 +343,7 @@ impl Asking<'_> {
                     sender
                 }
                 Some(Err(_)) => {
-                    state.unreachable(thread.now(), thread.shared.config.upstream.eject);
+                    pool.unreachable(state, thread.now(), thread.shared.config.upstream.eject);
                     lease.fail();
                     request.body_mut().set_lease(None);
                     return Err(Attempt::NotSent(request, Failure::Connect));

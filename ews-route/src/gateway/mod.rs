@@ -17,6 +17,8 @@
 //! # Reading order
 //! [`guard`], [`connection`], [`forward`], [`upstream`], [`snapshot`], [`thread`].
 
+pub(crate) mod affinity;
+pub(crate) mod blackhole;
 pub(crate) mod body;
 pub(crate) mod budget;
 mod config;

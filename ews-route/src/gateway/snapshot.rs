@@ -5,13 +5,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicBool, AtomicU32};
 
 use ews_core::balancer::{MemberState, Object, ObjectRef, Table};
 use ews_core::endpoint::EndpointKey;
 use ews_core::id::{CertificateId, PoolId, RouteSetId, TrafficPolicyId};
 use ews_core::{Error, Labels, Result, SecretRef};
 
+use super::blackhole::Blackholes;
 use super::endpoint::EndpointState;
 use super::policy::Policy;
 use super::pool::{PoolIdentity, PoolView};
@@ -31,16 +32,16 @@ pub(crate) struct Snapshot {
     pools: Sharded<Arc<PoolView>>,
     policies: Sharded<Arc<Policy>>,
     certificates: Sharded<Arc<CertificateView>>,
+    pub(crate) blackholes: Blackholes,
 }
 
 /// A certificate by reference, in one of its forms.
 #[derive(Debug)]
+#[cfg_attr(not(feature = "tls"), expect(dead_code, reason = "nothing is loaded without TLS"))]
 pub(crate) struct CertificateView {
     pub(crate) uid: u64,
     pub(crate) id: CertificateId,
-    #[cfg_attr(not(feature = "tls"), expect(dead_code, reason = "nothing is loaded without TLS"))]
     pub(crate) chain: SecretRef,
-    #[cfg_attr(not(feature = "tls"), expect(dead_code, reason = "nothing is loaded without TLS"))]
     pub(crate) key: SecretRef,
     pub(crate) client_ca: Option<SecretRef>,
 }
@@ -127,6 +128,7 @@ impl Routing {
             pools: Sharded::new(),
             policies: Sharded::new(),
             certificates: Sharded::new(),
+            blackholes: Blackholes::new(),
         };
         Self { snapshot, pools: BTreeMap::new(), endpoints: Endpoints::new(), next_uid: 1 }
     }
@@ -205,6 +207,13 @@ impl Routing {
                     };
                     self.snapshot.certificates.set(id.as_str(), view);
                 }
+                (ObjectRef::Blackhole(target), object) => {
+                    let blackhole = match object {
+                        Some(Object::Blackhole(blackhole)) => Some(blackhole),
+                        _ => None,
+                    };
+                    self.snapshot.blackholes.set(target, blackhole);
+                }
                 (ObjectRef::Pool(id), _) => pools.push(id),
                 (ObjectRef::Endpoint(pool, key), object) => {
                     pools.push(pool);
@@ -282,6 +291,12 @@ impl Routing {
         }
         let uid = self.next_uid;
         self.next_uid += 1;
-        Arc::new(PoolIdentity { uid, id: id.clone(), labels: labels.clone(), held: AtomicU32::new(0) })
+        Arc::new(PoolIdentity {
+            uid,
+            id: id.clone(),
+            labels: labels.clone(),
+            held: AtomicU32::new(0),
+            has_ejected: AtomicBool::new(false),
+        })
     }
 }

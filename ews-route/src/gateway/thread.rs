@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use ews_core::balancer::MemberState;
+use ews_core::{Clock as _, SystemClock};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, watch};
 
@@ -20,6 +21,7 @@ use super::budget::Budget;
 use super::config::GatewayConfig;
 use super::connection::{self, Connection, Place};
 use super::endpoint::EndpointState;
+use super::guard::Refusal;
 use super::listen::{Kind, Source};
 use super::policy::RateTable;
 use super::pool::{PoolIdentity, PoolView};
@@ -189,8 +191,17 @@ impl Thread {
     /// Serves by this snapshot from now on.
     fn take(&self, snapshot: &Snapshot) {
         let generation = snapshot.generation;
+        let is_dropped =
+            self.snapshot.borrow().blackholes.sources_version != snapshot.blackholes.sources_version;
         // A few pointers; requests then share them without touching a counter of other threads.
         *self.snapshot.borrow_mut() = Rc::new(snapshot.clone());
+        if is_dropped {
+            for connection in self.connections.borrow().places.iter().flatten() {
+                if snapshot.blackholes.drops(connection.address, || SystemClock.now()) {
+                    connection.cut();
+                }
+            }
+        }
         let locals: Vec<Rc<LocalEndpoint>> = self.endpoints.borrow().values().cloned().collect();
         for local in locals {
             match local.state.state() {
@@ -266,6 +277,10 @@ impl Thread {
     }
 
     fn add(self: &Rc<Self>, stream: TcpStream, peer: std::net::SocketAddr, kind: Kind) {
+        if self.snapshot.borrow().blackholes.drops(peer.ip(), || SystemClock.now()) {
+            self.counts.refused(Refusal::Blackhole);
+            return;
+        }
         if stream.set_nodelay(true).is_err() {
             return;
         }

@@ -169,12 +169,11 @@ impl LocalEndpoint {
 
     /// Keeps a connection whose response has ended.
     pub(crate) fn checkin(&self, sender: Sender, thread: &Thread) {
-        let sender = match sender {
-            Sender::Http1(sender) => sender,
-            // Its connection has others, and goes on without it.
-            #[cfg(feature = "http2")]
-            Sender::Http2(_) => return,
-        };
+        // Of the others the connection has more, and goes on without it.
+        #[cfg(feature = "http2")]
+        let Sender::Http1(sender) = sender else { return };
+        #[cfg(not(feature = "http2"))]
+        let Sender::Http1(sender) = sender;
         if sender.is_closed() || self.state.state() != MemberState::Active || thread.is_draining() {
             return;
         }

@@ -47,10 +47,12 @@ pub(crate) enum Failure {
     Maintenance,
     /// The site asks clients for certificates, and the connection was made for another site.
     Misdirected,
+    /// The site is dropped.
+    Blackhole,
 }
 
 impl Failure {
-    pub(crate) const ALL: [Self; 14] = [
+    pub(crate) const ALL: [Self; 15] = [
         Self::NoRoute,
         Self::NoEndpoint,
         Self::Connect,
@@ -65,6 +67,7 @@ impl Failure {
         Self::Overloaded,
         Self::Maintenance,
         Self::Misdirected,
+        Self::Blackhole,
     ];
 
     pub(crate) const fn as_str(self) -> &'static str {
@@ -83,6 +86,7 @@ impl Failure {
             Self::Overloaded => "overloaded",
             Self::Maintenance => "maintenance",
             Self::Misdirected => "misdirected",
+            Self::Blackhole => "blackhole",
         }
     }
 }

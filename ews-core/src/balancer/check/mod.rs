@@ -8,12 +8,13 @@ mod rules;
 
 use crate::balancer::policy::check_wait;
 use crate::balancer::{
-    Algorithm, BlackholeTarget, Member, MemberState, Network, Object, ObjectRef, Op, PathMatch, Pool,
-    PoolProtocol, RouteAction, RouteSet,
+    Algorithm, BlackholeTarget, HashOn, Member, MemberState, Network, Object, ObjectRef, Op, Outlier,
+    PathMatch, Pool, PoolProtocol, RouteAction, RouteSet,
 };
 use crate::capability::Capability;
 use crate::error::{Error, Result};
 use crate::spec::network::Protocol;
+use crate::time::Shown;
 
 impl Object {
     /// Whether the object is well formed in itself, without regard to what it refers to.
@@ -28,7 +29,7 @@ impl Object {
             Self::Endpoint(member) => check_member(member),
             Self::Blackhole(blackhole) => check_target(&blackhole.target),
             Self::TrafficPolicy(policy) => policy.check(),
-            Self::Pool(Pool { hold: Some(hold), .. }) => check_wait("a hold", hold.requests, hold.wait),
+            Self::Pool(pool) => check_pool(pool),
             _ => Ok(()),
         };
         checked.map_err(|error| error.with_context("object", self.reference()))
@@ -122,6 +123,11 @@ fn object_needs(object: &Object) -> Vec<Capability> {
         Object::Pool(pool) => {
             need(pool.protocol == PoolProtocol::Tcp, Capability::TcpRoutes);
             need(pool.protocol == PoolProtocol::H2c, Capability::Http2);
+            let hashes = matches!(pool.algorithm, Algorithm::Rendezvous | Algorithm::Maglev);
+            need(hashes, Capability::BalanceHash);
+            need(pool.sticky.is_some(), Capability::Sticky);
+            need(pool.slow_start.is_some(), Capability::SlowStart);
+            need(pool.outlier.is_some(), Capability::EndpointHealth);
             need(pool.hold.is_some(), Capability::TrafficPolicies);
             need(pool.algorithm == Algorithm::PeakEwma, Capability::BalancePeakEwma);
             need(pool.algorithm == Algorithm::LeastRequest, Capability::BalanceLeastRequest);
@@ -135,6 +141,41 @@ fn object_needs(object: &Object) -> Vec<Capability> {
         Object::Blackhole(_) => need(true, Capability::Blackhole),
     }
     needs
+}
+
+fn check_pool(pool: &Pool) -> Result<()> {
+    if let Some(hold) = pool.hold {
+        check_wait("a hold", hold.requests, hold.wait)?;
+    }
+    let named = match &pool.hash_on {
+        HashOn::Header(name) | HashOn::Cookie(name) => Some(name),
+        _ => None,
+    };
+    let sticky = pool.sticky.as_ref().map(|sticky| &sticky.cookie);
+    if let Some(wrong) =
+        named.into_iter().chain(sticky).find(|name| !rules::is_name(name) || name.len() > 256)
+    {
+        return Err(Error::invalid(format!(
+            "`{}` as the name of a header or cookie; accepted: 1 to 256 letters, digits and the punctuation of a header name",
+            Shown(wrong)
+        )));
+    }
+    for (what, time) in [
+        ("a sticky cookie's age", pool.sticky.as_ref().and_then(|sticky| sticky.max_age)),
+        ("a slow start", pool.slow_start),
+    ] {
+        if time.is_some_and(|time| time.is_zero()) {
+            return Err(Error::invalid(format!("{what} of zero; accepted: more than zero, or none")));
+        }
+    }
+    if let Some(Outlier { errors, eject, max_percent }) = pool.outlier
+        && (!(1..=1_000).contains(&errors) || eject.is_zero() || max_percent > 100)
+    {
+        return Err(Error::invalid(
+            "an outlier rule; accepted: 1 to 1,000 errors, a time above zero, and a share of at most 100 percent",
+        ));
+    }
+    Ok(())
 }
 
 fn check_member(member: &Member) -> Result<()> {

@@ -219,7 +219,7 @@ fn check_path(path: &str) -> Result<()> {
     Ok(())
 }
 
-fn is_name(text: &str) -> bool {
+pub(super) fn is_name(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(is_token)
 }
 

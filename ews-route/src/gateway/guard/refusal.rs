@@ -43,11 +43,13 @@ pub(crate) enum Refusal {
     HeadTimeout,
     /// No handshake of TLS came about.
     Handshake,
+    /// The source is dropped: counted by connections.
+    Blackhole,
 }
 
 impl Refusal {
     /// Every reason.
-    pub(crate) const ALL: [Self; 19] = [
+    pub(crate) const ALL: [Self; 20] = [
         Self::BareLineEnd,
         Self::RequestLine,
         Self::Version,
@@ -67,6 +69,7 @@ impl Refusal {
         Self::Trailer,
         Self::HeadTimeout,
         Self::Handshake,
+        Self::Blackhole,
     ];
 
     /// The label's value.
@@ -91,6 +94,7 @@ impl Refusal {
             Self::Trailer => "trailer",
             Self::HeadTimeout => "head_timeout",
             Self::Handshake => "handshake",
+            Self::Blackhole => "blackhole",
         }
     }
 

@@ -23,7 +23,7 @@ use super::turn::Turn;
 use condition::Conditions;
 use pattern::Pattern;
 
-pub(crate) use condition::Ask;
+pub(crate) use condition::{Ask, cookies};
 pub(crate) use edit::Edits;
 pub(crate) use redirect::Redirect;
 

@@ -12,6 +12,7 @@ use std::io::{Error, ErrorKind, Result};
 use std::rc::Rc;
 
 use ews_core::id::CertificateId;
+use ews_core::{Clock as _, SystemClock};
 use tokio::net::TcpStream;
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -36,6 +37,9 @@ pub(crate) async fn accept(connection: &Rc<Connection>, stream: TcpStream) -> Re
     // Without a name the domain `*` answers, as an address has no other.
     let name = host_name(hello.server_name().unwrap_or_default()).into_owned();
     let snapshot = connection.thread.snapshot();
+    if snapshot.blackholes.drops_host(&name, || SystemClock.now()) {
+        return Err(Error::new(ErrorKind::ConnectionRefused, "the site is dropped"));
+    }
     let certificate = snapshot.site(&name).and_then(|site| snapshot.certificate(site.certificate.as_ref()?));
     let Some(certificate) = certificate.cloned() else {
         return Err(Error::new(ErrorKind::NotFound, "no certificate for the name that is asked for"));

@@ -7,8 +7,8 @@ use super::Bench;
 use crate::balancer::{
     Algorithm, AttributeMatch, AttributePlace, Blackhole, BlackholeTarget, Certificate, Change, Domain,
     DomainName, HeaderEdits, HeaderField, Hold, Member, MemberState, Object, ObjectKind, ObjectQuery,
-    ObjectRef, Op, PathMatch, Pool, PoolProtocol, RedirectTo, RouteAction, RouteFilter, RouteRule, RouteSet,
-    TrafficPolicy, WeightedPool,
+    ObjectRef, Op, Outlier, PathMatch, Pool, PoolProtocol, RedirectTo, RouteAction, RouteFilter, RouteRule,
+    RouteSet, Sticky, TrafficPolicy, WeightedPool,
 };
 use crate::capability::Capability;
 use crate::error::ErrorKind;
@@ -216,6 +216,11 @@ pub(super) async fn what_it_can_not_do_is_refused(bench: Bench<'_>) -> CaseResul
         pool(|pool| pool.algorithm = Algorithm::LeastRequest)?,
         pool(|pool| pool.algorithm = Algorithm::RoundRobin)?,
         pool(|pool| pool.protocol = PoolProtocol::H2c)?,
+        pool(|pool| pool.algorithm = Algorithm::Rendezvous)?,
+        pool(|pool| pool.algorithm = Algorithm::Maglev)?,
+        pool(|pool| pool.sticky = Some(Sticky { cookie: "where".to_owned(), max_age: None }))?,
+        pool(|pool| pool.slow_start = Some(Duration::from_secs(10)))?,
+        pool(|pool| pool.outlier = Some(Outlier::default()))?,
         pool(|pool| pool.hold = Some(Hold { requests: 1, wait: Duration::from_secs(1) }))?,
         rules(
             rule(PathMatch::Prefix("/".to_owned()))
