@@ -1,6 +1,7 @@
 //! Routing for EWS: the gateway, and the clients of a gateway in another process.
 //!
-//! [`Gateway`] moves HTTP/1.1 traffic on threads of its own. It is a [`Balancer`](ews_core::Balancer), which takes domains,
+//! [`Gateway`] moves HTTP traffic on threads of its own: HTTP/1.1, upgrades such as WebSockets, and with the features `http2` and
+//! `tls` HTTP/2 on both sides and TLS from clients. It is a [`Balancer`](ews_core::Balancer), which takes domains,
 //! routes, pools and endpoints, and a source of [`Metrics`](ews_core::Metrics), which answers for what it sees. It never
 //! learns what a rollout is.
 //!
@@ -17,8 +18,9 @@
 //! - **You work on it**: the headers of [`gateway`]'s modules, from `guard` on.
 //!
 //! # What it does not do yet
-//! TLS, HTTP/2, upgrades (WebSocket), TCP, regular expressions and attributes in routes, traffic policies, blackholes. What it
-//! can't do is no capability of it, and a change that asks for it is refused with `Unsupported`.
+//! TCP, the PROXY protocol, TLS to endpoints and endpoints by DNS name, active health checks, forward authentication, access logs,
+//! handing its listeners to a successor. What it can't do is no capability of it, and a change that asks for it is refused with
+//! `Unsupported`.
 
 #[cfg(feature = "admin")]
 pub mod admin;

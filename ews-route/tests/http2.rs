@@ -252,6 +252,18 @@ async fn a_gateway_that_ends_finishes_its_streams() {
 }
 
 #[tokio::test]
+async fn who_stops_in_the_midst_of_the_preface_is_refused_in_time() {
+    let upstream = Upstream::named("here").await;
+    let stage =
+        Stage::with(with_timeouts(|times| times.head = Duration::from_millis(300)), &[upstream.address])
+            .await;
+    let mut client = stage.client().await;
+    client.send("PRI * HTT").await;
+    assert_eq!(client.answer().await.status, 408);
+    assert!(client.is_closed().await);
+}
+
+#[tokio::test]
 async fn bytes_that_begin_like_http2_and_are_not_are_judged_as_before() {
     let upstream = Upstream::named("here").await;
     let stage = Stage::with(config(), &[upstream.address]).await;

@@ -57,13 +57,17 @@ impl ClientIo {
     pub(crate) fn poll_preface(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool>> {
         const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
         loop {
-            let thread = self.connection.thread.clone();
-            let mut scratch = thread.scratch.borrow_mut();
-            let mut buffer = ReadBuf::new(&mut scratch);
-            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer))?;
-            let bytes = buffer.filled();
-            let is_end = bytes.is_empty();
-            self.ready.extend_from_slice(bytes);
+            // One that stops in the midst of it is refused as any head that does not come in time.
+            let mut is_end = self.connection.is_expired(Phase::Head);
+            if !is_end {
+                let thread = self.connection.thread.clone();
+                let mut scratch = thread.scratch.borrow_mut();
+                let mut buffer = ReadBuf::new(&mut scratch);
+                ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer))?;
+                let bytes = buffer.filled();
+                is_end = bytes.is_empty();
+                self.ready.extend_from_slice(bytes);
+            }
             let length = self.ready.len().min(PREFACE.len());
             if self.ready.get(..length) == PREFACE.get(..length) && !is_end {
                 if length == PREFACE.len() {

@@ -1,4 +1,4 @@
-//! The gateway: an HTTP/1.1 data plane on hyper, one single-threaded runtime per core.
+//! The gateway: an HTTP data plane on hyper, one single-threaded runtime per core.
 //!
 //! # A request's way
 //! ```text
@@ -15,7 +15,8 @@
 //! threads do: this is what makes a drain's zero a proof.
 //!
 //! # Reading order
-//! [`guard`], [`connection`], [`forward`], [`upstream`], [`snapshot`], [`thread`].
+//! [`guard`], [`connection`], [`forward`], [`route`], [`policy`], [`pool`], [`upstream`], [`tunnel`], [`snapshot`], [`thread`]; then what
+//! features add: `tls`, `http2`.
 
 pub(crate) mod affinity;
 pub(crate) mod blackhole;
