@@ -103,9 +103,17 @@ pub(crate) fn kind_of(words: &str) -> Option<ErrorKind> {
     WORDS.iter().find(|(word, _)| words.contains(word)).map(|(_, kind)| *kind)
 }
 
-/// The error of an answer with this status and these words.
-pub(crate) fn refused(status: u16, words: &str, subject: Subject) -> Error {
+/// The error of an answer with this status and these words, to a call that may have changed something or not.
+pub(crate) fn refused(status: u16, words: &str, subject: Subject, mutates: bool) -> Error {
     let words = words.trim();
+    // Go's server to whoever talks plainly to a port of TLS: no engine has seen the request.
+    if status == 400 && words.contains("HTTP request to an HTTPS server") {
+        return Error::invalid(
+            "this port wants TLS: give certificates (`DOCKER_TLS_VERIFY` and `DOCKER_CERT_PATH`, a context, or `TlsFiles`)",
+        )
+        .with_context("status", status)
+        .with_detail(words);
+    }
     let missing = || if subject == Subject::Image { ErrorKind::ImageMissing } else { ErrorKind::NotFound };
     let kind = match (status, kind_of(words)) {
         // "No such container" must stay not-found, whatever else is quoted.
@@ -144,7 +152,7 @@ pub(crate) fn refused(status: u16, words: &str, subject: Subject) -> Error {
     };
     let error = Error::new(kind, message).with_context("status", status);
     // An engine that failed midway says nothing of how far it came; one that says what was wrong has stopped there.
-    let error = if midway(status, kind) { error.with_maybe_applied() } else { error };
+    let error = if mutates && midway(status, kind) { error.with_maybe_applied() } else { error };
     if words.is_empty() { error } else { error.with_detail(words) }
 }
 
@@ -291,7 +299,8 @@ mod tests {
             (500, Subject::Container, "something that nobody has seen", K::Internal),
         ];
         for (status, subject, words, kind) in golden {
-            let error = refused(status, words, subject);
+            assert!(!refused(status, words, subject, false).maybe_applied(), "a question changes nothing");
+            let error = refused(status, words, subject, true);
             assert_eq!(error.kind(), kind, "{status} {words}");
             assert_eq!(error.detail(), Some(words));
             assert_eq!(error.maybe_applied(), midway(status, kind), "{words}");

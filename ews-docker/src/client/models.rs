@@ -97,6 +97,7 @@ models! {
     }
     Host {
         network_mode: String = "NetworkMode",
+        memory: i64 = "Memory",
     }
     Network {
         ports: BTreeMap<String, Option<Vec<Binding>>> = "Ports",

@@ -88,36 +88,26 @@ pub(crate) struct Within {
 macro_rules! within {
     ($self:ident, $runtime:ident => $call:expr) => {{
         let $runtime = Arc::clone(&$self.runtime);
-        let task = $self.handle.spawn(async move { $call.await });
-        let ended = AbortOnDrop(task);
-        match ended.await {
-            Ok(result) => result,
-            Err(error) => {
-                Err(ews_core::Error::new(ews_core::ErrorKind::Cancelled, "the controller was killed")
-                    .with_source(error))
+        let (dropped, gone) = tokio::sync::oneshot::channel::<()>();
+        let task = $self.handle.spawn(async move {
+            // A call that was given up has been polled once, however busy its tasks are.
+            tokio::select! {
+                biased;
+                result = async move { $call.await } => Some(result),
+                _ = gone => None,
             }
+        });
+        let ended = task.await;
+        // Dropping the wait drops the call, as it would without tasks in between.
+        drop(dropped);
+        match ended {
+            Ok(Some(result)) => result,
+            killed => Err(ews_core::Error::new(
+                ews_core::ErrorKind::Cancelled,
+                format!("the controller was killed: {:?}", killed.err()),
+            )),
         }
     }};
-}
-
-/// Dropping the wait drops the call, as it would without tasks in between.
-struct AbortOnDrop<T>(tokio::task::JoinHandle<T>);
-
-impl<T> Future for AbortOnDrop<T> {
-    type Output = std::result::Result<T, tokio::task::JoinError>;
-
-    fn poll(
-        mut self: std::pin::Pin<&mut Self>,
-        cx: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Self::Output> {
-        std::pin::Pin::new(&mut self.0).poll(cx)
-    }
-}
-
-impl<T> Drop for AbortOnDrop<T> {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
 }
 
 #[async_trait]
