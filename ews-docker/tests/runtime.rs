@@ -14,6 +14,8 @@
 mod engine;
 #[path = "rig/harness.rs"]
 mod harness;
+mod made;
+mod newer;
 #[path = "rig/private.rs"]
 mod private;
 #[path = "rig/relay.rs"]

@@ -33,7 +33,7 @@ impl Subject {
 }
 
 /// What the words say, where they say anything. Lower case; the first that is found counts, so the particular stands before the general.
-const WORDS: [(&str, ErrorKind); 61] = [
+const WORDS: [(&str, ErrorKind); 64] = [
     ("is already in use by container", ErrorKind::AlreadyExists),
     ("name is already in use", ErrorKind::AlreadyExists),
     ("is already in progress", ErrorKind::Busy),
@@ -79,6 +79,9 @@ const WORDS: [(&str, ErrorKind); 61] = [
     ("no such image", ErrorKind::ImageMissing),
     ("image not known", ErrorKind::ImageMissing),
     ("no matching manifest for", ErrorKind::ImageIncompatible),
+    ("no match for platform in", ErrorKind::ImageIncompatible),
+    ("was found but does not", ErrorKind::ImageIncompatible),
+    ("was found but its platform", ErrorKind::ImageIncompatible),
     ("does not match the specified platform", ErrorKind::ImageIncompatible),
     ("does not match the detected host platform", ErrorKind::ImageIncompatible),
     ("image operating system", ErrorKind::ImageIncompatible),
@@ -114,14 +117,17 @@ pub(crate) fn refused(status: u16, words: &str, subject: Subject, mutates: bool)
         .with_context("status", status)
         .with_detail(words);
     }
+    use ErrorKind as K;
     let missing = || if subject == Subject::Image { ErrorKind::ImageMissing } else { ErrorKind::NotFound };
     let kind = match (status, kind_of(words)) {
         // "No such container" must stay not-found, whatever else is quoted.
-        (404, Some(kind @ (ErrorKind::ImageMissing | ErrorKind::ImageDenied)))
+        (404, Some(kind @ (K::ImageMissing | K::ImageDenied | K::ImageIncompatible)))
             if subject == Subject::Image =>
         {
             kind
         }
+        // A creation of a newer engine finds out at once that a network is gone; it is the image that such a call asks for else.
+        (404, _) if words.starts_with("network ") || words.contains("No such network") => K::NotFound,
         (404, _) => missing(),
         (_, Some(kind)) => kind,
         (304, None) => ErrorKind::Busy,
@@ -184,6 +190,21 @@ mod tests {
                 K::ImageMissing,
             ),
             (404, Subject::Container, "network shop not found", K::NotFound),
+            (404, Subject::Image, "network shop not found", K::NotFound),
+            // Two engines of the containerd image store, and one before it.
+            (404, Subject::Image, "no match for platform in manifest: not found", K::ImageIncompatible),
+            (
+                404,
+                Subject::Image,
+                "image with reference web:1 was found but does not provide the specified platform (linux/arm64)",
+                K::ImageIncompatible,
+            ),
+            (
+                404,
+                Subject::Image,
+                "image with reference web:1 was found but does not match the specified OS platform: wanted: windows, actual: linux",
+                K::ImageIncompatible,
+            ),
             (404, Subject::Path, "Could not find the file /x in container web", K::NotFound),
             (
                 409,

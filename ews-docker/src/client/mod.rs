@@ -196,6 +196,11 @@ impl Engine {
         })
     }
 
+    /// The answer's list, which may be null where it is empty.
+    pub(crate) async fn list<T: DeserializeOwned>(&self, call: Call) -> Result<Vec<T>> {
+        Ok(self.json::<Option<Vec<T>>>(call).await?.unwrap_or_default())
+    }
+
     /// Nothing but success.
     pub(crate) async fn unit(&self, call: Call) -> Result<()> {
         self.bytes(call).await.map(drop)

@@ -142,6 +142,7 @@ models! {
     Named {
         id: String = "Id",
         name: String = "Name",
+        labels: BTreeMap<String, String> = "Labels",
     }
     VolumesAnswer { volumes: Vec<Named> = "Volumes" }
     /// `GET /containers/{id}/stats`.

@@ -14,6 +14,7 @@ use ews_core::{Error, ErrorKind, InstanceId, InstanceSpec, Result};
 use futures_util::StreamExt as _;
 
 use super::memory::Laid;
+use super::objects::is_ambiguous;
 use super::{Inner, labels, mapping};
 use crate::client::models::{IdAnswer, ImageAnswer, Inspected};
 use crate::client::{Call, Subject, Until, facts};
@@ -100,6 +101,12 @@ impl Inner {
             let error = match self.make(spec, key, id, image, env.to_vec(), laid).await {
                 Ok(container) => return Ok(Made::New(container)),
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => error,
+                // Another controller has made a second network of the name at this moment; one of the two goes.
+                Err(error) if is_ambiguous(&error) && !limit.left().is_zero() => {
+                    tokio::time::sleep(UNSEEN).await;
+                    self.ensure_networks(spec, &key.owner).await?;
+                    continue;
+                }
                 Err(error) => return Err(error),
             };
             if let Some(there) = self.existing(id, spec).await? {

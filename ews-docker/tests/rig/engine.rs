@@ -55,7 +55,8 @@ pub(crate) fn docker_ok(arguments: &[&str]) -> bool {
 pub(crate) fn busybox() -> String {
     static IMAGE: OnceLock<String> = OnceLock::new();
     let build = || {
-        let name = "ews-test/busybox:1".to_owned();
+        // Counted up whenever what is in it changes: engines keep it from run to run.
+        let name = "ews-test/busybox:2".to_owned();
         if docker_ok(&["image", "inspect", &name]) {
             return name;
         }

@@ -16,6 +16,8 @@ pub(crate) enum Say {
     Endless(Vec<u8>, Vec<u8>),
     /// These bytes, and then nothing.
     Stall(Vec<u8>),
+    /// These bytes, and the connection is reset, whatever was still to be read.
+    Slam(Vec<u8>),
 }
 
 impl Say {
@@ -99,12 +101,17 @@ async fn answer(mut stream: TcpStream, script: Arc<Script>, said: Arc<AtomicUsiz
     let line = text.lines().next().unwrap_or_default();
     let line =
         line.rsplit_once(" HTTP/").map_or(line, |(line, _)| line).split('?').next().unwrap_or_default();
-    let (first, again, stall) = match script(line) {
-        Say::Bytes(bytes) => (bytes, Vec::new(), false),
+    let said_all = script(line);
+    let slam = matches!(said_all, Say::Slam(_));
+    let (first, again, stall) = match said_all {
+        Say::Bytes(bytes) | Say::Slam(bytes) => (bytes, Vec::new(), false),
         Say::Stall(bytes) => (bytes, Vec::new(), true),
         Say::Endless(bytes, again) => (bytes, again, false),
     };
     if stream.write_all(&first).await.is_err() {
+        return;
+    }
+    if slam {
         return;
     }
     while !again.is_empty() && stream.write_all(&again).await.is_ok() {

@@ -20,8 +20,17 @@ impl PrivateEngine {
         Self::start_with(&[])
     }
 
+    /// Starts one whose disk has room for so many mebibytes.
+    pub(crate) fn start_on(mebibytes: u32) -> Option<Self> {
+        Self::made(&[], Some(mebibytes))
+    }
+
     /// Starts one with these arguments of its own.
     pub(crate) fn start_with(more: &[String]) -> Option<Self> {
+        Self::made(more, None)
+    }
+
+    fn made(more: &[String], disk: Option<u32>) -> Option<Self> {
         // Several of one test program stand beside each other.
         static STARTED: AtomicU32 = AtomicU32::new(0);
         let required = std::env::var("EWS_TEST_DOCKER").is_ok_and(|value| value == "required");
@@ -45,6 +54,11 @@ impl PrivateEngine {
         run("ip", &["link", "set", &bridge, "up"]);
         let mut engine =
             Self { folder: tempfile::tempdir().unwrap(), bridge, process: None, more: more.to_vec() };
+        if let Some(mebibytes) = disk {
+            std::fs::create_dir(engine.folder.path().join("data")).unwrap();
+            let size = format!("size={mebibytes}m");
+            run("mount", &["-t", "tmpfs", "-o", &size, "tmpfs", &engine.at("data")]);
+        }
         engine.up();
         Some(engine)
     }
@@ -162,6 +176,7 @@ impl Drop for PrivateEngine {
         self.go_on();
         self.down();
         self.end_containerd();
+        // Containers that still run keep what they mount.
         let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
         let inside: Vec<&str> = mounts.lines().filter_map(|line| line.split(' ').nth(1)).collect();
         for mount in inside.iter().rev().filter(|mount| Path::new(mount).starts_with(self.folder.path())) {

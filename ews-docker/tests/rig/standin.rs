@@ -26,6 +26,8 @@ pub(crate) enum Reply {
     Real,
     /// The real engine does it, and its answer is lost on the way.
     Lost,
+    /// Whatever is sent, as it is sent.
+    Told(tokio::sync::mpsc::UnboundedReceiver<String>),
 }
 
 /// A piece of an answer.
@@ -39,8 +41,9 @@ pub(crate) enum Piece {
     Break,
 }
 
-/// One call: `POST /images/create?…`, without the API's version, and its headers. The body was read.
+/// One call: `POST /images/create?…`, the API's version, such as `1.41` (empty where none was said), and its headers. The body was read.
 pub(crate) struct Asked {
+    pub(crate) version: String,
     pub(crate) line: String,
     pub(crate) headers: hyper::HeaderMap,
     pub(crate) body: Bytes,
@@ -51,7 +54,7 @@ type Script = dyn Fn(&Asked) -> Reply + Send + Sync;
 /// The engine. It ends with this value.
 pub(crate) struct Standin {
     directory: tempfile::TempDir,
-    asked: Arc<Mutex<Vec<String>>>,
+    asked: Arc<Mutex<Vec<(String, String)>>>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -132,7 +135,12 @@ impl Standin {
 
     /// The calls so far that contain this.
     pub(crate) fn asked(&self, part: &str) -> usize {
-        self.asked.lock().unwrap().iter().filter(|line| line.contains(part)).count()
+        self.asked.lock().unwrap().iter().filter(|(_, line)| line.contains(part)).count()
+    }
+
+    /// The calls so far, each with the version that it was made in, empty where it said none.
+    pub(crate) fn calls(&self) -> Vec<(String, String)> {
+        self.asked.lock().unwrap().clone()
     }
 }
 
@@ -147,7 +155,7 @@ type Answer = Response<UnsyncBoxBody<Bytes, std::io::Error>>;
 async fn answer(
     request: Request<Incoming>,
     facts: Arc<(String, String)>,
-    seen: Arc<Mutex<Vec<String>>>,
+    seen: Arc<Mutex<Vec<(String, String)>>>,
     script: Arc<Script>,
     real: Option<std::path::PathBuf>,
 ) -> std::io::Result<Answer> {
@@ -157,10 +165,12 @@ async fn answer(
         None => &target,
     };
     let line = format!("{} {path}", request.method());
-    seen.lock().unwrap().push(line.clone());
+    let version = target.strip_prefix("/v").and_then(|rest| rest.split('/').next()).unwrap_or_default();
+    let version = if version.starts_with("1.") { version.to_owned() } else { String::new() };
+    seen.lock().unwrap().push((version.clone(), line.clone()));
     let (parts, body) = request.into_parts();
     let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
-    let asked = Asked { line, headers: parts.headers.clone(), body };
+    let asked = Asked { version, line, headers: parts.headers.clone(), body };
     let reply = match path {
         "/version" => Reply::Whole(200, facts.0.clone()),
         "/info" => Reply::Whole(200, facts.1.clone()),
@@ -186,6 +196,13 @@ async fn answer(
                 }
             });
             Response::new(StreamBody::new(pieces).boxed_unsync())
+        }
+        Reply::Told(told) => {
+            let told = stream::unfold(told, async |mut told| {
+                let text = told.recv().await?;
+                Some((Ok(Frame::data(Bytes::from(text))), told))
+            });
+            Response::new(StreamBody::new(told).boxed_unsync())
         }
         Reply::Never => std::future::pending().await,
         Reply::Real | Reply::Lost => {

@@ -1,5 +1,8 @@
 //! What engines do to those who rely on them: missing, forbidden, hung, crashed and restarted, each with an engine of the test's own.
 
+mod dropped;
+mod full;
+
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -27,8 +30,12 @@ pub(crate) fn config(socket: &Path) -> DockerConfig {
 }
 
 fn key(slot: u32) -> InstanceKey {
+    key_of(&OwnerId::new("trouble").unwrap(), slot)
+}
+
+fn key_of(owner: &OwnerId, slot: u32) -> InstanceKey {
     InstanceKey {
-        owner: OwnerId::new("trouble").unwrap(),
+        owner: owner.clone(),
         service: ServiceName::new("web").unwrap(),
         revision: RevisionId::new("r1").unwrap(),
         slot,
