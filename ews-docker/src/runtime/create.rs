@@ -31,6 +31,22 @@ enum Made {
     There(Box<Instance>),
 }
 
+/// Whether an engine refuses a container for want of the files that were laid for it.
+fn unseen(error: &Error, laid: &Laid) -> bool {
+    error.detail().is_some_and(|words| laid.mounts.iter().any(|(source, _)| words.contains(source.as_str())))
+}
+
+/// An engine that does not see this machine's memory: its socket leads to another machine, or it runs in a box of its own.
+fn elsewhere(error: &Error) -> Error {
+    Error::new(
+        ErrorKind::Unsupported,
+        "secret files were laid in this machine's memory, and the engine does not see them: it runs elsewhere, behind a socket that is \
+         forwarded; set `secrets_directory` to a directory that both see, or give the secret through the environment",
+    )
+    .with_context("field", "files")
+    .with_detail(error.detail().unwrap_or_default().to_owned())
+}
+
 impl Inner {
     pub(super) async fn create(
         self: Arc<Self>,
@@ -69,7 +85,10 @@ impl Inner {
                 if !error.maybe_applied() {
                     self.forget_laid(laid.as_ref()).await;
                 }
-                return Err(error);
+                return Err(match &laid {
+                    Some(laid) if unseen(&error, laid) => elsewhere(&error),
+                    _ => error,
+                });
             }
         };
         match self.finish(&spec, &id, &container, laid.as_ref()).await {

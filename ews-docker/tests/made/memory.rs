@@ -1,6 +1,7 @@
 //! Secret files: in memory, whose they are, whom they outlive and whom not, and where they are never found.
 
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use ews_core::ErrorKind;
@@ -205,4 +206,33 @@ async fn two_engines_of_one_machine_keep_theirs_apart() {
     assert!(!old.exists(), "what was left is swept");
     assert!([&young, &theirs, &odd, folder].iter().all(|path| path.exists()), "{:?}", site.folders());
     site.remove(0).await;
+}
+
+/// A socket may lead to another machine; then the engine finds nothing where the files were laid.
+#[tokio::test]
+async fn an_engine_that_does_not_see_them_is_found_out() {
+    let Some(site) = Site::new().await else { return };
+    let secrets = site.memory.path().join("secrets");
+    let real = DockerConfig::new(EngineAddress::Unix(site.socket.clone()));
+    let engine = {
+        let secrets = secrets.clone();
+        Standin::over(&real, move |asked| {
+            if asked.line.starts_with("POST /containers/create") {
+                // The engine looks on a machine where nobody laid them.
+                for folder in std::fs::read_dir(&secrets).unwrap() {
+                    std::fs::remove_dir_all(folder.unwrap().path()).unwrap();
+                }
+            }
+            Reply::Real
+        })
+    };
+    let config = engine.config().with_secrets_directory(&secrets);
+    let runtime =
+        DockerRuntime::builder(config).with_secrets(Arc::new(super::Named)).connect().await.unwrap();
+    let mut spec = shell(IDLE);
+    spec.files = vec![secret("/run/token")];
+    let error = runtime.create(&spec, &site.key(0), &Default::default()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    assert!(error.message().contains("forwarded") && error.detail().is_some(), "{error}");
+    assert!(site.folders().is_empty());
 }

@@ -20,7 +20,7 @@ use crate::harness::{Harness, Way};
 use crate::relay::Relay;
 use crate::rig::garbler::{Garbler, Say};
 use crate::rig::standin::{Reply, Standin};
-use crate::rig::unique;
+use crate::rig::{unique, until};
 
 fn key(owner: &OwnerId, slot: u32) -> InstanceKey {
     InstanceKey {
@@ -57,6 +57,7 @@ async fn a_connection_that_breaks_in_the_middle() {
     // A session in the middle of a frame.
     let command = harness.command(&Workload::Zeros { bytes: 5_000_000 }).unwrap();
     relay.cut_after(1_000_000);
+    until("calls go through again", async || runtime.get(&id).await.is_ok()).await;
     let ExecSession { mut output, control, .. } = runtime.exec(&id, &ExecSpec::new(command)).await.unwrap();
     let (mut count, mut broken) = (0, None);
     while let Some(piece) = output.next().await {
