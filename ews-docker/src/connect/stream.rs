@@ -23,6 +23,9 @@ pub(crate) struct EngineStream {
     inner: Box<dyn Duplex>,
     /// What is written once the other side no longer reads.
     unheard: Unheard,
+    /// Where a refusal that is read in place of an answer is kept.
+    #[cfg(feature = "tls")]
+    refusal: Option<super::tls::Refusal>,
 }
 
 /// What becomes of what an engine does not read any more.
@@ -41,7 +44,12 @@ enum Unheard {
 
 impl EngineStream {
     fn new(stream: impl Duplex + 'static) -> Self {
-        Self { inner: Box::new(stream), unheard: Unheard::Fails }
+        Self {
+            inner: Box::new(stream),
+            unheard: Unheard::Fails,
+            #[cfg(feature = "tls")]
+            refusal: None,
+        }
     }
 
     /// The same for calls, whose answer counts and not whether all of the request was read.
@@ -73,7 +81,12 @@ impl AsyncRead for EngineStream {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_read(cx, buf)
+        let read = Pin::new(&mut self.inner).poll_read(cx, buf);
+        #[cfg(feature = "tls")]
+        if let (Poll::Ready(Err(error)), Some(refusal)) = (&read, &self.refusal) {
+            refusal.note(error);
+        }
+        read
     }
 }
 
@@ -132,6 +145,8 @@ pub(crate) struct Connector {
     address: Arc<EngineAddress>,
     #[cfg(feature = "tls")]
     tls: Option<super::tls::Dialler>,
+    #[cfg(feature = "tls")]
+    refusal: super::tls::Refusal,
 }
 
 impl Connector {
@@ -154,7 +169,17 @@ impl Connector {
             address: Arc::new(address),
             #[cfg(feature = "tls")]
             tls,
+            #[cfg(feature = "tls")]
+            refusal: super::tls::Refusal::default(),
         })
+    }
+
+    /// What the engine said of us in place of an answer, where it has; asked once.
+    pub(crate) fn refusal(&self) -> Option<ews_core::Error> {
+        #[cfg(feature = "tls")]
+        return self.refusal.take();
+        #[cfg(not(feature = "tls"))]
+        None
     }
 
     /// A new connection.
@@ -176,7 +201,9 @@ impl Connector {
                 let dialler =
                     self.tls.as_ref().ok_or_else(|| io::Error::other("no certificates were read"))?;
                 let stream = open_tcp(host, *port).await?;
-                Ok(EngineStream::new(dialler.handshake(stream).await?))
+                let mut stream = EngineStream::new(dialler.handshake(stream).await?);
+                stream.refusal = Some(self.refusal.clone());
+                Ok(stream)
             }
             #[cfg(not(feature = "tls"))]
             EngineAddress::Tls { .. } => Err(io::Error::new(io::ErrorKind::Unsupported, "built without TLS")),

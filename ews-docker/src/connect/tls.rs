@@ -2,7 +2,7 @@
 
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use ews_core::{Error, ErrorKind, Result};
 use rustls::pki_types::pem::PemObject as _;
@@ -59,6 +59,29 @@ impl Dialler {
 
     pub(super) async fn handshake(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
         self.connector.connect(self.name.clone(), stream).await
+    }
+}
+
+/// What the engine said last of our certificate. It says it after the handshake, to a connection that nobody waits on yet; who asks next
+/// finds the connection closed, and the reason here.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Refusal(Arc<Mutex<Option<Said>>>);
+
+/// The kind, our words and TLS's own.
+type Said = (ErrorKind, &'static str, String);
+
+impl Refusal {
+    /// Keeps what was read in place of an answer, where it is a refusal.
+    pub(super) fn note(&self, error: &io::Error) {
+        if let Some((kind, words)) = explain(error) {
+            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((kind, words, error.to_string()));
+        }
+    }
+
+    /// What was kept, which is then forgotten.
+    pub(crate) fn take(&self) -> Option<Error> {
+        let (kind, words, detail) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+        Some(Error::new(kind, words).with_detail(detail))
     }
 }
 

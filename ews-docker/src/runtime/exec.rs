@@ -324,10 +324,17 @@ impl Shared {
     }
 
     async fn terminate(&self) -> Result<()> {
-        let limit = Until::after(self.inner.engine.config().call);
+        let call = self.inner.engine.config().call;
+        let limit = Until::after(call);
         let mut pause = POLL.0;
         loop {
             let running = self.look().await?.is_none();
+            if running && limit.left() > call / 2 && self.is_unborn().await {
+                // Nothing to be killed yet, and looking inside would only give a busy engine more to begin.
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(POLL.1);
+                continue;
+            }
             let killed = match self.kill_from_outside().await {
                 Some(killed) => killed,
                 None if running => self.kill_from_inside().await?,
@@ -347,6 +354,11 @@ impl Shared {
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(POLL.1);
         }
+    }
+
+    /// Whether the engine is still about to begin it: it runs by then, without a process.
+    async fn is_unborn(&self) -> bool {
+        self.inner.look_exec(&self.exec).await.is_ok_and(|seen| seen.running && seen.pid == 0)
     }
 
     /// Ends what nobody holds any more.
