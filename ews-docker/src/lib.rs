@@ -15,4 +15,4 @@ pub mod registry;
 pub use config::DockerConfig;
 pub use connect::{EngineAddress, TlsFiles};
 pub use images::DockerImages;
-pub use runtime::{DockerRuntime, DockerRuntimeBuilder, Pruned};
+pub use runtime::{DockerRuntime, DockerRuntimeBuilder, Kept, Pruned};

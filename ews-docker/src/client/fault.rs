@@ -33,7 +33,7 @@ impl Subject {
 }
 
 /// What the words say, where they say anything. Lower case; the first that is found counts, so the particular stands before the general.
-const WORDS: [(&str, ErrorKind); 61] = [
+const WORDS: [(&str, ErrorKind); 64] = [
     ("is already in use by container", ErrorKind::AlreadyExists),
     ("name is already in use", ErrorKind::AlreadyExists),
     ("is already in progress", ErrorKind::Busy),
@@ -79,6 +79,9 @@ const WORDS: [(&str, ErrorKind); 61] = [
     ("no such image", ErrorKind::ImageMissing),
     ("image not known", ErrorKind::ImageMissing),
     ("no matching manifest for", ErrorKind::ImageIncompatible),
+    ("no match for platform in", ErrorKind::ImageIncompatible),
+    ("was found but does not", ErrorKind::ImageIncompatible),
+    ("was found but its platform", ErrorKind::ImageIncompatible),
     ("does not match the specified platform", ErrorKind::ImageIncompatible),
     ("does not match the detected host platform", ErrorKind::ImageIncompatible),
     ("image operating system", ErrorKind::ImageIncompatible),
@@ -103,17 +106,28 @@ pub(crate) fn kind_of(words: &str) -> Option<ErrorKind> {
     WORDS.iter().find(|(word, _)| words.contains(word)).map(|(_, kind)| *kind)
 }
 
-/// The error of an answer with this status and these words.
-pub(crate) fn refused(status: u16, words: &str, subject: Subject) -> Error {
+/// The error of an answer with this status and these words, to a call that may have changed something or not.
+pub(crate) fn refused(status: u16, words: &str, subject: Subject, mutates: bool) -> Error {
     let words = words.trim();
+    // Go's server to whoever talks plainly to a port of TLS: no engine has seen the request.
+    if status == 400 && words.contains("HTTP request to an HTTPS server") {
+        return Error::invalid(
+            "this port wants TLS: give certificates (`DOCKER_TLS_VERIFY` and `DOCKER_CERT_PATH`, a context, or `TlsFiles`)",
+        )
+        .with_context("status", status)
+        .with_detail(words);
+    }
+    use ErrorKind as K;
     let missing = || if subject == Subject::Image { ErrorKind::ImageMissing } else { ErrorKind::NotFound };
     let kind = match (status, kind_of(words)) {
         // "No such container" must stay not-found, whatever else is quoted.
-        (404, Some(kind @ (ErrorKind::ImageMissing | ErrorKind::ImageDenied)))
+        (404, Some(kind @ (K::ImageMissing | K::ImageDenied | K::ImageIncompatible)))
             if subject == Subject::Image =>
         {
             kind
         }
+        // A creation of a newer engine finds out at once that a network is gone; it is the image that such a call asks for else.
+        (404, _) if words.starts_with("network ") || words.contains("No such network") => K::NotFound,
         (404, _) => missing(),
         (_, Some(kind)) => kind,
         (304, None) => ErrorKind::Busy,
@@ -144,7 +158,7 @@ pub(crate) fn refused(status: u16, words: &str, subject: Subject) -> Error {
     };
     let error = Error::new(kind, message).with_context("status", status);
     // An engine that failed midway says nothing of how far it came; one that says what was wrong has stopped there.
-    let error = if midway(status, kind) { error.with_maybe_applied() } else { error };
+    let error = if mutates && midway(status, kind) { error.with_maybe_applied() } else { error };
     if words.is_empty() { error } else { error.with_detail(words) }
 }
 
@@ -176,6 +190,21 @@ mod tests {
                 K::ImageMissing,
             ),
             (404, Subject::Container, "network shop not found", K::NotFound),
+            (404, Subject::Image, "network shop not found", K::NotFound),
+            // Two engines of the containerd image store, and one before it.
+            (404, Subject::Image, "no match for platform in manifest: not found", K::ImageIncompatible),
+            (
+                404,
+                Subject::Image,
+                "image with reference web:1 was found but does not provide the specified platform (linux/arm64)",
+                K::ImageIncompatible,
+            ),
+            (
+                404,
+                Subject::Image,
+                "image with reference web:1 was found but does not match the specified OS platform: wanted: windows, actual: linux",
+                K::ImageIncompatible,
+            ),
             (404, Subject::Path, "Could not find the file /x in container web", K::NotFound),
             (
                 409,
@@ -291,7 +320,8 @@ mod tests {
             (500, Subject::Container, "something that nobody has seen", K::Internal),
         ];
         for (status, subject, words, kind) in golden {
-            let error = refused(status, words, subject);
+            assert!(!refused(status, words, subject, false).maybe_applied(), "a question changes nothing");
+            let error = refused(status, words, subject, true);
             assert_eq!(error.kind(), kind, "{status} {words}");
             assert_eq!(error.detail(), Some(words));
             assert_eq!(error.maybe_applied(), midway(status, kind), "{words}");

@@ -50,7 +50,7 @@ pub(super) async fn hijack(connector: &Connector, prefix: &str, call: Call) -> R
     let request = request
         .body(call.body)
         .map_err(|error| Error::internal("a request can't be put together").with_source(error))?;
-    let answer = accepted(sender.send_request(request).await.map_err(broke)?, subject).await?;
+    let answer = accepted(sender.send_request(request).await.map_err(broke)?, subject, true).await?;
     let upgraded = hyper::upgrade::on(answer).await.map_err(broke)?;
     drop(driver);
     let parts = upgraded.downcast::<TokioIo<EngineStream>>().map_err(|_: Upgraded| {

@@ -97,6 +97,7 @@ models! {
     }
     Host {
         network_mode: String = "NetworkMode",
+        memory: i64 = "Memory",
     }
     Network {
         ports: BTreeMap<String, Option<Vec<Binding>>> = "Ports",
@@ -141,6 +142,7 @@ models! {
     Named {
         id: String = "Id",
         name: String = "Name",
+        labels: BTreeMap<String, String> = "Labels",
     }
     VolumesAnswer { volumes: Vec<Named> = "Volumes" }
     /// `GET /containers/{id}/stats`.

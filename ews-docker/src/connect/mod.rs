@@ -17,6 +17,8 @@ use std::str::FromStr;
 use ews_core::{Error, Result};
 
 pub(crate) use stream::{Connector, EngineStream};
+#[cfg(feature = "tls")]
+pub(crate) use tls::explain as explain_tls;
 
 /// Where one engine is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -127,7 +129,8 @@ impl EngineAddress {
         context::address(directory.as_ref(), name)
     }
 
-    /// Whether the engine runs on this machine, as far as the address tells.
+    /// Whether the engine runs on this machine, as far as the address tells: TCP is another machine's, loopback too, since forwarded ports
+    /// end there. A socket may be forwarded as well, so who looks at this machine for an engine's sake must see the engine's mark there.
     pub(crate) fn is_local(&self) -> bool {
         matches!(self, Self::Unix(_) | Self::NamedPipe(_))
     }

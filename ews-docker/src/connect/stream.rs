@@ -19,12 +19,60 @@ trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
 /// A connection to an engine. Boxed: an engine's calls are no hot path, and one type keeps the clients simple.
-pub(crate) struct EngineStream(Box<dyn Duplex>);
+pub(crate) struct EngineStream {
+    inner: Box<dyn Duplex>,
+    /// What is written once the other side no longer reads.
+    unheard: Unheard,
+    /// Where a refusal that is read in place of an answer is kept.
+    #[cfg(feature = "tls")]
+    refusal: Option<super::tls::Refusal>,
+}
+
+/// What becomes of what an engine does not read any more.
+///
+/// An engine that has heard enough of a long request answers, and hangs up. Whoever ends with the failed write never reads the answer; so
+/// in calls such a write counts as done, and the connection ends with what is read: the answer, or its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unheard {
+    /// It is an error.
+    Fails,
+    /// It is dropped, once that has happened.
+    Dropped,
+    /// It is being dropped.
+    Dropping,
+}
 
 impl EngineStream {
     fn new(stream: impl Duplex + 'static) -> Self {
-        Self(Box::new(stream))
+        Self {
+            inner: Box::new(stream),
+            unheard: Unheard::Fails,
+            #[cfg(feature = "tls")]
+            refusal: None,
+        }
     }
+
+    /// The same for calls, whose answer counts and not whether all of the request was read.
+    fn for_calls(mut self) -> Self {
+        self.unheard = Unheard::Dropped;
+        self
+    }
+
+    /// A write's outcome, where one of this length was tried.
+    fn written(&mut self, outcome: Poll<io::Result<usize>>, length: usize) -> Poll<io::Result<usize>> {
+        match outcome {
+            Poll::Ready(Err(error)) if self.unheard == Unheard::Dropped && is_unheard(&error) => {
+                self.unheard = Unheard::Dropping;
+                Poll::Ready(Ok(length))
+            }
+            outcome => outcome,
+        }
+    }
+}
+
+fn is_unheard(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset};
+    matches!(error.kind(), BrokenPipe | ConnectionReset | ConnectionAborted)
 }
 
 impl AsyncRead for EngineStream {
@@ -33,13 +81,22 @@ impl AsyncRead for EngineStream {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buf)
+        let read = Pin::new(&mut self.inner).poll_read(cx, buf);
+        #[cfg(feature = "tls")]
+        if let (Poll::Ready(Err(error)), Some(refusal)) = (&read, &self.refusal) {
+            refusal.note(error);
+        }
+        read
     }
 }
 
 impl AsyncWrite for EngineStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, buf)
+        if self.unheard == Unheard::Dropping {
+            return Poll::Ready(Ok(buf.len()));
+        }
+        let outcome = Pin::new(&mut self.inner).poll_write(cx, buf);
+        self.written(outcome, buf.len())
     }
 
     fn poll_write_vectored(
@@ -47,19 +104,31 @@ impl AsyncWrite for EngineStream {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write_vectored(cx, bufs)
+        let length = bufs.iter().map(|buf| buf.len()).sum();
+        if self.unheard == Unheard::Dropping {
+            return Poll::Ready(Ok(length));
+        }
+        let outcome = Pin::new(&mut self.inner).poll_write_vectored(cx, bufs);
+        self.written(outcome, length)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.0.is_write_vectored()
+        self.inner.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
+        if self.unheard == Unheard::Dropping {
+            return Poll::Ready(Ok(()));
+        }
+        let outcome = Pin::new(&mut self.inner).poll_flush(cx).map_ok(|()| 0);
+        self.written(outcome, 0).map_ok(drop)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
+        if self.unheard == Unheard::Dropping {
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut self.inner).poll_shutdown(cx)
     }
 }
 
@@ -76,6 +145,8 @@ pub(crate) struct Connector {
     address: Arc<EngineAddress>,
     #[cfg(feature = "tls")]
     tls: Option<super::tls::Dialler>,
+    #[cfg(feature = "tls")]
+    refusal: super::tls::Refusal,
 }
 
 impl Connector {
@@ -98,7 +169,17 @@ impl Connector {
             address: Arc::new(address),
             #[cfg(feature = "tls")]
             tls,
+            #[cfg(feature = "tls")]
+            refusal: super::tls::Refusal::default(),
         })
+    }
+
+    /// What the engine said of us in place of an answer, where it has; asked once.
+    pub(crate) fn refusal(&self) -> Option<ews_core::Error> {
+        #[cfg(feature = "tls")]
+        return self.refusal.take();
+        #[cfg(not(feature = "tls"))]
+        None
     }
 
     /// A new connection.
@@ -120,7 +201,9 @@ impl Connector {
                 let dialler =
                     self.tls.as_ref().ok_or_else(|| io::Error::other("no certificates were read"))?;
                 let stream = open_tcp(host, *port).await?;
-                Ok(EngineStream::new(dialler.handshake(stream).await?))
+                let mut stream = EngineStream::new(dialler.handshake(stream).await?);
+                stream.refusal = Some(self.refusal.clone());
+                Ok(stream)
             }
             #[cfg(not(feature = "tls"))]
             EngineAddress::Tls { .. } => Err(io::Error::new(io::ErrorKind::Unsupported, "built without TLS")),
@@ -159,6 +242,6 @@ impl tower_service::Service<Uri> for Connector {
 
     fn call(&mut self, _: Uri) -> Self::Future {
         let connector = self.clone();
-        async move { connector.connect().await.map(TokioIo::new) }.boxed()
+        async move { Ok(TokioIo::new(connector.connect().await?.for_calls())) }.boxed()
     }
 }

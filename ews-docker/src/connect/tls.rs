@@ -1,13 +1,13 @@
-//! TLS to an engine: a private authority, and our certificate where the engine wants one.
+//! TLS to an engine: a private authority, our certificate where the engine wants one, and what a refusal on either side means.
 
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use ews_core::{Error, Result};
+use ews_core::{Error, ErrorKind, Result};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{AlertDescription, CertificateError, ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -60,6 +60,82 @@ impl Dialler {
     pub(super) async fn handshake(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
         self.connector.connect(self.name.clone(), stream).await
     }
+}
+
+/// What the engine said last of our certificate. It says it after the handshake, to a connection that nobody waits on yet; who asks next
+/// finds the connection closed, and the reason here.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Refusal(Arc<Mutex<Option<Said>>>);
+
+/// The kind, our words and TLS's own.
+type Said = (ErrorKind, &'static str, String);
+
+impl Refusal {
+    /// Keeps what was read in place of an answer, where it is a refusal.
+    pub(super) fn note(&self, error: &io::Error) {
+        if let Some((kind, words)) = explain(error) {
+            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((kind, words, error.to_string()));
+        }
+    }
+
+    /// What was kept, which is then forgotten.
+    pub(crate) fn take(&self) -> Option<Error> {
+        let (kind, words, detail) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+        Some(Error::new(kind, words).with_detail(detail))
+    }
+}
+
+/// What kept a connection from being made, or ended it, where it was TLS; with what to do about it.
+///
+/// An engine that wants a certificate says so after the handshake (TLS 1.3), so what it says comes out of the first call.
+pub(crate) fn explain(error: &io::Error) -> Option<(ErrorKind, &'static str)> {
+    use CertificateError as C;
+    use rustls::Error as E;
+    Some(match error.get_ref()?.downcast_ref::<E>()? {
+        E::InvalidCertificate(C::UnknownIssuer | C::BadSignature) => (
+            ErrorKind::Unauthorized,
+            "the engine's certificate comes from no authority in `ca.pem`: give the one that signed it, and check that this is the engine",
+        ),
+        E::InvalidCertificate(C::Expired | C::ExpiredContext { .. }) => (
+            ErrorKind::Unauthorized,
+            "the engine's certificate has expired, or this machine's clock is wrong: renew it",
+        ),
+        E::InvalidCertificate(C::NotValidYet | C::NotValidYetContext { .. }) => {
+            (ErrorKind::Unauthorized, "the engine's certificate is not valid yet: check this machine's clock")
+        }
+        E::InvalidCertificate(C::NotValidForName | C::NotValidForNameContext { .. }) => (
+            ErrorKind::Unauthorized,
+            "the engine's certificate is for another name: use a name or address that it holds, or set `server_name`",
+        ),
+        E::InvalidCertificate(_) => {
+            (ErrorKind::Unauthorized, "the engine's certificate can't be believed: check `ca.pem`")
+        }
+        E::AlertReceived(AlertDescription::CertificateRequired) => {
+            (ErrorKind::Unauthorized, "the engine wants a certificate of ours: give `cert.pem` and `key.pem`")
+        }
+        E::AlertReceived(AlertDescription::CertificateExpired) => {
+            (ErrorKind::Unauthorized, "our certificate has expired, says the engine: renew `cert.pem`")
+        }
+        // Engines of Go say "bad certificate" for whatever is wrong with ours, and for none at all.
+        E::AlertReceived(
+            AlertDescription::BadCertificate
+            | AlertDescription::UnknownCA
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::CertificateRevoked
+            | AlertDescription::UnsupportedCertificate
+            | AlertDescription::AccessDenied
+            | AlertDescription::DecryptError
+            | AlertDescription::HandshakeFailure,
+        ) => (
+            ErrorKind::Unauthorized,
+            "the engine refuses our certificate: give a `cert.pem` and `key.pem` from the authority that it trusts, not expired",
+        ),
+        E::InvalidMessage(_) => (
+            ErrorKind::Invalid,
+            "what answers here speaks no TLS: is it the port that engines serve with TLS (2376 by custom), or an engine without?",
+        ),
+        _ => (ErrorKind::Unauthorized, "TLS with the engine failed: check the certificates"),
+    })
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {

@@ -14,6 +14,7 @@ use ews_core::{Error, ErrorKind, InstanceId, InstanceSpec, Result};
 use futures_util::StreamExt as _;
 
 use super::memory::Laid;
+use super::objects::is_ambiguous;
 use super::{Inner, labels, mapping};
 use crate::client::models::{IdAnswer, ImageAnswer, Inspected};
 use crate::client::{Call, Subject, Until, facts};
@@ -28,6 +29,22 @@ enum Made {
     New(String),
     /// Somebody was faster.
     There(Box<Instance>),
+}
+
+/// Whether an engine refuses a container for want of the files that were laid for it.
+fn unseen(error: &Error, laid: &Laid) -> bool {
+    error.detail().is_some_and(|words| laid.mounts.iter().any(|(source, _)| words.contains(source.as_str())))
+}
+
+/// An engine that does not see this machine's memory: its socket leads to another machine, or it runs in a box of its own.
+fn elsewhere(error: &Error) -> Error {
+    Error::new(
+        ErrorKind::Unsupported,
+        "secret files were laid in this machine's memory, and the engine does not see them: it runs elsewhere, behind a socket that is \
+         forwarded; set `secrets_directory` to a directory that both see, or give the secret through the environment",
+    )
+    .with_context("field", "files")
+    .with_detail(error.detail().unwrap_or_default().to_owned())
 }
 
 impl Inner {
@@ -68,7 +85,10 @@ impl Inner {
                 if !error.maybe_applied() {
                     self.forget_laid(laid.as_ref()).await;
                 }
-                return Err(error);
+                return Err(match &laid {
+                    Some(laid) if unseen(&error, laid) => elsewhere(&error),
+                    _ => error,
+                });
             }
         };
         match self.finish(&spec, &id, &container, laid.as_ref()).await {
@@ -100,6 +120,12 @@ impl Inner {
             let error = match self.make(spec, key, id, image, env.to_vec(), laid).await {
                 Ok(container) => return Ok(Made::New(container)),
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => error,
+                // Another controller has made a second network of the name at this moment; one of the two goes.
+                Err(error) if is_ambiguous(&error) && !limit.left().is_zero() => {
+                    tokio::time::sleep(UNSEEN).await;
+                    self.ensure_networks(spec, &key.owner).await?;
+                    continue;
+                }
                 Err(error) => return Err(error),
             };
             if let Some(there) = self.existing(id, spec).await? {

@@ -37,7 +37,6 @@ const MARK: &str = "EWS_EXEC";
 const PIECE: usize = 64 * 1024;
 /// How often a command that ends is asked for: from, up to.
 const POLL: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(500));
-
 /// What an engine takes on a terminal as "let go of it", in place of its default, ^P ^Q, which would end a session that sends these two bytes.
 /// It can't be switched off, and an engine holds back what begins like it until it sees how it goes on: so it begins with the byte that is
 /// typed least, Ctrl-^ (0x1e), and is too long to be met by chance.
@@ -97,9 +96,8 @@ impl Inner {
             .make_exec(&seen.container, &request)
             .await
             .map_err(|error| error.with_context("instance", id))?;
-        let Hijacked { first, stream } = self.start_exec(&exec, spec.tty.is_some()).await?;
-        let (read, write) = tokio::io::split(stream);
         let (ended, over) = watch::channel(false);
+        // Before it begins: whoever drops this call while the engine is told to begin it ends it too.
         let control = Control {
             shared: Arc::new(Shared {
                 inner: Arc::clone(&self),
@@ -111,6 +109,9 @@ impl Inner {
             tty: spec.tty.is_some(),
             over,
         };
+        let started = self.start_exec(&control.shared.exec, control.tty).await;
+        let Hijacked { first, stream } = started?;
+        let (read, write) = tokio::io::split(stream);
         if let Some(size) = spec.tty {
             // The engine answers once the command has started, which it may never do.
             let shared = Arc::clone(&control.shared);
@@ -323,10 +324,17 @@ impl Shared {
     }
 
     async fn terminate(&self) -> Result<()> {
-        let limit = Until::after(self.inner.engine.config().call);
+        let call = self.inner.engine.config().call;
+        let limit = Until::after(call);
         let mut pause = POLL.0;
         loop {
             let running = self.look().await?.is_none();
+            if running && limit.left() > call / 2 && self.is_unborn().await {
+                // Nothing to be killed yet, and looking inside would only give a busy engine more to begin.
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(POLL.1);
+                continue;
+            }
             let killed = match self.kill_from_outside().await {
                 Some(killed) => killed,
                 None if running => self.kill_from_inside().await?,
@@ -345,6 +353,31 @@ impl Shared {
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(POLL.1);
+        }
+    }
+
+    /// Whether the engine is still about to begin it: it runs by then, without a process.
+    async fn is_unborn(&self) -> bool {
+        self.inner.look_exec(&self.exec).await.is_ok_and(|seen| seen.running && seen.pid == 0)
+    }
+
+    /// Ends what nobody holds any more.
+    async fn abandon(&self) {
+        // The call that begins it may have reached the engine, and a busy engine takes its time. What has not begun by then never will.
+        let limit = Until::after(self.inner.engine.config().work);
+        let mut pause = POLL.0;
+        loop {
+            match self.inner.look_exec(&self.exec).await {
+                Ok(seen) if seen.running => break,
+                // It has ended by itself: what it left running it was told to leave.
+                Ok(seen) if seen.exit_code.is_some() => return,
+                Ok(_) if !limit.left().is_zero() => tokio::time::sleep(pause).await,
+                Ok(_) | Err(_) => return,
+            }
+            pause = (pause * 2).min(POLL.1);
+        }
+        if let Err(error) = self.terminate().await {
+            tracing::warn!(%error, "a session that was dropped could not be ended");
         }
     }
 
@@ -465,16 +498,6 @@ impl Drop for Control {
         }
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         let shared = Arc::clone(&self.shared);
-        runtime.spawn(async move {
-            match shared.look().await {
-                // It has ended by itself: what it left running it was told to leave.
-                Ok(Some(_)) | Err(_) => {}
-                Ok(None) => {
-                    if let Err(error) = shared.terminate().await {
-                        tracing::warn!(%error, "a session that was dropped could not be ended");
-                    }
-                }
-            }
-        });
+        runtime.spawn(async move { shared.abandon().await });
     }
 }

@@ -20,6 +20,8 @@ use crate::client::{Call, Subject, Until};
 const POLL: Duration = Duration::from_secs(5);
 /// How often it is asked by those that wait for what must be soon.
 const SOON: Duration = Duration::from_millis(20);
+/// How much later than an end an engine may hear that it was for memory: the kernel tells of both on ways of their own.
+const MEMORY_NEWS: Duration = Duration::from_millis(300);
 
 impl Inner {
     pub(super) async fn start(self: &Arc<Self>, id: &InstanceId) -> Result<Instance> {
@@ -143,7 +145,10 @@ impl Inner {
                     _ => wanted = Some(now),
                 }
                 if let Some(status) = ended(&seen, &inspected) {
-                    return Ok(status);
+                    return Ok(match for_memory_perhaps(&status, &inspected) {
+                        true => self.told_later(id, now).await?.unwrap_or(status),
+                        false => status,
+                    });
                 }
             } else if let Some(wanted) = wanted {
                 return Err(stale(wanted));
@@ -180,9 +185,21 @@ impl Inner {
                     .look(id, OPERATION)
                     .await?
                     .filter(|(seen, _)| Some(seen.instance.incarnation) == wanted);
-                return Ok(still.and_then(|(seen, inspected)| ended(&seen, &inspected)).unwrap_or(status));
+                let Some((seen, inspected)) = still else { return Ok(status) };
+                let status = ended(&seen, &inspected).unwrap_or(status);
+                return Ok(match for_memory_perhaps(&status, &inspected) {
+                    true => self.told_later(id, seen.instance.incarnation).await?.unwrap_or(status),
+                    false => status,
+                });
             }
         }
+    }
+
+    /// How a start ended, by what the engine says a moment later; `None` where another start has begun.
+    async fn told_later(&self, id: &InstanceId, of: Incarnation) -> Result<Option<ExitStatus>> {
+        tokio::time::sleep(MEMORY_NEWS).await;
+        let later = self.look(id, "runtime.wait").await?.filter(|(seen, _)| seen.instance.incarnation == of);
+        Ok(later.and_then(|(seen, inspected)| ended(&seen, &inspected)))
     }
 
     pub(super) async fn remove(self: &Arc<Self>, id: &InstanceId, options: &RemoveOptions) -> Result<()> {
@@ -246,6 +263,11 @@ impl Inner {
             .query("signal", &signal.number().to_string());
         self.engine.unit(call).await.map_err(|error| error.with_context("instance", id))
     }
+}
+
+/// Whether a program that was killed may have been killed for memory, and the engine has not said so (yet).
+fn for_memory_perhaps(status: &ExitStatus, inspected: &Inspected) -> bool {
+    status.code == Some(137) && !status.oom_killed && inspected.host.memory > 0
 }
 
 /// How the present start ended, where it has.

@@ -60,7 +60,7 @@ impl Inner {
         let call = Call::get(operation, Subject::Container, &["containers", "json"])
             .flag("all", true)
             .query("filters", &filters);
-        let listed: Vec<Listed> = self.engine.json(call).await?;
+        let listed: Vec<Listed> = self.engine.list(call).await?;
         let ours = listed.into_iter().filter_map(|one| {
             let outline = Outline::of(&one.labels, &self.place.node)?;
             let named = one.names.iter().any(|name| name.trim_start_matches('/') == outline.id.as_str());

@@ -48,7 +48,7 @@ use crate::client::{Call, Engine, Subject};
 use crate::config::DockerConfig;
 use crate::images::{Anonymous, DockerImages, PullCredentials};
 
-pub use objects::Pruned;
+pub use objects::{Kept, Pruned};
 
 use events::Hub;
 use memory::MemoryDirectory;
@@ -136,6 +136,7 @@ impl DockerRuntimeBuilder {
             secrets: self.secrets,
             memory,
             turns: Turns::default(),
+            making: tokio::sync::Mutex::new(()),
             hub: OnceCell::new(),
             engine,
         };
@@ -175,6 +176,8 @@ pub(crate) struct Inner {
     secrets: Option<Arc<dyn Secrets>>,
     memory: Option<MemoryDirectory>,
     turns: Turns,
+    /// Networks and volumes are made one at a time: an engine may make two of one name.
+    making: tokio::sync::Mutex<()>,
     hub: OnceCell<Hub>,
     meters: Meters,
 }

@@ -1,22 +1,23 @@
 //! Networks and volumes: made where a spec names one that is missing, marked as the owner's, removed when asked.
 //!
-//! One that exists already is used as it is, whoever made it, and never removed by us unless it carries the owner's label.
+//! One that nobody has marked (an engine's own `bridge`, what people made by hand) is used as it is and never removed. One that carries the
+//! mark of another installation is refused: two who share a volume without knowing would lose it to whoever prunes first.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
-use bollard::models::{EndpointSettings, NetworkConnectRequest, NetworkCreateRequest, VolumeCreateRequest};
+use bollard::models::{EndpointSettings, NetworkConnectRequest};
 use bollard::query_parameters::RemoveVolumeOptions;
 use ews_core::spec::network::NetworkAttachment;
 use ews_core::spec::storage::MountKind;
-use ews_core::{ErrorKind, InstanceSpec, OwnerId, Result};
+use ews_core::{Error, ErrorKind, InstanceSpec, OwnerId, Result};
 
 use super::{DockerRuntime, Inner, labels};
-use crate::client::models::{Named, VolumesAnswer};
+use crate::client::models::{IdAnswer, Named, VolumesAnswer};
 use crate::client::{Call, Subject};
 
 const OPERATION: &str = "runtime.create";
 
-/// What [`DockerRuntime::prune`] has removed, or would remove.
+/// What [`DockerRuntime::prune`] has removed, and what it has not.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Pruned {
@@ -24,11 +25,23 @@ pub struct Pruned {
     pub networks: Vec<String>,
     /// Volumes by name.
     pub volumes: Vec<String>,
+    /// The owner's networks and volumes that are in use.
+    pub kept: Vec<Kept>,
+}
+
+/// What [`DockerRuntime::prune`] left alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Kept {
+    /// The network's or volume's name.
+    pub name: String,
+    /// Why it stays: who uses it, as far as that is known.
+    pub reason: String,
 }
 
 impl DockerRuntime {
-    /// Removes the networks of an owner that no container uses, and its volumes that no container uses where `volumes` says so. A volume's
-    /// data is gone for good; networks come back with the next instance that names them.
+    /// Removes the networks of an owner that no container names, and its volumes that no container uses where `volumes` says so. A volume's
+    /// data is gone for good; networks come back with the next instance that names them. What is in use is kept, with the reason.
     ///
     /// An instance that is being created at this moment may lose a network that was made for it; its creation then fails and may be
     /// repeated. So prune when no rollout runs.
@@ -40,47 +53,42 @@ impl DockerRuntime {
     }
 }
 
+/// The two kinds of objects that are made for specs.
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Network,
+    Volume,
+}
+
+impl Kind {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Network => "network",
+            Self::Volume => "volume",
+        }
+    }
+
+    const fn path(self) -> &'static str {
+        match self {
+            Self::Network => "networks",
+            Self::Volume => "volumes",
+        }
+    }
+
+    const fn subject(self) -> Subject {
+        match self {
+            Self::Network => Subject::Network,
+            Self::Volume => Subject::Volume,
+        }
+    }
+}
+
 impl Inner {
     pub(super) async fn ensure_networks(&self, spec: &InstanceSpec, owner: &OwnerId) -> Result<()> {
         for network in &spec.networks {
             let name = network.name.as_str();
-            if self.has(&["networks", name], Subject::Network, name).await? {
-                continue;
-            }
-            let request = NetworkCreateRequest {
-                name: name.to_owned(),
-                driver: Some(if self.engine.facts().is_windows() { "nat" } else { "bridge" }.to_owned()),
-                labels: Some(labels::of_object(owner)),
-                ..NetworkCreateRequest::default()
-            };
-            let call = self.engine.bollard().create_network(request);
-            match self.engine.typed(OPERATION, Subject::Network, self.engine.config().work, call).await {
-                Ok(_) => tracing::info!(network = name, %owner, "network created"),
-                // Engines let two networks share a name; ours are made one at a time for each instance, but instances are many.
-                Err(error) if error.detail().is_some_and(|words| words.contains("already exists")) => {}
-                Err(error) => return Err(error.with_context("network", name)),
-            }
-            self.one_network(name, owner).await?;
-        }
-        Ok(())
-    }
-
-    /// Two creations at once may have made two networks of one name, which an engine allows and can't tell apart later: the first by id
-    /// stays.
-    async fn one_network(&self, name: &str, owner: &OwnerId) -> Result<()> {
-        let filters =
-            serde_json::json!({"name": [name], "label": [format!("{}={owner}", labels::OWNER)]}).to_string();
-        let call = Call::get(OPERATION, Subject::Network, &["networks"]).query("filters", &filters);
-        let mut twins: Vec<Named> = self.engine.json::<Vec<Named>>(call).await?;
-        twins.retain(|network| network.name == name);
-        twins.sort_by(|a, b| a.id.cmp(&b.id));
-        for twin in twins.iter().skip(1) {
-            let call = self.engine.bollard().remove_network(&twin.id);
-            match self.engine.typed(OPERATION, Subject::Network, self.engine.config().work, call).await {
-                Ok(()) => {}
-                // Both who made one do this; and one that is in use already stays.
-                Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Busy) => {}
-                Err(error) => return Err(error),
+            if self.ensure(Kind::Network, name, owner).await? {
+                self.one_network(name, owner).await?;
             }
         }
         Ok(())
@@ -89,33 +97,93 @@ impl Inner {
     pub(super) async fn ensure_volumes(&self, spec: &InstanceSpec, owner: &OwnerId) -> Result<()> {
         for mount in &spec.mounts {
             let MountKind::Volume(volume) = &mount.kind else { continue };
-            let name = volume.as_str();
-            if self.has(&["volumes", name], Subject::Volume, name).await? {
-                continue;
-            }
-            // The engine gives back the one that is there, should somebody have been faster.
-            let request = VolumeCreateRequest {
-                name: Some(name.to_owned()),
-                labels: Some(labels::of_object(owner)),
-                ..VolumeCreateRequest::default()
-            };
-            let call = self.engine.bollard().create_volume(request);
-            self.engine
-                .typed(OPERATION, Subject::Volume, self.engine.config().work, call)
-                .await
-                .map_err(|error| error.with_context("volume", name))?;
-            tracing::info!(volume = name, %owner, "volume created");
+            self.ensure(Kind::Volume, volume.as_str(), owner).await?;
         }
         Ok(())
     }
 
-    async fn has(&self, path: &[&str], subject: Subject, name: &str) -> Result<bool> {
-        match self.engine.json::<Named>(Call::get(OPERATION, subject, path)).await {
-            // An engine finds a network by the beginning of its id too.
-            Ok(found) => Ok(found.name == name),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(error),
+    /// Sees to it that an object is there and is not another installation's; says whether it was made.
+    async fn ensure(&self, kind: Kind, name: &str, owner: &OwnerId) -> Result<bool> {
+        if self.is_there(kind, name, owner).await? {
+            return Ok(false);
         }
+        let _turn = self.making.lock().await;
+        if self.is_there(kind, name, owner).await? {
+            return Ok(false);
+        }
+        let mut body = BTreeMap::from([
+            ("Name", serde_json::json!(name)),
+            ("Labels", serde_json::json!(labels::of_object(owner))),
+        ]);
+        if matches!(kind, Kind::Network) {
+            let driver = if self.engine.facts().is_windows() { "nat" } else { "bridge" };
+            body.insert("Driver", driver.into());
+            // Engines before 1.44 make two of one name unless they are asked to look; later ones never do.
+            body.insert("CheckDuplicate", true.into());
+        }
+        let call = Call::post(OPERATION, kind.subject(), &[kind.path(), "create"]).json(&body)?;
+        match self.engine.json::<IdAnswer>(call.within(self.engine.config().work)).await {
+            Ok(_) => tracing::info!(kind = kind.word(), name, %owner, "created for a spec"),
+            Err(error) if error.detail().is_some_and(|words| words.contains("already exists")) => {}
+            Err(error) => return Err(error.with_context(kind.word(), name)),
+        }
+        // Whoever was faster may be somebody else; an engine gives back a volume that is there as if it had made it.
+        self.is_there(kind, name, owner).await?;
+        Ok(true)
+    }
+
+    async fn is_there(&self, kind: Kind, name: &str, owner: &OwnerId) -> Result<bool> {
+        let call = Call::get(OPERATION, kind.subject(), &[kind.path(), name]);
+        let found = match self.engine.json::<Named>(call).await {
+            // An engine finds a network by the beginning of its id too.
+            Ok(found) if found.name != name => return Ok(false),
+            Ok(found) => found,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+            // Two of one name: it is there, and another controller is about to make them one, as we do.
+            Err(error) if is_ambiguous(&error) => {
+                self.one_network(name, owner).await?;
+                return Ok(true);
+            }
+            Err(error) => return Err(error),
+        };
+        match found.labels.get(labels::OWNER) {
+            Some(other) if other != owner.as_str() => Err(Error::new(
+                ErrorKind::AlreadyExists,
+                format!(
+                    "a {} of this name belongs to another installation; it is left alone: choose another name",
+                    kind.word()
+                ),
+            )
+            .with_context(kind.word(), name)
+            .with_context("owner", other)),
+            _ => Ok(true),
+        }
+    }
+
+    /// Two controllers at once may have made two networks of one name, which an engine before 1.44 allows and can't tell apart later. One
+    /// stays: one that is in use, else the first by id, so that both controllers choose the same.
+    async fn one_network(&self, name: &str, owner: &OwnerId) -> Result<()> {
+        let filters =
+            serde_json::json!({"name": [name], "label": [format!("{}={owner}", labels::OWNER)]}).to_string();
+        let call = Call::get(OPERATION, Subject::Network, &["networks"]).query("filters", &filters);
+        let mut twins: Vec<Named> = self.engine.list::<Named>(call).await?;
+        twins.retain(|network| network.name == name);
+        twins.sort_by(|a, b| b.id.cmp(&a.id));
+        let mut used = false;
+        // From the last by id on; the first goes only where another can't.
+        for (number, twin) in twins.iter().enumerate() {
+            if number + 1 == twins.len() && !used {
+                break;
+            }
+            let call = self.engine.bollard().remove_network(&twin.id);
+            match self.engine.typed(OPERATION, Subject::Network, self.engine.config().work, call).await {
+                Ok(()) => {}
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) if error.kind() == ErrorKind::Busy => used = true,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     pub(super) async fn join_network(&self, container: &str, network: &NetworkAttachment) -> Result<()> {
@@ -135,43 +203,40 @@ impl Inner {
     async fn prune(&self, owner: &OwnerId, volumes: bool) -> Result<Pruned> {
         const OPERATION: &str = "docker.prune";
         let work = self.engine.config().work;
-        let label = format!("{}={owner}", labels::OWNER);
         let mut pruned = Pruned::default();
-        let used = self.networks_in_use().await?;
-        let filters = serde_json::json!({ "label": [label] }).to_string();
+        let users = self.users_of_networks().await?;
+        let filters = serde_json::json!({ "label": [format!("{}={owner}", labels::OWNER)] }).to_string();
         let call = Call::get(OPERATION, Subject::Network, &["networks"]).query("filters", &filters);
-        for network in self.engine.json::<Vec<Named>>(call).await? {
-            if used.contains_key(&network.id) || used.contains_key(&network.name) {
+        for network in self.engine.list::<Named>(call).await? {
+            if let Some(user) = users.get(&network.id).or_else(|| users.get(&network.name)) {
+                pruned
+                    .kept
+                    .push(Kept { name: network.name, reason: format!("the container `{user}` names it") });
                 continue;
             }
             let call = self.engine.bollard().remove_network(&network.id);
-            match self.engine.typed(OPERATION, Subject::Network, work, call).await {
-                Ok(()) => pruned.networks.push(network.name),
-                Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Busy) => {}
-                Err(error) => return Err(error),
-            }
+            let removed = self.engine.typed(OPERATION, Subject::Network, work, call).await;
+            settle(removed, network.name, &mut pruned.networks, &mut pruned.kept)?;
         }
         if !volumes {
             return Ok(pruned);
         }
-        let filters = serde_json::json!({ "label": [label], "dangling": ["true"] }).to_string();
         let call = Call::get(OPERATION, Subject::Volume, &["volumes"]).query("filters", &filters);
         for volume in self.engine.json::<VolumesAnswer>(call).await?.volumes {
             let call = self.engine.bollard().remove_volume(&volume.name, None::<RemoveVolumeOptions>);
-            match self.engine.typed(OPERATION, Subject::Volume, work, call).await {
-                Ok(()) => pruned.volumes.push(volume.name),
-                Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Busy) => {}
-                Err(error) => return Err(error),
-            }
+            let removed = self.engine.typed(OPERATION, Subject::Volume, work, call).await;
+            settle(removed, volume.name, &mut pruned.volumes, &mut pruned.kept)?;
         }
         Ok(pruned)
     }
 
-    /// The networks that any container names, ended ones too: an engine itself counts only those that run, and what was created could not
-    /// be started without its network.
-    async fn networks_in_use(&self) -> Result<HashMap<String, ()>> {
+    /// Who uses networks, by the network's name or id: containers that have ended too. An engine itself counts only those that run, and
+    /// what was created could not be started without its network.
+    async fn users_of_networks(&self) -> Result<HashMap<String, String>> {
         #[derive(serde::Deserialize)]
         struct Listed {
+            #[serde(rename = "Names", default)]
+            names: Option<Vec<String>>,
             #[serde(rename = "NetworkSettings", default)]
             network: Option<Settings>,
             #[serde(rename = "HostConfig", default)]
@@ -188,11 +253,34 @@ impl Inner {
             mode: Option<String>,
         }
         let call = Call::get("docker.prune", Subject::Container, &["containers", "json"]).flag("all", true);
-        let listed: Vec<Listed> = self.engine.json(call).await?;
-        let names = listed.into_iter().flat_map(|one| {
+        let listed: Vec<Listed> = self.engine.list(call).await?;
+        let mut users = HashMap::new();
+        for one in listed {
+            let user = one.names.into_iter().flatten().next().unwrap_or_default();
             let named = one.network.and_then(|network| network.networks).unwrap_or_default().into_keys();
-            named.chain(one.host.and_then(|host| host.mode))
-        });
-        Ok(names.map(|name| (name, ())).collect())
+            for network in named.chain(one.host.and_then(|host| host.mode)) {
+                users.entry(network).or_insert_with(|| user.trim_start_matches('/').to_owned());
+            }
+        }
+        Ok(users)
     }
+}
+
+/// Whether an engine knows two networks of the name that it was given.
+pub(super) fn is_ambiguous(error: &Error) -> bool {
+    error.detail().is_some_and(|words| words.contains("is ambiguous"))
+}
+
+/// Notes what became of a removal: what is in use stays, and what is gone already needs no word.
+fn settle(removed: Result<()>, name: String, gone: &mut Vec<String>, kept: &mut Vec<Kept>) -> Result<()> {
+    match removed {
+        Ok(()) => gone.push(name),
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        Err(error) if error.kind() == ErrorKind::Busy => {
+            let reason = error.detail().unwrap_or_else(|| error.message()).to_owned();
+            kept.push(Kept { name, reason });
+        }
+        Err(error) => return Err(error),
+    }
+    Ok(())
 }

@@ -55,7 +55,8 @@ pub(crate) fn docker_ok(arguments: &[&str]) -> bool {
 pub(crate) fn busybox() -> String {
     static IMAGE: OnceLock<String> = OnceLock::new();
     let build = || {
-        let name = "ews-test/busybox:1".to_owned();
+        // Counted up whenever what is in it changes: engines keep it from run to run.
+        let name = "ews-test/busybox:2".to_owned();
         if docker_ok(&["image", "inspect", &name]) {
             return name;
         }
@@ -88,47 +89,26 @@ pub(crate) struct Within {
 macro_rules! within {
     ($self:ident, $runtime:ident => $call:expr) => {{
         let $runtime = Arc::clone(&$self.runtime);
-        let begun = Arc::new(std::sync::atomic::AtomicBool::new(false));
-        let begins = begun.clone();
+        let (dropped, gone) = tokio::sync::oneshot::channel::<()>();
         let task = $self.handle.spawn(async move {
-            begins.store(true, std::sync::atomic::Ordering::Release);
-            $call.await
-        });
-        let ended = AbortOnDrop { task, begun };
-        match ended.await {
-            Ok(result) => result,
-            Err(error) => {
-                Err(ews_core::Error::new(ews_core::ErrorKind::Cancelled, "the controller was killed")
-                    .with_source(error))
+            // A call that was given up has been polled once, however busy its tasks are.
+            tokio::select! {
+                biased;
+                result = async move { $call.await } => Some(result),
+                _ = gone => None,
             }
+        });
+        let ended = task.await;
+        // Dropping the wait drops the call, as it would without tasks in between.
+        drop(dropped);
+        match ended {
+            Ok(Some(result)) => result,
+            killed => Err(ews_core::Error::new(
+                ews_core::ErrorKind::Cancelled,
+                format!("the controller was killed: {:?}", killed.err()),
+            )),
         }
     }};
-}
-
-/// Dropping the wait drops the call, as it would without tasks in between: so not before it was polled once, which whoever
-/// polls a call has a right to count on.
-struct AbortOnDrop<T> {
-    task: tokio::task::JoinHandle<T>,
-    begun: Arc<std::sync::atomic::AtomicBool>,
-}
-
-impl<T> Future for AbortOnDrop<T> {
-    type Output = std::result::Result<T, tokio::task::JoinError>;
-
-    fn poll(
-        mut self: std::pin::Pin<&mut Self>,
-        cx: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Self::Output> {
-        std::pin::Pin::new(&mut self.task).poll(cx)
-    }
-}
-
-impl<T> Drop for AbortOnDrop<T> {
-    fn drop(&mut self) {
-        if self.begun.load(std::sync::atomic::Ordering::Acquire) {
-            self.task.abort();
-        }
-    }
 }
 
 #[async_trait]

@@ -5,6 +5,7 @@
 #![allow(dead_code, reason = "each test program uses its part")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "tests")]
 
+pub(crate) mod garbler;
 #[cfg(unix)]
 pub(crate) mod standin;
 

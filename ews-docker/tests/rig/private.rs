@@ -3,17 +3,36 @@
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 pub(crate) struct PrivateEngine {
     folder: tempfile::TempDir,
     bridge: String,
     process: Option<Child>,
+    /// What it is started with beside.
+    more: Vec<String>,
 }
 
 impl PrivateEngine {
     /// Starts one; `None`, and a line that says why, where this machine can't.
     pub(crate) fn start() -> Option<Self> {
+        Self::start_with(&[])
+    }
+
+    /// Starts one whose disk has room for so many mebibytes.
+    pub(crate) fn start_on(mebibytes: u32) -> Option<Self> {
+        Self::made(&[], Some(mebibytes))
+    }
+
+    /// Starts one with these arguments of its own.
+    pub(crate) fn start_with(more: &[String]) -> Option<Self> {
+        Self::made(more, None)
+    }
+
+    fn made(more: &[String], disk: Option<u32>) -> Option<Self> {
+        // Several of one test program stand beside each other.
+        static STARTED: AtomicU32 = AtomicU32::new(0);
         let required = std::env::var("EWS_TEST_DOCKER").is_ok_and(|value| value == "required");
         let root = rustix::process::geteuid().is_root();
         let dockerd =
@@ -26,13 +45,20 @@ impl PrivateEngine {
             println!("skipped: an engine of our own takes root and dockerd");
             return None;
         }
-        let number = std::process::id() % 250;
-        let bridge = format!("ewst{}", std::process::id());
+        let started = STARTED.fetch_add(1, Ordering::Relaxed);
+        let number = (std::process::id() + started * 83) % 250;
+        let bridge = format!("ewst{}{}", std::process::id(), ["", "b", "c"][started as usize % 3]);
         let address = format!("{}/24", Ipv4Addr::new(10, 222, u8::try_from(number).unwrap(), 1));
         run("ip", &["link", "add", &bridge, "type", "bridge"]);
         run("ip", &["addr", "add", &address, "dev", &bridge]);
         run("ip", &["link", "set", &bridge, "up"]);
-        let mut engine = Self { folder: tempfile::tempdir().unwrap(), bridge, process: None };
+        let mut engine =
+            Self { folder: tempfile::tempdir().unwrap(), bridge, process: None, more: more.to_vec() };
+        if let Some(mebibytes) = disk {
+            std::fs::create_dir(engine.folder.path().join("data")).unwrap();
+            let size = format!("size={mebibytes}m");
+            run("mount", &["-t", "tmpfs", "-o", &size, "tmpfs", &engine.at("data")]);
+        }
         engine.up();
         Some(engine)
     }
@@ -60,6 +86,7 @@ impl PrivateEngine {
                 &self.at("pid"),
             ])
             .args(["--bridge", &self.bridge, "--iptables=false", "--group", "root", "-H", &socket])
+            .args(&self.more)
             .env_remove("DOCKER_HOST")
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
@@ -149,6 +176,7 @@ impl Drop for PrivateEngine {
         self.go_on();
         self.down();
         self.end_containerd();
+        // Containers that still run keep what they mount.
         let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
         let inside: Vec<&str> = mounts.lines().filter_map(|line| line.split(' ').nth(1)).collect();
         for mount in inside.iter().rev().filter(|mount| Path::new(mount).starts_with(self.folder.path())) {

@@ -1,7 +1,6 @@
 //! An engine that is none: it answers by a script, for what a real engine can't be made to show. Where the script has nothing to say, it can
 //! pass a call on to a real engine.
 
-use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -25,6 +24,10 @@ pub(crate) enum Reply {
     Never,
     /// What the real engine says.
     Real,
+    /// The real engine does it, and its answer is lost on the way.
+    Lost,
+    /// Whatever is sent, as it is sent.
+    Told(tokio::sync::mpsc::UnboundedReceiver<String>),
 }
 
 /// A piece of an answer.
@@ -38,8 +41,9 @@ pub(crate) enum Piece {
     Break,
 }
 
-/// One call: `POST /images/create?…`, without the API's version, and its headers. The body was read.
+/// One call: `POST /images/create?…`, the API's version, such as `1.41` (empty where none was said), and its headers. The body was read.
 pub(crate) struct Asked {
+    pub(crate) version: String,
     pub(crate) line: String,
     pub(crate) headers: hyper::HeaderMap,
     pub(crate) body: Bytes,
@@ -50,7 +54,7 @@ type Script = dyn Fn(&Asked) -> Reply + Send + Sync;
 /// The engine. It ends with this value.
 pub(crate) struct Standin {
     directory: tempfile::TempDir,
-    asked: Arc<Mutex<Vec<String>>>,
+    asked: Arc<Mutex<Vec<(String, String)>>>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -62,7 +66,7 @@ const INFO: &str = r#"{"ID":"STAND:IN","Name":"stand-in","OSType":"linux","Archi
 impl Standin {
     /// Starts one.
     pub(crate) fn start(script: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> Self {
-        Self::made(None, VERSION, script)
+        Self::made(None, VERSION, INFO, script)
     }
 
     /// Starts one that can pass calls on.
@@ -70,38 +74,50 @@ impl Standin {
         real: &DockerConfig,
         script: impl Fn(&Asked) -> Reply + Send + Sync + 'static,
     ) -> Self {
-        Self::made(Some(real), VERSION, script)
+        Self::made(Some(real), VERSION, INFO, script)
     }
 
     /// Starts one that says to be podman, which has no BuildKit.
     pub(crate) fn podman(script: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> Self {
-        Self::made(None, PODMAN, script)
+        Self::made(None, PODMAN, INFO, script)
     }
 
     /// A real engine that says to be podman, so that it is asked for no BuildKit.
     pub(crate) fn classic(real: &DockerConfig) -> Self {
-        Self::made(Some(real), PODMAN, |_| Reply::Real)
+        Self::made(Some(real), PODMAN, INFO, |_| Reply::Real)
+    }
+
+    /// Starts one that says this of its version and of itself.
+    pub(crate) fn saying(
+        version: &str,
+        info: &str,
+        script: impl Fn(&Asked) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        Self::made(None, version, info, script)
     }
 
     fn made(
         real: Option<&DockerConfig>,
-        version: &'static str,
+        version: &str,
+        info: &str,
         script: impl Fn(&Asked) -> Reply + Send + Sync + 'static,
     ) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(directory.path().join("engine.sock")).unwrap();
         let asked = Arc::new(Mutex::new(Vec::new()));
         let (seen, script): (_, Arc<Script>) = (asked.clone(), Arc::new(script));
+        let facts = Arc::new((version.to_owned(), info.to_owned()));
         let real = real.map(|config| match &config.address {
             EngineAddress::Unix(path) => path.clone(),
             other => panic!("calls can't be passed on to {other}"),
         });
         let task = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let (seen, script, real) = (seen.clone(), script.clone(), real.clone());
+                let (seen, script, real, facts) = (seen.clone(), script.clone(), real.clone(), facts.clone());
                 let service = service_fn(move |request| {
-                    let (seen, script, real) = (seen.clone(), script.clone(), real.clone());
-                    async move { Ok::<_, Infallible>(answer(request, version, seen, script, real).await) }
+                    let (seen, script, real, facts) =
+                        (seen.clone(), script.clone(), real.clone(), facts.clone());
+                    async move { answer(request, facts, seen, script, real).await }
                 });
                 tokio::spawn(
                     hyper::server::conn::http1::Builder::new()
@@ -119,7 +135,12 @@ impl Standin {
 
     /// The calls so far that contain this.
     pub(crate) fn asked(&self, part: &str) -> usize {
-        self.asked.lock().unwrap().iter().filter(|line| line.contains(part)).count()
+        self.asked.lock().unwrap().iter().filter(|(_, line)| line.contains(part)).count()
+    }
+
+    /// The calls so far, each with the version that it was made in, empty where it said none.
+    pub(crate) fn calls(&self) -> Vec<(String, String)> {
+        self.asked.lock().unwrap().clone()
     }
 }
 
@@ -133,27 +154,29 @@ type Answer = Response<UnsyncBoxBody<Bytes, std::io::Error>>;
 
 async fn answer(
     request: Request<Incoming>,
-    version: &str,
-    seen: Arc<Mutex<Vec<String>>>,
+    facts: Arc<(String, String)>,
+    seen: Arc<Mutex<Vec<(String, String)>>>,
     script: Arc<Script>,
     real: Option<std::path::PathBuf>,
-) -> Answer {
+) -> std::io::Result<Answer> {
     let target = request.uri().to_string();
     let path = match target.strip_prefix("/v1.") {
         Some(rest) => rest.find('/').map_or("", |at| &rest[at..]),
         None => &target,
     };
     let line = format!("{} {path}", request.method());
-    seen.lock().unwrap().push(line.clone());
+    let version = target.strip_prefix("/v").and_then(|rest| rest.split('/').next()).unwrap_or_default();
+    let version = if version.starts_with("1.") { version.to_owned() } else { String::new() };
+    seen.lock().unwrap().push((version.clone(), line.clone()));
     let (parts, body) = request.into_parts();
     let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
-    let asked = Asked { line, headers: parts.headers.clone(), body };
+    let asked = Asked { version, line, headers: parts.headers.clone(), body };
     let reply = match path {
-        "/version" => Reply::Whole(200, version.to_owned()),
-        "/info" => Reply::Whole(200, INFO.to_owned()),
+        "/version" => Reply::Whole(200, facts.0.clone()),
+        "/info" => Reply::Whole(200, facts.1.clone()),
         _ => script(&asked),
     };
-    match reply {
+    Ok(match reply {
         Reply::Whole(status, text) => {
             let body = Full::new(Bytes::from(text)).map_err(|never| match never {}).boxed_unsync();
             let mut answer = Response::new(body);
@@ -174,15 +197,27 @@ async fn answer(
             });
             Response::new(StreamBody::new(pieces).boxed_unsync())
         }
+        Reply::Told(told) => {
+            let told = stream::unfold(told, async |mut told| {
+                let text = told.recv().await?;
+                Some((Ok(Frame::data(Bytes::from(text))), told))
+            });
+            Response::new(StreamBody::new(told).boxed_unsync())
+        }
         Reply::Never => std::future::pending().await,
-        Reply::Real => {
+        Reply::Real | Reply::Lost => {
+            let lost = matches!(reply, Reply::Lost);
             let stream = UnixStream::connect(real.expect("an engine to pass it on to")).await.unwrap();
             let (mut sender, connection) =
                 hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
             tokio::spawn(connection);
             let request = Request::from_parts(parts, Full::new(asked.body));
             let answer = sender.send_request(request).await.unwrap();
+            if lost {
+                answer.into_body().collect().await.unwrap();
+                return Err(std::io::Error::other("as the script says"));
+            }
             answer.map(|body| body.map_err(std::io::Error::other).boxed_unsync())
         }
-    }
+    })
 }

@@ -1,5 +1,8 @@
 //! What engines do to those who rely on them: missing, forbidden, hung, crashed and restarted, each with an engine of the test's own.
 
+mod dropped;
+mod full;
+
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -20,15 +23,19 @@ use futures_util::StreamExt as _;
 use crate::engine;
 use crate::private::PrivateEngine;
 
-fn config(socket: &Path) -> DockerConfig {
+pub(crate) fn config(socket: &Path) -> DockerConfig {
     DockerConfig::new(EngineAddress::Unix(socket.to_owned()))
         .with_call(Duration::from_secs(5))
         .with_work(Duration::from_secs(30))
 }
 
 fn key(slot: u32) -> InstanceKey {
+    key_of(&OwnerId::new("trouble").unwrap(), slot)
+}
+
+fn key_of(owner: &OwnerId, slot: u32) -> InstanceKey {
     InstanceKey {
-        owner: OwnerId::new("trouble").unwrap(),
+        owner: owner.clone(),
         service: ServiceName::new("web").unwrap(),
         revision: RevisionId::new("r1").unwrap(),
         slot,
@@ -90,16 +97,25 @@ async fn a_socket_that_is_forbidden_names_the_remedy() {
     assert!(output.status.success() && said.contains("1 passed"), "{said}");
 }
 
-struct Harness {
+pub(crate) struct Harness {
     engine: Mutex<PrivateEngine>,
     image: String,
+    config: DockerConfig,
+}
+
+impl Harness {
+    /// On an engine of its own, which has the image that the other has; reached so.
+    pub(crate) fn new(engine: PrivateEngine, config: DockerConfig) -> Self {
+        let image = engine::busybox();
+        engine.load(&image);
+        Self { engine: Mutex::new(engine), image, config }
+    }
 }
 
 #[async_trait]
 impl RuntimeHarness for Harness {
     async fn connect(&self) -> Result<Arc<dyn Runtime>> {
-        let socket = self.engine.lock().unwrap().socket();
-        Ok(Arc::new(DockerRuntime::connect(config(&socket)).await?))
+        Ok(Arc::new(DockerRuntime::connect(self.config.clone()).await?))
     }
 
     fn workload(&self, workload: &Workload) -> Option<InstanceSpec> {
@@ -142,10 +158,9 @@ async fn a_hung_a_stopped_and_a_crashed_engine() {
     if engine::socket().is_none() {
         return;
     }
-    let image = engine::busybox();
     let Some(own) = PrivateEngine::start() else { return };
-    own.load(&image);
-    let harness = Harness { engine: Mutex::new(own), image: image.clone() };
+    let config = config(&own.socket());
+    let harness = Harness::new(own, config);
     let cases = ["an_engine_restart_is_survived_as_declared", "calls_to_a_hung_engine_end"];
     let report = runtime::run_only(&harness, &cases).await;
     println!("{report}");
