@@ -18,10 +18,11 @@
 //! - **You work on it**: the headers of [`gateway`]'s modules, from `guard` on.
 //!
 //! # What it does not do yet
-//! TCP, the PROXY protocol, TLS to endpoints and endpoints by DNS name, active health checks, forward authentication, access logs,
+//! TCP, the PROXY protocol, TLS to endpoints and endpoints by DNS name, active health checks, forward authentication,
 //! handing its listeners to a successor. What it can't do is no capability of it, and a change that asks for it is refused with
 //! `Unsupported`.
 
+pub mod access;
 #[cfg(feature = "admin")]
 pub mod admin;
 mod balancer;
@@ -35,6 +36,7 @@ pub mod server;
 #[cfg(any(feature = "admin", feature = "remote"))]
 pub mod wire;
 
+pub use access::{AccessFile, AccessFormat, AccessLog};
 pub use gateway::{
     Accept, Gateway, GatewayBuilder, GatewayConfig, RequestLimits, SampleConfig, Timeouts, UpstreamConfig,
 };

@@ -27,7 +27,7 @@ use ews_core::{Error, ErrorKind, Result, SecretValue};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
-use crate::{Gateway, GatewayConfig, admin};
+use crate::{AccessFile, AccessFormat, AccessLog, Gateway, GatewayConfig, admin};
 
 /// The configuration of a gateway process.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -47,6 +47,10 @@ pub struct ServerConfig {
     pub state: Option<PathBuf>,
     /// Where the bound addresses are written as JSON once all listen; the file appears whole.
     pub addresses_file: Option<PathBuf>,
+    /// The access log: a file that others may rotate. Default: none.
+    pub access_log: Option<PathBuf>,
+    /// How its lines look.
+    pub access_format: AccessFormat,
     /// How long requests under way may take at the end. Default 30 s (Kubernetes' grace period).
     #[serde(with = "duration")]
     pub drain: Duration,
@@ -61,6 +65,8 @@ impl Default for ServerConfig {
             secrets: None,
             state: None,
             addresses_file: None,
+            access_log: None,
+            access_format: AccessFormat::default(),
             drain: Duration::from_secs(30),
         }
     }
@@ -108,6 +114,13 @@ impl ServerConfig {
     #[must_use]
     pub fn with_addresses_file(mut self, file: impl Into<PathBuf>) -> Self {
         self.addresses_file = Some(file.into());
+        self
+    }
+
+    /// With lines of the access log in this file.
+    #[must_use]
+    pub fn with_access_log(mut self, file: impl Into<PathBuf>, format: AccessFormat) -> Self {
+        (self.access_log, self.access_format) = (Some(file.into()), format);
         self
     }
 
@@ -193,7 +206,17 @@ impl Server {
     /// Those of [`GatewayBuilder::start`](crate::GatewayBuilder::start), of the store, and of the files; `Invalid` for an
     /// admin endpoint without tokens.
     pub async fn start(config: ServerConfig) -> Result<Self> {
-        let ServerConfig { gateway, admin, token_file, secrets, state, addresses_file, drain } = config;
+        let ServerConfig {
+            gateway,
+            admin,
+            token_file,
+            secrets,
+            state,
+            addresses_file,
+            access_log,
+            access_format,
+            drain,
+        } = config;
         let plain = gateway.listen.len();
         let tokens = match (admin, &token_file) {
             (None, _) => None,
@@ -215,6 +238,11 @@ impl Server {
                 ErrorKind::Unsupported,
                 "`secrets` hold certificates, and this gateway is built without TLS (ews-route's feature `tls`)",
             ));
+        }
+        if let Some(path) = access_log {
+            let file = AccessFile::open(&path)
+                .map_err(|error| io("the access log can't be opened", &path, error))?;
+            builder = builder.with_access_log(AccessLog::new(access_format, file));
         }
         let mut store = None;
         if let Some(path) = state {

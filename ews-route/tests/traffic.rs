@@ -289,6 +289,10 @@ async fn foreign_protocols_are_refused_clearly() {
     for (bytes, status) in
         [("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505), ("CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n", 501)]
     {
+        // With the feature it is no foreign protocol.
+        if cfg!(feature = "http2") && status == 505 {
+            continue;
+        }
         let mut client = stage.client().await;
         client.send(bytes).await;
         assert_eq!(client.answer().await.status, status, "{bytes:?}");

@@ -241,6 +241,6 @@ impl RedirectTo {
 pub struct WeightedPool {
     /// The pool.
     pub pool: PoolId,
-    /// Its share, 0 to [`Member::MAX_WEIGHT`].
+    /// Its share, 0 to [`Member::MAX_WEIGHT`](crate::balancer::Member::MAX_WEIGHT).
     pub weight: u32,
 }

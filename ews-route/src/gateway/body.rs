@@ -144,7 +144,7 @@ impl Body for ResponseBody {
         match &frame {
             Some(Ok(frame)) => {
                 if let Some(exchange) = exchange {
-                    exchange.progress();
+                    exchange.progress(frame.data_ref().map_or(0, Bytes::len));
                 }
                 // Nobody asks for more after the last bytes of a known length, or after trailers.
                 if (incoming.is_end_stream() || frame.is_trailers())

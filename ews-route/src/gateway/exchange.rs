@@ -7,11 +7,15 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
+use ews_core::{Clock as _, SystemClock};
 use hyper::StatusCode;
+use hyper::header::HeaderValue;
 
 use super::connection::{Connection, Phase};
 use super::policy::Slot;
+use super::pool::PoolIdentity;
 use super::upstream::{Lease, Sender};
+use crate::access::{End, Entry};
 use crate::metrics::recorder::{Failure, PoolCounts};
 
 /// A request under way.
@@ -19,19 +23,52 @@ use crate::metrics::recorder::{Failure, PoolCounts};
 pub(crate) struct Exchange {
     connection: Rc<Connection>,
     counts: Arc<PoolCounts>,
+    pool: Arc<PoolIdentity>,
     began: Instant,
     status: Option<StatusCode>,
     /// What it holds at the endpoint that answers.
     upstream: Option<(Rc<Lease>, Option<Sender>)>,
     /// Its place among those that a policy lets be under way.
     slot: Option<Slot>,
+    /// What its line in the access log says, where there is one.
+    entry: Option<Box<Entry>>,
+    /// How much of the body was handed to the client's connection.
+    bytes: u64,
     is_counted: bool,
 }
 
 impl Exchange {
-    pub(crate) fn new(connection: Rc<Connection>, counts: Arc<PoolCounts>, began: Instant) -> Self {
+    pub(crate) fn new(
+        connection: Rc<Connection>,
+        counts: Arc<PoolCounts>,
+        pool: Arc<PoolIdentity>,
+        began: Instant,
+    ) -> Self {
         counts.begin();
-        Self { connection, counts, began, status: None, upstream: None, slot: None, is_counted: false }
+        Self {
+            connection,
+            counts,
+            pool,
+            began,
+            status: None,
+            upstream: None,
+            slot: None,
+            entry: None,
+            bytes: 0,
+            is_counted: false,
+        }
+    }
+
+    /// Has a line in the access log.
+    pub(crate) fn logs(&mut self, entry: Option<Box<Entry>>) {
+        self.entry = entry;
+    }
+
+    /// The request goes to endpoints under this id.
+    pub(crate) fn named(&mut self, id: Option<&HeaderValue>) {
+        if let Some(entry) = &mut self.entry {
+            entry.request_id = id.cloned();
+        }
     }
 
     /// Keeps a place until it has ended.
@@ -52,7 +89,9 @@ impl Exchange {
         self.upstream = Some((lease, sender));
     }
 
-    pub(crate) fn progress(&self) {
+    /// So many bytes of the body moved.
+    pub(crate) fn progress(&mut self, bytes: usize) {
+        self.bytes += bytes as u64;
         self.connection.progress();
     }
 
@@ -89,8 +128,25 @@ impl Exchange {
             let nanos = self.began.elapsed().as_nanos();
             self.counts.answered(status, u64::try_from(nanos).unwrap_or(u64::MAX));
         }
+        if let Some(entry) = self.entry.take() {
+            entry_line(&self.connection, &entry, self, failure);
+        }
         self.connection.enter(Phase::Idle);
     }
+}
+
+fn entry_line(connection: &Connection, entry: &Entry, exchange: &Exchange, failure: Option<Failure>) {
+    let endpoint = exchange.upstream.as_ref().map(|(lease, _)| &lease.local.state);
+    let end = End {
+        at: SystemClock.now(),
+        status: exchange.status,
+        bytes: exchange.bytes,
+        duration: exchange.began.elapsed(),
+        pool: Some(exchange.pool.id.as_str()),
+        endpoint: endpoint.map(|endpoint| endpoint.address),
+        failure: failure.map(Failure::as_str),
+    };
+    connection.thread.log(entry, &end);
 }
 
 impl Drop for Exchange {

@@ -32,13 +32,14 @@ use super::affinity::Affinity;
 use super::body::{Fate, RequestBody, ResponseBody};
 use super::connection::{Connection, Phase};
 use super::exchange::Exchange;
-use super::headers::{add_forwarded, host_name, join_cookies, strip_hop_by_hop};
+use super::headers::{REQUEST_ID, add_forwarded, host_name, join_cookies, strip_hop_by_hop};
 use super::policy::{self, Policy, Waiting};
 use super::pool::PoolView;
 use super::respond::{last, plain, redirect, text};
 use super::route::{Action, Ask, Edits};
 use super::tunnel::Tunnel;
 use super::upstream::{Lease, Sender, Upgraded, connect};
+use crate::access::{End, Entry};
 use crate::metrics::recorder::Failure;
 
 /// Serves one request.
@@ -51,9 +52,15 @@ pub(crate) async fn answer(
         return Ok(last(plain(refusal.status())));
     }
     let began = Instant::now();
+    let entry = connection
+        .thread
+        .logs()
+        .then(|| Box::new(Entry::new(&request, &connection.client, connection.scheme)));
     let target = match route(&connection, &request, began) {
         Way::Pool(target) => target,
-        Way::Own(response, failure) => return Ok(own(&connection, began, response, failure)),
+        Way::Own(response, failure) => {
+            return Ok(own(&connection, began, response, failure, entry.as_deref()));
+        }
         Way::Nowhere => {
             connection.thread.own.failed(Failure::Blackhole);
             connection.cut();
@@ -61,7 +68,8 @@ pub(crate) async fn answer(
         }
     };
     let counts = connection.thread.pool_counts(&target.pool);
-    let mut exchange = Exchange::new(connection.clone(), counts, began);
+    let mut exchange = Exchange::new(connection.clone(), counts, target.pool.identity.clone(), began);
+    exchange.logs(entry);
     if let Some(slots) = target.policy.as_ref().and_then(|policy| policy.slots.as_ref()) {
         let slot = slots.take().await;
         if slot.is_none() {
@@ -171,7 +179,20 @@ fn own(
     began: Instant,
     response: Response<ResponseBody>,
     failure: Option<Failure>,
+    entry: Option<&Entry>,
 ) -> Response<ResponseBody> {
+    if let Some(entry) = entry {
+        let end = End {
+            at: SystemClock.now(),
+            status: Some(response.status()),
+            bytes: response.body().size_hint().exact().unwrap_or(0),
+            duration: began.elapsed(),
+            pool: None,
+            endpoint: None,
+            failure: failure.map(Failure::as_str),
+        };
+        connection.thread.log(entry, &end);
+    }
     let counts = &connection.thread.own;
     if let Some(failure) = failure {
         counts.failed(failure);
@@ -202,6 +223,7 @@ async fn forward(
     let thread = connection.thread.clone();
     let wish = Affinity::of(&target.pool, &connection, &request);
     let (request, fate) = prepare(request, &connection, &target);
+    exchange.named(request.headers().get(REQUEST_ID));
     let may_upgrade = request.headers().contains_key(header::UPGRADE);
     let Target { mut pool, policy, edits } = target;
     let replayable = request.body().is_empty() && is_idempotent(request.method());

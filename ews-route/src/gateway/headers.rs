@@ -14,7 +14,8 @@ const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto
 const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
-const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Tells one request from all others.
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The most names that one `Connection` header takes out.
 const NOMINATED: usize = 16;
@@ -95,7 +96,7 @@ fn is_end_to_end(name: &HeaderName) -> bool {
         header::TE,
         header::CACHE_CONTROL,
         header::ORIGIN,
-        X_REQUEST_ID,
+        REQUEST_ID,
         FORWARDED,
         X_REAL_IP,
     ]
@@ -147,7 +148,7 @@ pub(crate) fn add_forwarded(headers: &mut HeaderMap, connection: &Connection) {
             headers.insert(X_FORWARDED_HOST, host);
         }
     }
-    if let header::Entry::Vacant(entry) = headers.entry(X_REQUEST_ID) {
+    if let header::Entry::Vacant(entry) = headers.entry(REQUEST_ID) {
         entry.insert(request_id(connection));
     }
 }

@@ -18,6 +18,7 @@ use super::policy::RateTable;
 use super::snapshot::{self, Routing};
 use super::thread::{self, Ending, Orders, Shared, Thread};
 use super::{Core, End, Gateway, State, control};
+use crate::access::{self, AccessLog};
 use crate::balancer::{EVENT_QUEUE, capabilities};
 use crate::journal::Journal;
 use crate::metrics::recorder::Registry;
@@ -32,6 +33,7 @@ pub struct GatewayBuilder {
     config: GatewayConfig,
     listeners: Vec<(TcpListener, Kind)>,
     store: Option<StoreOf>,
+    access: Option<AccessLog>,
     #[cfg(feature = "tls")]
     secrets: Option<SecretsOf>,
 }
@@ -60,6 +62,7 @@ impl GatewayBuilder {
             config,
             listeners: Vec::new(),
             store: None,
+            access: None,
             #[cfg(feature = "tls")]
             secrets: None,
         }
@@ -88,6 +91,13 @@ impl GatewayBuilder {
         self
     }
 
+    /// Writes a line there for each request when it has ended.
+    #[must_use]
+    pub fn with_access_log(mut self, log: AccessLog) -> Self {
+        self.access = Some(log);
+        self
+    }
+
     /// Remembers there what is applied, under `gateway/<name>/`. The gateway starts with what is there.
     #[must_use]
     pub fn with_store(mut self, store: Arc<dyn Store>) -> Self {
@@ -105,6 +115,7 @@ impl GatewayBuilder {
             config,
             listeners,
             store,
+            access,
             #[cfg(feature = "tls")]
             secrets,
         } = self;
@@ -141,7 +152,15 @@ impl GatewayBuilder {
             let secrets = secrets.map(|SecretsOf(secrets)| secrets);
             super::tls::Certificates::new(config.limits.certificates, secrets)?
         };
+        let access = match access.map(access::open) {
+            None => None,
+            Some((written, writer)) => {
+                spawn("ews-route-access".to_owned(), move || writer.run())?;
+                Some(written)
+            }
+        };
         let shared = Arc::new(Shared {
+            access,
             #[cfg(feature = "tls")]
             certificates,
             started: Instant::now(),

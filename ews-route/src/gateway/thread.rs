@@ -27,6 +27,7 @@ use super::policy::RateTable;
 use super::pool::{PoolIdentity, PoolView};
 use super::snapshot::Snapshot;
 use super::upstream::LocalEndpoint;
+use crate::access::{End, Entry, Lines, Written};
 use crate::metrics::recorder::{PoolCounts, Registry, ThreadCounts};
 
 /// How often a thread looks at the time.
@@ -52,6 +53,8 @@ pub(crate) struct Shared {
     pub(crate) certificates: super::tls::Certificates,
     /// What clients have used up of their rates.
     pub(crate) rates: RateTable,
+    /// Where lines of the access log go.
+    pub(crate) access: Option<Written>,
     /// Something happened that the control thread should look at.
     pub(crate) notice: Notify,
 }
@@ -95,6 +98,7 @@ pub(crate) struct Thread {
     pub(crate) counts: Arc<ThreadCounts>,
     pub(crate) budget: Budget,
     pub(crate) scratch: RefCell<Box<[u8]>>,
+    access: Option<RefCell<Lines>>,
     connections: RefCell<Connections>,
     /// A connection ended.
     freed: Notify,
@@ -121,6 +125,7 @@ pub(crate) struct Orders {
 impl Thread {
     pub(crate) fn new(index: usize, shared: Arc<Shared>, first: &Snapshot) -> Self {
         let (counts, own) = (shared.registry.thread(), shared.registry.pool(None));
+        let access = shared.access.clone().map(|log| RefCell::new(Lines::new(log)));
         let budget = Budget::new(shared.config.upstream.retry_percent);
         // The seed only has to differ from thread to thread and from start to start.
         let seed = std::hash::BuildHasher::hash_one(&std::collections::hash_map::RandomState::new(), index);
@@ -135,6 +140,7 @@ impl Thread {
             own,
             counts,
             budget,
+            access,
             scratch: RefCell::new(vec![0; SCRATCH].into_boxed_slice()),
             connections: RefCell::default(),
             freed: Notify::new(),
@@ -230,8 +236,25 @@ impl Thread {
         self.changed.notify_waiters();
     }
 
+    /// Whether requests are written to an access log.
+    pub(crate) fn logs(&self) -> bool {
+        self.access.is_some()
+    }
+
+    /// Writes a line of the access log.
+    pub(crate) fn log(&self, entry: &Entry, end: &End<'_>) {
+        if let Some(lines) = &self.access {
+            let mut lines = lines.borrow_mut();
+            let format = lines.format();
+            lines.add(|into| entry.write(format, end, into));
+        }
+    }
+
     /// The regular look at the time.
     fn tick(&self) {
+        if let Some(lines) = &self.access {
+            lines.borrow_mut().hand_over();
+        }
         let before = self.now.get();
         let now = self.shared.now();
         self.now.set(now);

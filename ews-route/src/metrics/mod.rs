@@ -7,6 +7,7 @@
 //! | `http.server.active_requests` | gauge, {request} | `pool`, the pool's own |
 //! | `ews.route.failures` | counter, {request} | `pool`, the pool's own, `reason` |
 //! | `ews.route.refused` | counter, {request} | `reason` |
+//! | `ews.route.access.dropped` | counter, {line} | |
 //! | `ews.route.endpoint.requests`, `.failures` | counter, {request} | `pool`, the pool's own, `instance`, `incarnation` |
 //! | `ews.route.endpoint.active_requests` | gauge, {request} | the same |
 //!
@@ -37,6 +38,8 @@ pub const ACTIVE: &str = "http.server.active_requests";
 pub const FAILURES: &str = "ews.route.failures";
 /// How many requests were refused before they were parsed.
 pub const REFUSED: &str = "ews.route.refused";
+/// How many lines of the access log were dropped.
+pub const ACCESS_DROPPED: &str = "ews.route.access.dropped";
 /// How many requests were sent to an endpoint.
 pub const ENDPOINT_REQUESTS: &str = "ews.route.endpoint.requests";
 /// How many of them are under way.
@@ -57,6 +60,12 @@ pub(crate) fn infos() -> Vec<MetricInfo> {
         info(REQUESTS, counter, "{request}", "Answered requests"),
         info(ACTIVE, gauge, "{request}", "Requests under way"),
         info(FAILURES, counter, "{request}", "Requests that the gateway could not serve"),
+        info(
+            ACCESS_DROPPED,
+            counter,
+            "{line}",
+            "Lines of the access log that were dropped, since it was too slow",
+        ),
         info(REFUSED, counter, "{request}", "Requests refused before they were parsed"),
         info(ENDPOINT_REQUESTS, counter, "{request}", "Requests sent to an endpoint"),
         info(ENDPOINT_ACTIVE, gauge, "{request}", "Requests under way at an endpoint"),

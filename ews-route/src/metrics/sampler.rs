@@ -8,7 +8,8 @@ use ews_core::{Labels, Timestamp};
 use super::recorder::{CLASSES, Failure, PoolTotals};
 use super::series::{SeriesLabels, Value};
 use super::{
-    ACTIVE, DURATION, ENDPOINT_ACTIVE, ENDPOINT_FAILURES, ENDPOINT_REQUESTS, FAILURES, REFUSED, REQUESTS,
+    ACCESS_DROPPED, ACTIVE, DURATION, ENDPOINT_ACTIVE, ENDPOINT_FAILURES, ENDPOINT_REQUESTS, FAILURES,
+    REFUSED, REQUESTS,
 };
 use crate::gateway::Core;
 use crate::gateway::guard::Refusal;
@@ -60,6 +61,9 @@ impl Sampler {
             if number > 0 {
                 record(REFUSED, &own, &[("reason", refusal.as_str())], count(number));
             }
+        }
+        if let Some(log) = &core.shared.access {
+            record(ACCESS_DROPPED, &own, &[], count(log.dropped()));
         }
         let mut totals = core.shared.registry.totals(with_times);
         // A pool that nobody has asked for has had no requests, which is a number and not a gap.
