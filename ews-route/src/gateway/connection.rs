@@ -81,6 +81,8 @@ pub(crate) struct Connection {
     calls: Cell<u64>,
     /// What it has under way was closed by force.
     aborted: Cell<bool>,
+    /// It ends without another byte. Apart from `aborted`, whose requests were counted by who closed them.
+    is_dropped: Cell<bool>,
     /// An endpoint's side of an upgrade that is just being answered.
     tunnel: RefCell<Option<Tunnel>>,
 }
@@ -114,6 +116,7 @@ impl Connection {
             refused: Cell::new(None),
             calls: Cell::new(0),
             aborted: Cell::new(false),
+            is_dropped: Cell::new(false),
             tunnel: RefCell::new(None),
         }
     }
@@ -222,12 +225,15 @@ impl Connection {
 
     /// It ends without another byte.
     pub(crate) fn cut(&self) {
-        // Idle: nothing that is under way has to be answered first.
-        self.phase.set(Phase::Idle);
-        self.abort();
+        self.is_dropped.set(true);
+        self.wake();
         if let Some(parent) = &self.parent {
             parent.cut();
         }
+    }
+
+    pub(crate) fn is_dropped(&self) -> bool {
+        self.is_dropped.get()
     }
 
     pub(crate) fn is_aborted(&self) -> bool {
@@ -249,6 +255,9 @@ impl Connection {
 
     /// Whether all there is to do is to drop it.
     pub(crate) fn is_over(&self) -> bool {
+        if self.is_dropped.get() {
+            return true;
+        }
         match self.phase.get() {
             Phase::Handshake | Phase::Idle | Phase::Body | Phase::Tunnel | Phase::Linger => {
                 self.expired.get() || self.aborted.get()

@@ -419,7 +419,11 @@ async fn until_abort<F: Future>(connection: &Connection, future: F) -> Option<F:
     poll_fn(|cx| match future.as_mut().poll(cx) {
         Poll::Ready(output) => Poll::Ready(Some(output)),
         // The connection's task, which polls this, is woken for either.
-        Poll::Pending if connection.is_aborted() || connection.is_expired(Phase::Response) => {
+        Poll::Pending
+            if connection.is_dropped()
+                || connection.is_aborted()
+                || connection.is_expired(Phase::Response) =>
+        {
             Poll::Ready(None)
         }
         Poll::Pending => Poll::Pending,
@@ -428,7 +432,11 @@ async fn until_abort<F: Future>(connection: &Connection, future: F) -> Option<F:
 }
 
 fn aborted(connection: &Connection) -> Failure {
-    if connection.is_aborted() { Failure::Forced } else { Failure::Timeout }
+    match (connection.is_aborted(), connection.is_dropped()) {
+        (true, _) => Failure::Forced,
+        (false, true) => Failure::Client,
+        (false, false) => Failure::Timeout,
+    }
 }
 
 /// The request as an endpoint gets it.
