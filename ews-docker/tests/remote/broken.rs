@@ -57,8 +57,17 @@ async fn a_connection_that_breaks_in_the_middle() {
     // A session in the middle of a frame.
     let command = harness.command(&Workload::Zeros { bytes: 5_000_000 }).unwrap();
     relay.cut_after(1_000_000);
-    until("calls go through again", async || runtime.get(&id).await.is_ok()).await;
-    let ExecSession { mut output, control, .. } = runtime.exec(&id, &ExecSpec::new(command)).await.unwrap();
+    // A connection that was kept and has been cut is found so by whoever uses it first, who may try again.
+    let session = Mutex::new(None);
+    until("a session begins", async || match runtime.exec(&id, &ExecSpec::new(command.clone())).await {
+        Ok(begun) => session.lock().unwrap().replace(begun).is_none(),
+        Err(error) => {
+            assert!(error.kind() == ErrorKind::Unavailable && error.retry() == Retry::Safe, "{error}");
+            false
+        }
+    })
+    .await;
+    let ExecSession { mut output, control, .. } = session.into_inner().unwrap().unwrap();
     let (mut count, mut broken) = (0, None);
     while let Some(piece) = output.next().await {
         match piece {

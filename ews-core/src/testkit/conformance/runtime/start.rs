@@ -1,6 +1,8 @@
 //! Behaviours 10 to 15: starting, and the ports that come with it.
 
+use std::error::Error as _;
 use std::net::SocketAddr;
+use std::sync::{Mutex, PoisonError};
 
 use super::cx::{Cx, refused};
 use super::{CaseResult, Workload, cases, ensure};
@@ -139,7 +141,21 @@ fn address(instance: &Instance) -> Result<SocketAddr, Stop> {
 }
 
 async fn answers(cx: &Cx<'_>, address: SocketAddr) -> CaseResult {
-    cx.until(&format!("an answer from {address}"), async || Ok(cx.harness.dial(address).await.ok())).await
+    let last = Mutex::new(String::new());
+    let ask = async || match cx.harness.dial(address).await {
+        Ok(()) => Ok(Some(())),
+        Err(error) => {
+            *last.lock().unwrap_or_else(PoisonError::into_inner) =
+                error.source().map_or_else(|| error.to_string(), ToString::to_string);
+            Ok(None)
+        }
+    };
+    match cx.until(&format!("an answer from {address}"), ask).await {
+        Err(Stop::Fail(text)) => {
+            Err(Stop::fail(format!("{text}: {}", last.into_inner().unwrap_or_else(PoisonError::into_inner))))
+        }
+        done => done,
+    }
 }
 
 async fn ports_are_reachable_when_running(cx: &Cx<'_>) -> CaseResult {
