@@ -173,6 +173,10 @@ capabilities! {
     Sticky = "sticky",
     /// Balancer: gives new endpoints their share little by little.
     SlowStart = "slow_start",
+    /// Balancer: tries endpoints at regular times.
+    ActiveChecks = "active_checks",
+    /// Balancer: asks another service whether a request may pass.
+    ForwardAuth = "forward_auth",
     /// Balancer: speaks HTTP/2 to clients, and to the endpoints of pools that want it.
     Http2 = "http2",
     /// Balancer: forwards TCP connections.

@@ -41,6 +41,8 @@ pub(crate) fn capabilities() -> CapabilitySet {
         Capability::BalanceHash,
         Capability::Sticky,
         Capability::SlowStart,
+        Capability::ActiveChecks,
+        Capability::ForwardAuth,
         Capability::InFlight,
         Capability::ForceClose,
         Capability::EndpointHealth,

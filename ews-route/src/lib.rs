@@ -38,7 +38,8 @@ pub mod wire;
 
 pub use access::{AccessFile, AccessFormat, AccessLog};
 pub use gateway::{
-    Accept, Gateway, GatewayBuilder, GatewayConfig, RequestLimits, SampleConfig, Timeouts, UpstreamConfig,
+    Accept, ForwardedBy, Forwarding, Gateway, GatewayBuilder, GatewayConfig, RequestLimits, SampleConfig,
+    Timeouts, UpstreamConfig,
 };
 #[cfg(feature = "remote")]
 pub use remote::{RemoteBalancer, RemoteConfig, RemoteMetrics};

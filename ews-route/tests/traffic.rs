@@ -127,20 +127,6 @@ async fn what_belongs_to_a_connection_stays_and_what_is_known_of_the_client_is_a
 }
 
 #[tokio::test]
-async fn who_trusts_the_proxy_before_it_gets_the_whole_list() {
-    let upstream = Upstream::named("up").await;
-    let stage = Stage::with(config().with_trust_forwarded(true), &[upstream.address]).await;
-    let mut client = stage.client().await;
-    client
-        .send("GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 6.6.6.6\r\nX-Forwarded-Proto: https\r\n\r\n")
-        .await;
-    client.answer().await;
-    let received = &upstream.received()[0];
-    assert_eq!(received.header("x-forwarded-for"), ["6.6.6.6, 127.0.0.1"]);
-    assert_eq!(received.header("x-forwarded-proto"), ["https"]);
-}
-
-#[tokio::test]
 async fn bodies_pass_both_ways_however_they_are_framed() {
     let upstream = Upstream::new(|received| async move {
         let body = String::from_utf8_lossy(&received.body).into_owned();

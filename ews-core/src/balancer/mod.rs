@@ -37,10 +37,10 @@ pub use change::{Applied, Change, ObjectKind, ObjectQuery, ObjectRef, Op, Precon
 pub use ext::{BalancerExt, Drained};
 pub use network::Network;
 pub use objects::{
-    Algorithm, Blackhole, BlackholeTarget, Certificate, Domain, DomainName, HashOn, Hold, Member,
-    MemberState, Object, Outlier, Pool, PoolProtocol, Sticky,
+    Algorithm, Blackhole, BlackholeTarget, Certificate, Domain, DomainName, HashOn, HealthCheck, Hold,
+    Member, MemberState, Object, Outlier, Pool, PoolProtocol, Sticky,
 };
-pub use policy::{Page, Queue, TrafficPolicy};
+pub use policy::{ForwardAuth, Page, Queue, TrafficPolicy};
 pub use routes::{
     AttributeMatch, AttributePlace, HeaderEdits, HeaderField, PathMatch, PathRewrite, RedirectTo, Rewrite,
     RouteAction, RouteFilter, RouteRule, RouteSet, WeightedPool,

@@ -13,6 +13,7 @@ use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
 use crate::id::{CertificateId, PoolId, RouteSetId, TrafficPolicyId};
 use crate::spec::content::SecretRef;
+use crate::spec::probe::StatusRange;
 use crate::time::Timestamp;
 
 /// An object of a balancer.
@@ -158,6 +159,94 @@ pub struct Pool {
     /// answered with 503. Needs the capability `traffic_policies`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hold: Option<Hold>,
+    /// How endpoints are tried at regular times. One that is new gets nothing until it has passed, unless there is no other.
+    /// Default: not at all. Needs the capability `active_checks`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub check: Option<Box<HealthCheck>>,
+    /// Requests under way at once at one endpoint, from each gateway; 1 to 1,000,000. Where all have as many, requests wait as
+    /// `hold` lets them, else: 503. Threads look without a lock, so that a few more may slip in at once. Default: unlimited
+    /// (HAProxy's `maxconn` of a server). Needs the capability `in_flight`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_in_flight: Option<u32>,
+}
+
+/// How endpoints are tried at regular times: by an HTTP request or, without a path, by a TCP connection.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct HealthCheck {
+    /// What is asked for with `GET`, such as `/healthz`. Default: nothing, and a connection is enough.
+    pub path: Option<String>,
+    /// The `Host` header. Default: the endpoint's address.
+    pub host: Option<String>,
+    /// Which statuses pass, such as `200-399`. Default `200-299`.
+    pub status: StatusRange,
+    /// From the end of one try to the start of the next; 100 ms to a day. Default 5 s (nginx Plus; HAProxy 2 s, Traefik 30 s).
+    #[serde(with = "crate::time::duration")]
+    pub interval: Duration,
+    /// After how long a try without an answer has failed; 10 ms to a day. Default 5 s (Traefik).
+    #[serde(with = "crate::time::duration")]
+    pub timeout: Duration,
+    /// How many passes in a row make an endpoint well; 1 to 1,000. Default 1 (nginx Plus; HAProxy 2).
+    pub success: u32,
+    /// How many failures in a row make it unwell; 1 to 1,000. Default 3 (HAProxy; nginx Plus 1).
+    pub failure: u32,
+}
+
+impl Default for HealthCheck {
+    fn default() -> Self {
+        Self {
+            path: None,
+            host: None,
+            status: StatusRange::default(),
+            interval: Duration::from_secs(5),
+            timeout: Duration::from_secs(5),
+            success: 1,
+            failure: 3,
+        }
+    }
+}
+
+impl HealthCheck {
+    /// `GET` of this path, with the default times.
+    pub fn http(path: impl Into<String>) -> Self {
+        Self { path: Some(path.into()), ..Self::default() }
+    }
+
+    /// With so much time from one try to the next.
+    #[must_use]
+    pub fn with_interval(mut self, interval: Duration) -> Self {
+        self.interval = interval;
+        self
+    }
+
+    /// With so much time for each try.
+    #[must_use]
+    pub fn with_timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// With so many passes and failures in a row that count.
+    #[must_use]
+    pub fn with_thresholds(mut self, success: u32, failure: u32) -> Self {
+        (self.success, self.failure) = (success, failure);
+        self
+    }
+
+    /// With this `Host` header.
+    #[must_use]
+    pub fn with_host(mut self, host: impl Into<String>) -> Self {
+        self.host = Some(host.into());
+        self
+    }
+
+    /// With these statuses passing.
+    #[must_use]
+    pub fn with_status(mut self, status: StatusRange) -> Self {
+        self.status = status;
+        self
+    }
 }
 
 /// Requests that wait until an endpoint is there.
@@ -184,6 +273,8 @@ impl Pool {
             outlier: None,
             labels: crate::Labels::default(),
             hold: None,
+            check: None,
+            max_in_flight: None,
         }
     }
 }

@@ -5,8 +5,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::balancer::Network;
+use crate::balancer::check::check_edited;
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::TrafficPolicyId;
+use crate::id::{PoolId, TrafficPolicyId};
 
 /// The most networks of one list.
 const MAX_NETWORKS: usize = 1_000;
@@ -77,6 +78,78 @@ pub struct TrafficPolicy {
     /// touched.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub error_pages: Vec<Page>,
+    /// Who is asked whether a request that goes to a pool may pass. Default: nobody. Needs the capability `forward_auth`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auth: Option<Box<ForwardAuth>>,
+}
+
+/// A service that is asked whether a request may pass (nginx' `auth_request`, Traefik's `forwardAuth`).
+///
+/// It gets a `GET` with the request's headers and no body, beside them `X-Forwarded-Method`, `-Uri`, `-Host`, `-Proto` and
+/// `-For`. An answer of 200 to 299 lets the request pass. Any other is what the client gets; at most 64 KiB of its body.
+/// Without an answer: 503.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct ForwardAuth {
+    /// Whose endpoints are asked.
+    pub pool: PoolId,
+    /// What is asked for there.
+    pub path: String,
+    /// Headers of its answer that the request gets, such as `X-User`. What the client sent under these names goes in any
+    /// case. At most 64.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub response_headers: Vec<String>,
+    /// How long it may take. Above zero, at most 10 minutes. Default 5 s.
+    #[serde(default = "auth_timeout", with = "crate::time::duration")]
+    pub timeout: Duration,
+}
+
+fn auth_timeout() -> Duration {
+    Duration::from_secs(5)
+}
+
+impl ForwardAuth {
+    /// This path of this pool is asked.
+    pub fn new(pool: PoolId, path: impl Into<String>) -> Self {
+        Self { pool, path: path.into(), response_headers: Vec::new(), timeout: auth_timeout() }
+    }
+
+    /// With these headers of its answer for the request.
+    #[must_use]
+    pub fn with_response_headers<T: Into<String>>(mut self, names: impl IntoIterator<Item = T>) -> Self {
+        self.response_headers = names.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// With so much time.
+    #[must_use]
+    pub fn with_timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    fn check(&self) -> Result<()> {
+        if !self.path.starts_with('/')
+            || self.path.len() > 4096
+            || !self.path.bytes().all(|b| b.is_ascii_graphic())
+        {
+            return Err(Error::invalid(format!(
+                "the path `{}` of an authorizer; accepted: one that starts with `/`, at most 4,096 characters that need no escape",
+                crate::time::Shown(&self.path)
+            )));
+        }
+        if self.timeout.is_zero() || self.timeout > MAX_WAIT {
+            return Err(Error::invalid("an authorizer's time; accepted: above zero, at most 10 minutes"));
+        }
+        if self.response_headers.len() > 64 {
+            return Err(Error::new(
+                ErrorKind::OutOfResources,
+                "more than 64 headers of an authorizer's answer",
+            ));
+        }
+        self.response_headers.iter().try_for_each(|name| check_edited(name))
+    }
 }
 
 /// A bounded wait.
@@ -153,6 +226,7 @@ impl TrafficPolicy {
             deny: Vec::new(),
             maintenance: None,
             error_pages: Vec::new(),
+            auth: None,
         }
     }
 
@@ -222,6 +296,7 @@ impl TrafficPolicy {
                 )));
             }
         }
+        self.auth.as_ref().map_or(Ok(()), |auth| auth.check())?;
         self.maintenance.as_ref().map_or(Ok(()), Page::check)
     }
 }
@@ -245,6 +320,7 @@ mod tests {
     fn what_makes_no_sense_is_refused() {
         let policy = || TrafficPolicy::new(TrafficPolicyId::new("p").unwrap());
         let queue = Queue { requests: 1, wait: Duration::from_secs(1) };
+        let auth = |path: &str| ForwardAuth::new(PoolId::new("auth").unwrap(), path);
         policy().check().unwrap();
         for wrong in [
             TrafficPolicy { request_timeout: Some(Duration::ZERO), ..policy() },
@@ -262,6 +338,12 @@ mod tests {
             },
             TrafficPolicy { error_pages: vec![Page::html(503, ""), Page::html(503, "")], ..policy() },
             TrafficPolicy { maintenance: Some(Page::html(200, "")), ..policy() },
+            TrafficPolicy { auth: Some(Box::new(auth("check"))), ..policy() },
+            TrafficPolicy { auth: Some(Box::new(auth("/check").with_timeout(Duration::ZERO))), ..policy() },
+            TrafficPolicy {
+                auth: Some(Box::new(auth("/check").with_response_headers(["content-length"]))),
+                ..policy()
+            },
             TrafficPolicy {
                 maintenance: Some(Page { content_type: "a\r\nb".into(), ..Page::html(503, "") }),
                 ..policy()
@@ -276,6 +358,7 @@ mod tests {
             queue: Some(queue),
             deny: vec!["10.0.0.0/8".parse().unwrap()],
             error_pages: vec![Page::html(502, "x"), Page::html(503, "")],
+            auth: Some(Box::new(auth("/check?x=1").with_response_headers(["x-user"]))),
             ..policy()
         };
         good.check().unwrap();

@@ -4,6 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::balancer::HashOn;
 use crate::id::{PoolId, RouteSetId, TrafficPolicyId};
 
 /// Routes, tried in order of precision: exact path, regular expressions in the order written, longest prefix; among equals,
@@ -39,6 +40,11 @@ pub struct RouteRule {
     /// What holds for its requests, in place of the domain's policy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<TrafficPolicyId>,
+    /// What decides which of several pools gets a request. Default: chance, by weight. With a hash, equal requests go to the
+    /// same pool as long as the weights stay: a user sees one revision. Where the weight of the last pool grows, it gains
+    /// users and loses none. Needs the capability `balance_hash`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub split_by: Option<HashOn>,
     /// Where it goes.
     pub action: RouteAction,
 }
@@ -46,7 +52,22 @@ pub struct RouteRule {
 impl RouteRule {
     /// Every method of this path goes there.
     pub fn new(path: PathMatch, action: RouteAction) -> Self {
-        Self { path, methods: Vec::new(), attributes: Vec::new(), filters: Vec::new(), policy: None, action }
+        Self {
+            path,
+            methods: Vec::new(),
+            attributes: Vec::new(),
+            filters: Vec::new(),
+            policy: None,
+            split_by: None,
+            action,
+        }
+    }
+
+    /// With this of a request deciding which of several pools gets it.
+    #[must_use]
+    pub fn split_by(mut self, what: HashOn) -> Self {
+        self.split_by = Some(what);
+        self
     }
 
     /// Only these methods.

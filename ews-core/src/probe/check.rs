@@ -99,7 +99,7 @@ pub trait Checker: Send + Sync + 'static {
 /// HTTP and TCP from this process; commands and the engine's health through a runtime.
 #[derive(Clone)]
 pub struct StandardChecker {
-    runtime: Arc<dyn Runtime>,
+    runtime: Option<Arc<dyn Runtime>>,
 }
 
 impl std::fmt::Debug for StandardChecker {
@@ -108,17 +108,29 @@ impl std::fmt::Debug for StandardChecker {
     }
 }
 
+const NO_RUNTIME: Outcome = Outcome {
+    verdict: Verdict::Unknown,
+    latency: Duration::ZERO,
+    reason: Cow::Borrowed("there is no runtime to ask"),
+};
+
 impl StandardChecker {
     /// Tries the instances of this runtime.
     pub fn new(runtime: Arc<dyn Runtime>) -> Self {
-        Self { runtime }
+        Self { runtime: Some(runtime) }
+    }
+
+    /// HTTP and TCP alone; of a command and of the engine's health nothing can be said.
+    pub fn network() -> Self {
+        Self { runtime: None }
     }
 
     async fn exec(&self, target: &Target, command: &[String], limit: Duration) -> Outcome {
+        let Some(runtime) = &self.runtime else { return NO_RUNTIME };
         let spec = ExecSpec::new(command);
         let started = Instant::now();
         // The engine's slowness says nothing of the instance: only the command's own does.
-        let session = match timeout(limit, self.runtime.exec(&target.instance.id, &spec)).await {
+        let session = match timeout(limit, runtime.exec(&target.instance.id, &spec)).await {
             Ok(Ok(session)) => session,
             Ok(Err(error)) => return refused(&error),
             Err(_) => return Outcome::unknown("the runtime did not start the command in time"),
@@ -139,7 +151,8 @@ impl StandardChecker {
     }
 
     async fn engine(&self, target: &Target, limit: Duration) -> Outcome {
-        match timeout(limit, self.runtime.get(&target.instance.id)).await {
+        let Some(runtime) = &self.runtime else { return NO_RUNTIME };
+        match timeout(limit, runtime.get(&target.instance.id)).await {
             Ok(Ok(now)) if now.incarnation != target.instance.incarnation => {
                 Outcome::unknown("the instance was started again meanwhile")
             }

@@ -37,6 +37,8 @@ const MARK: &str = "EWS_EXEC";
 const PIECE: usize = 64 * 1024;
 /// How often a command that ends is asked for: from, up to.
 const POLL: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(500));
+/// How often ending a session that was dropped is tried, each time for as long as a call may take.
+const ENDINGS: usize = 3;
 /// What an engine takes on a terminal as "let go of it", in place of its default, ^P ^Q, which would end a session that sends these two bytes.
 /// It can't be switched off, and an engine holds back what begins like it until it sees how it goes on: so it begins with the byte that is
 /// typed least, Ctrl-^ (0x1e), and is too long to be met by chance.
@@ -361,23 +363,27 @@ impl Shared {
         self.inner.look_exec(&self.exec).await.is_ok_and(|seen| seen.running && seen.pid == 0)
     }
 
-    /// Ends what nobody holds any more.
-    async fn abandon(&self) {
+    /// Ends what nobody holds any more. What has ended by itself before keeps what it left running.
+    async fn abandon(&self, had_ended: bool) {
         // The call that begins it may have reached the engine, and a busy engine takes its time. What has not begun by then never will.
         let limit = Until::after(self.inner.engine.config().work);
         let mut pause = POLL.0;
         loop {
             match self.inner.look_exec(&self.exec).await {
                 Ok(seen) if seen.running => break,
-                // It has ended by itself: what it left running it was told to leave.
-                Ok(seen) if seen.exit_code.is_some() => return,
+                Ok(seen) if seen.exit_code.is_some() && had_ended => return,
+                // A terminal that goes ends its shell, and not what that has put aside.
+                Ok(seen) if seen.exit_code.is_some() => break,
                 Ok(_) if !limit.left().is_zero() => tokio::time::sleep(pause).await,
                 Ok(_) | Err(_) => return,
             }
             pause = (pause * 2).min(POLL.1);
         }
-        if let Err(error) = self.terminate().await {
-            tracing::warn!(%error, "a session that was dropped could not be ended");
+        for _ in 0..ENDINGS {
+            match self.terminate().await {
+                Ok(()) => return,
+                Err(error) => tracing::warn!(%error, "a session that was dropped could not be ended"),
+            }
         }
     }
 
@@ -498,6 +504,7 @@ impl Drop for Control {
         }
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         let shared = Arc::clone(&self.shared);
-        runtime.spawn(async move { shared.abandon().await });
+        let had_ended = *self.over.borrow();
+        runtime.spawn(async move { shared.abandon(had_ended).await });
     }
 }

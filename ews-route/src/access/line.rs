@@ -10,6 +10,7 @@ use hyper::http::uri::PathAndQuery;
 use hyper::{HeaderMap, Method, Request, StatusCode, Version};
 
 use super::AccessFormat;
+use crate::gateway::trace::trace_id;
 
 /// The most bytes of one text in a line.
 const MAX_TEXT: usize = 4 * 1024;
@@ -26,6 +27,8 @@ pub(crate) struct Entry {
     user_agent: Option<HeaderValue>,
     referer: Option<HeaderValue>,
     pub(crate) request_id: Option<HeaderValue>,
+    /// Its trace context, as it stands in `traceparent`.
+    pub(crate) trace: Option<HeaderValue>,
 }
 
 /// What a line says of how it ended.
@@ -56,6 +59,7 @@ impl Entry {
             user_agent: headers.get(header::USER_AGENT).cloned(),
             referer: headers.get(header::REFERER).cloned(),
             request_id: headers.get("x-request-id").cloned(),
+            trace: headers.get("traceparent").cloned(),
         }
     }
 
@@ -93,6 +97,7 @@ impl Entry {
             ("pool", end.pool.map(str::as_bytes)),
             ("endpoint", endpoint.as_ref().map(String::as_bytes)),
             ("request_id", self.request_id.as_ref().map(HeaderValue::as_bytes)),
+            ("trace_id", self.trace.as_ref().and_then(trace_id).map(str::as_bytes)),
             ("user_agent", self.user_agent.as_ref().map(HeaderValue::as_bytes)),
             ("referer", self.referer.as_ref().map(HeaderValue::as_bytes)),
             ("failure", end.failure.map(str::as_bytes)),
@@ -203,6 +208,8 @@ mod tests {
             .unwrap();
         let mut entry = Entry::new(&request, &HeaderValue::from_static("10.0.0.1"), "https");
         entry.request_id = Some(HeaderValue::from_static("id-1"));
+        entry.trace =
+            Some(HeaderValue::from_static("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"));
         let mut all = End {
             at: "2026-11-26T03:42:31.5Z".parse().unwrap(),
             status: Some(StatusCode::OK),
@@ -232,6 +239,7 @@ mod tests {
         assert_eq!((&read["target"], &read["host"]), (&"/a?b=%20c".into(), &"shop.example".into()));
         assert_eq!((&read["pool"], &read["endpoint"]), (&"shop-v1".into(), &"127.0.0.1:80".into()));
         assert_eq!((&read["scheme"], &read["request_id"]), (&"https".into(), &"id-1".into()));
+        assert_eq!(read["trace_id"], "4bf92f3577b34da6a3ce929d0e0e4736");
         let text = line(AccessFormat::Json, b"x", |end| {
             (end.status, end.pool, end.endpoint, end.failure) = (None, None, None, Some("client"));
         });

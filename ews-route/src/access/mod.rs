@@ -22,7 +22,7 @@ pub(crate) use writer::{Lines, Written, open};
 #[non_exhaustive]
 pub enum AccessFormat {
     /// An object of JSON: `time`, `client`, `scheme`, `method`, `host`, `target`, `protocol`, `status`, `bytes`, `duration_ms`,
-    /// `pool`, `endpoint`, `request_id`, `user_agent`, `referer`, `failure`, as far as there is one.
+    /// `pool`, `endpoint`, `request_id`, `trace_id`, `user_agent`, `referer`, `failure`, as far as there is one.
     #[default]
     Json,
     /// The combined log format of Apache and nginx, whose time is in whole seconds of UTC.

@@ -7,7 +7,6 @@ use hyper::body::Incoming;
 use hyper::header::HeaderValue;
 use hyper::{HeaderMap, Request};
 
-use super::connection::Connection;
 use super::endpoint::EndpointState;
 use super::pool::PoolView;
 use super::pool::hash::hash;
@@ -23,9 +22,9 @@ pub(crate) struct Affinity {
 }
 
 impl Affinity {
-    pub(crate) fn of(pool: &PoolView, connection: &Connection, request: &Request<Incoming>) -> Self {
+    pub(crate) fn of(pool: &PoolView, client: IpAddr, request: &Request<Incoming>) -> Self {
         let key = if pool.hashes() {
-            key(&pool.hash_on, connection.address, request.uri().path(), request.headers())
+            key(&pool.hash_on, client, request.uri().path(), request.headers())
         } else {
             0
         };
@@ -56,7 +55,8 @@ impl Affinity {
     }
 }
 
-fn key(hash_on: &HashOn, client: IpAddr, path: &str, headers: &HeaderMap) -> u64 {
+/// The hash of what a request is told apart by.
+pub(crate) fn key(hash_on: &HashOn, client: IpAddr, path: &str, headers: &HeaderMap) -> u64 {
     let found = match hash_on {
         HashOn::Path => Some(path.as_bytes()),
         HashOn::Header(name) => headers.get(name.as_str()).map(HeaderValue::as_bytes),

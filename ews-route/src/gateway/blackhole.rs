@@ -7,6 +7,7 @@ use std::sync::Arc;
 use ews_core::Timestamp;
 use ews_core::balancer::{Blackhole, BlackholeTarget};
 
+use super::networks::{leading, number};
 use super::sharded::Sharded;
 
 /// All blackholes at one generation. A copy shares what is not changed.
@@ -61,15 +62,4 @@ impl Blackholes {
     pub(crate) fn drops_host(&self, host: &str, now: impl FnOnce() -> Timestamp) -> bool {
         !self.domains.is_empty() && self.domains.get(host).is_some_and(|until| *until > now())
     }
-}
-
-fn number(address: IpAddr) -> (bool, u128, u8) {
-    match address {
-        IpAddr::V4(address) => (true, u128::from(u32::from(address)), 32),
-        IpAddr::V6(address) => (false, u128::from(address), 128),
-    }
-}
-
-fn leading(value: u128, width: u8, bits: u8) -> u128 {
-    value.checked_shr(u32::from(width.saturating_sub(bits))).unwrap_or(0)
 }

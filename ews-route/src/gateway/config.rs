@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use ews_core::balancer::Limits;
+use ews_core::balancer::{Limits, Network};
 use ews_core::id::GatewayId;
 use ews_core::time::duration;
 use ews_core::{Error, ErrorKind, Result};
@@ -40,9 +40,81 @@ pub struct GatewayConfig {
     pub upstream: UpstreamConfig,
     /// How signals are sampled.
     pub metrics: SampleConfig,
-    /// Whether what clients say in `X-Forwarded-*` is believed: true only behind a proxy of one's own, which then must set
-    /// them. Default false: they are replaced, as Caddy and Traefik do.
-    pub trust_forwarded: bool,
+    /// Who is believed about whom a request is from, and what endpoints are told.
+    pub forwarding: Forwarding,
+}
+
+/// Who is believed about whom a request is from, and what endpoints are told.
+///
+/// Endpoints get `X-Forwarded-For`, `-Proto` and `-Host` in any case. Where a client is not believed, as by default, what it
+/// says there is replaced, as Caddy and Traefik do.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Forwarding {
+    /// Proxies before this gateway. What they say of their clients is believed and passed on; the client is the last of their
+    /// list that is none of them, and rates, lists of networks, hashes and the access log go by it. At most 1,000. Default:
+    /// none.
+    pub trusted: Vec<Network>,
+    /// Where those proxies say it. A header that they do not set themselves must not be read: clients would.
+    pub read: ForwardedBy,
+    /// Peers whose connections begin with the PROXY protocol, version 1 or 2. They must; from others it is refused as the bad
+    /// request that it is. At most 1,000. Default: none.
+    pub proxy_protocol: Vec<Network>,
+    /// Whether endpoints also get `Forwarded` (RFC 7239). Default false: few read it.
+    pub send_forwarded: bool,
+    /// Whether requests without a `traceparent` (W3C trace context) get a new one. One that is there is passed on in any case,
+    /// and stands in the access log as `trace_id`. Default false.
+    pub trace_context: bool,
+}
+
+/// Where a proxy says whom it speaks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum ForwardedBy {
+    /// In `X-Forwarded-For` and `X-Forwarded-Proto`.
+    #[default]
+    XForwardedFor,
+    /// In `Forwarded` (RFC 7239).
+    Forwarded,
+}
+
+impl Forwarding {
+    /// Believing proxies of these networks.
+    #[must_use]
+    pub fn with_trusted(mut self, networks: impl IntoIterator<Item = Network>) -> Self {
+        self.trusted = networks.into_iter().collect();
+        self
+    }
+
+    /// With what they say read there.
+    #[must_use]
+    pub fn with_read(mut self, read: ForwardedBy) -> Self {
+        self.read = read;
+        self
+    }
+
+    /// With the PROXY protocol before all that peers of these networks send.
+    #[must_use]
+    pub fn with_proxy_protocol(mut self, networks: impl IntoIterator<Item = Network>) -> Self {
+        self.proxy_protocol = networks.into_iter().collect();
+        self
+    }
+
+    /// Sending `Forwarded` too, or not.
+    #[must_use]
+    pub fn with_send_forwarded(mut self, sends: bool) -> Self {
+        self.send_forwarded = sends;
+        self
+    }
+
+    /// Giving requests a trace context, or not.
+    #[must_use]
+    pub fn with_trace_context(mut self, gives: bool) -> Self {
+        self.trace_context = gives;
+        self
+    }
 }
 
 /// How new connections reach the data threads.
@@ -202,7 +274,7 @@ impl Default for GatewayConfig {
             timeouts: Timeouts::default(),
             upstream: UpstreamConfig::default(),
             metrics: SampleConfig::default(),
-            trust_forwarded: false,
+            forwarding: Forwarding::default(),
         }
     }
 }
@@ -274,10 +346,10 @@ impl GatewayConfig {
         self
     }
 
-    /// Believing what clients say in `X-Forwarded-*`, or not.
+    /// Believing and telling so.
     #[must_use]
-    pub fn with_trust_forwarded(mut self, trust: bool) -> Self {
-        self.trust_forwarded = trust;
+    pub fn with_forwarding(mut self, forwarding: Forwarding) -> Self {
+        self.forwarding = forwarding;
         self
     }
 
@@ -297,6 +369,8 @@ impl GatewayConfig {
             )
             .with_context("field", "listen_tls"));
         }
+        between("forwarding.trusted (how many)", self.forwarding.trusted.len(), 0, 1_000)?;
+        between("forwarding.proxy_protocol (how many)", self.forwarding.proxy_protocol.len(), 0, 1_000)?;
         between("limits.certificates", self.limits.certificates, 1, 1_000_000)?;
         between("threads", self.threads.unwrap_or(1), 1, Self::MAX_THREADS)?;
         between("limits.head_bytes", self.limits.head_bytes, 1024, 256 * 1024)?;

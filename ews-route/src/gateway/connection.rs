@@ -22,6 +22,7 @@ use super::forward;
 use super::guard::Refusal;
 use super::io::ClientIo;
 use super::listen::Kind;
+use super::proxy_protocol;
 use super::stream::Stream;
 use super::thread::Thread;
 use super::tunnel::Tunnel;
@@ -32,8 +33,7 @@ const LINGER: Duration = Duration::from_secs(1);
 /// What a connection waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Phase {
-    /// The end of the handshake of TLS.
-    #[cfg_attr(not(feature = "tls"), expect(dead_code, reason = "there is none without TLS"))]
+    /// The end of what comes before the first request: the PROXY protocol, the handshake of TLS.
     Handshake,
     /// The next request.
     Idle,
@@ -53,10 +53,9 @@ pub(crate) enum Phase {
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) thread: Rc<Thread>,
-    /// The client's address.
-    pub(crate) address: IpAddr,
-    /// The same as a header carries it.
-    pub(crate) client: HeaderValue,
+    /// Whom it speaks for: its peer, until that has announced somebody else.
+    client: OnceCell<Announced>,
+    peer: SocketAddr,
     /// How it is spoken to: `http` or `https`.
     pub(crate) scheme: &'static str,
     /// The certificate that it was secured with.
@@ -87,21 +86,28 @@ pub(crate) struct Connection {
     tunnel: RefCell<Option<Tunnel>>,
 }
 
+/// Whom a connection speaks for.
+#[derive(Debug, Clone)]
+struct Announced {
+    address: IpAddr,
+    /// The same as a header carries it.
+    text: HeaderValue,
+    /// Whether what it says of others in headers is believed.
+    is_believed: bool,
+}
+
 impl Connection {
     pub(crate) fn new(thread: Rc<Thread>, peer: SocketAddr, kind: Kind) -> Self {
-        let address = peer.ip().to_canonical();
-        let client = HeaderValue::from_str(&address.to_string());
-        let client = client.unwrap_or_else(|_| HeaderValue::from_static("unknown"));
         let scheme = if kind == Kind::Tls { "https" } else { "http" };
-        Self::with(thread, address, client, scheme)
+        Self::with(thread, peer, scheme)
     }
 
-    fn with(thread: Rc<Thread>, address: IpAddr, client: HeaderValue, scheme: &'static str) -> Self {
+    fn with(thread: Rc<Thread>, peer: SocketAddr, scheme: &'static str) -> Self {
         let now = thread.now();
         Self {
             thread,
-            address,
-            client,
+            client: OnceCell::new(),
+            peer,
             scheme,
             certificate: OnceCell::new(),
             parent: None,
@@ -119,6 +125,35 @@ impl Connection {
             is_dropped: Cell::new(false),
             tunnel: RefCell::new(None),
         }
+    }
+
+    fn announced(&self) -> &Announced {
+        self.client.get_or_init(|| self.announcement(self.peer))
+    }
+
+    fn announcement(&self, client: SocketAddr) -> Announced {
+        let address = client.ip().to_canonical();
+        let text = HeaderValue::from_str(&address.to_string());
+        Announced {
+            address,
+            text: text.unwrap_or_else(|_| HeaderValue::from_static("unknown")),
+            is_believed: self.thread.shared.trust.believes(address),
+        }
+    }
+
+    /// The client's address.
+    pub(crate) fn address(&self) -> IpAddr {
+        self.announced().address
+    }
+
+    /// The same as a header carries it.
+    pub(crate) fn client(&self) -> &HeaderValue {
+        &self.announced().text
+    }
+
+    /// Whether what it says of others in headers is believed.
+    pub(crate) fn is_believed(&self) -> bool {
+        self.announced().is_believed
     }
 
     /// One more request is served; why it is refused, where it is.
@@ -285,7 +320,8 @@ impl Place {
     pub(crate) fn of_stream(parent: &Rc<Connection>) -> Self {
         parent.streams.set(parent.streams.get() + 1);
         let thread = parent.thread.clone();
-        let mut stream = Connection::with(thread, parent.address, parent.client.clone(), parent.scheme);
+        let mut stream = Connection::with(thread, parent.peer, parent.scheme);
+        stream.client = parent.client.clone();
         stream.certificate = parent.certificate.clone();
         stream.parent = Some(parent.clone());
         Self::new(Rc::new(stream))
@@ -306,7 +342,6 @@ impl Drop for Place {
 }
 
 /// Waits for something before the first request; `None` once the connection is over.
-#[cfg(any(feature = "http2", feature = "tls"))]
 async fn alive<F: Future>(connection: &Connection, future: F) -> Option<F::Output> {
     let mut future = std::pin::pin!(future);
     poll_fn(|cx| {
@@ -320,7 +355,21 @@ async fn alive<F: Future>(connection: &Connection, future: F) -> Option<F::Outpu
 }
 
 /// Serves a connection to its end.
-pub(crate) async fn serve(connection: Rc<Connection>, stream: TcpStream, kind: Kind) {
+pub(crate) async fn serve(connection: Rc<Connection>, mut stream: TcpStream, kind: Kind) {
+    if connection.thread.shared.trust.announces(connection.peer.ip()) {
+        connection.enter(Phase::Handshake);
+        let Some(Ok(client)) = alive(&connection, proxy_protocol::read(&mut stream)).await else {
+            connection.thread.counts.refused(Refusal::ProxyProtocol);
+            return;
+        };
+        if let Some(client) = client {
+            let _ = connection.client.set(connection.announcement(client));
+            if connection.thread.drops(connection.address()) {
+                return;
+            }
+        }
+        connection.enter(Phase::Idle);
+    }
     let (stream, is_http2) = match kind {
         Kind::Plain => (Stream::Plain(stream), false),
         #[cfg(feature = "tls")]

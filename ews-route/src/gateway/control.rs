@@ -8,6 +8,7 @@ use ews_core::{Clock as _, SystemClock};
 use tokio::sync::watch;
 
 use super::Core;
+use super::checks::Checks;
 use super::listen::Dealer;
 use super::thread::Ending;
 use crate::metrics::sampler::Sampler;
@@ -30,6 +31,8 @@ pub(super) async fn run(core: Weak<Core>, dealers: Vec<Dealer>, mut ending: watc
         .map(|dealer| tokio::task::spawn_local(dealer.run(strong.shared.clone())))
         .collect();
     let (shared, mut sampler) = (strong.shared.clone(), Sampler::new(&strong));
+    let mut checks = Checks::default();
+    checks.follow(&strong);
     drop(strong);
     let mut samples = tokio::time::interval(shared.config.metrics.interval);
     samples.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -38,6 +41,7 @@ pub(super) async fn run(core: Weak<Core>, dealers: Vec<Dealer>, mut ending: watc
         let mut takes_sample = false;
         tokio::select! {
             () = shared.notice.notified() => tokio::time::sleep(PAUSE).await,
+            () = checks.changed() => {}
             _ = samples.tick() => takes_sample = true,
             changed = ending.changed() => {
                 dealing.iter().for_each(tokio::task::JoinHandle::abort);
@@ -48,6 +52,7 @@ pub(super) async fn run(core: Weak<Core>, dealers: Vec<Dealer>, mut ending: watc
         }
         // It must not keep the gateway alive while it waits.
         let Some(core) = core.upgrade() else { return };
+        checks.follow(&core);
         look(&core, &mut served, &mut said);
         if takes_sample {
             core.expire();
@@ -71,7 +76,7 @@ fn look(core: &Arc<Core>, served: &mut u64, said: &mut HashMap<u64, Said>) {
     state.routing.endpoints_mut().retain(|(pool, key), known| {
         for endpoint in known.iter() {
             let is_idle = is_settled && endpoint.state() != MemberState::Active && endpoint.in_flight() == 0;
-            let is_healthy = !endpoint.is_ejected(now);
+            let is_healthy = !endpoint.is_out(now);
             let before = said.insert(endpoint.uid, Said { is_idle, is_healthy });
             let before = before.unwrap_or(Said { is_idle: false, is_healthy: true });
             let (gateway, pool, endpoint) = (core.id.clone(), pool.clone(), key.clone());

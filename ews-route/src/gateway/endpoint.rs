@@ -18,6 +18,17 @@ const MAX_OUTLIER: u64 = 300_000;
 /// How long a peak of latency is remembered, in milliseconds (Finagle's and linkerd's default is 10 s).
 const DECAY: u64 = 10_000;
 
+/// What an endpoint's checks say.
+#[derive(Debug, Clone, Copy)]
+enum Checked {
+    /// There are none.
+    Nobody,
+    Well,
+    /// From here on it gets nothing.
+    Waiting,
+    Unwell,
+}
+
 /// An endpoint's state. Its counters are read by everybody and written by every thread.
 #[derive(Debug)]
 pub(crate) struct EndpointState {
@@ -44,6 +55,8 @@ pub(crate) struct EndpointState {
     first: AtomicU64,
     /// Until when it is ejected, in the gateway's milliseconds.
     ejected: AtomicU64,
+    /// What its checks say; see [`Checked`].
+    checked: AtomicU8,
     /// Peak EWMA of latency in microseconds, and when it was updated.
     latency: AtomicU64,
     latency_at: AtomicU64,
@@ -68,6 +81,7 @@ impl EndpointState {
             ejections: AtomicU32::new(0),
             first: AtomicU64::new(0),
             ejected: AtomicU64::new(0),
+            checked: AtomicU8::new(Checked::Nobody as u8),
             latency: AtomicU64::new(0),
             latency_at: AtomicU64::new(0),
         }
@@ -190,6 +204,33 @@ impl EndpointState {
         until != 0 && now < until
     }
 
+    /// Its checks begin, or there are none. What is known of it stays as long as they go on.
+    pub(crate) fn set_asked(&self, is_asked: bool) {
+        let waiting = Checked::Waiting as u8;
+        if is_asked {
+            let nobody = Checked::Nobody as u8;
+            let _ = self.checked.compare_exchange(nobody, waiting, Ordering::Relaxed, Ordering::Relaxed);
+        } else {
+            self.checked.store(Checked::Nobody as u8, Ordering::Relaxed);
+        }
+    }
+
+    /// Its checks have an opinion.
+    pub(crate) fn set_well(&self, is_well: bool) {
+        let found = if is_well { Checked::Well } else { Checked::Unwell };
+        self.checked.store(found as u8, Ordering::Relaxed);
+    }
+
+    /// Whether it has still to pass its first check.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.checked.load(Ordering::Relaxed) == Checked::Waiting as u8
+    }
+
+    /// Whether it gets nothing, for errors of its own or by its checks.
+    pub(crate) fn is_out(&self, now: u64) -> bool {
+        self.checked.load(Ordering::Relaxed) >= Checked::Waiting as u8 || self.is_ejected(now)
+    }
+
     /// An answer began after so many microseconds. A peak counts at once and fades (linkerd's peak EWMA). Threads may
     /// overwrite each other's update: it is an estimate.
     pub(crate) fn took(&self, micros: u64, now: u64) {
@@ -222,7 +263,7 @@ impl EndpointState {
         view.requests = Some(self.requests());
         view.errors = Some(self.errors());
         view.forced = Some(self.forced.load(Ordering::Relaxed));
-        view.healthy = Some(!self.is_ejected(now));
+        view.healthy = Some(!self.is_out(now));
         view
     }
 }

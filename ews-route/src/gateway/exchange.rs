@@ -8,12 +8,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use ews_core::{Clock as _, SystemClock};
-use hyper::StatusCode;
-use hyper::header::HeaderValue;
+use hyper::{HeaderMap, StatusCode};
 
 use super::connection::{Connection, Phase};
+use super::headers::REQUEST_ID;
 use super::policy::Slot;
 use super::pool::PoolIdentity;
+use super::trace::TRACEPARENT;
 use super::upstream::{Lease, Sender};
 use crate::access::{End, Entry};
 use crate::metrics::recorder::{Failure, PoolCounts};
@@ -64,10 +65,11 @@ impl Exchange {
         self.entry = entry;
     }
 
-    /// The request goes to endpoints under this id.
-    pub(crate) fn named(&mut self, id: Option<&HeaderValue>) {
+    /// The request goes to endpoints with these headers, which name it.
+    pub(crate) fn named(&mut self, headers: &HeaderMap) {
         if let Some(entry) = &mut self.entry {
-            entry.request_id = id.cloned();
+            entry.request_id = headers.get(REQUEST_ID).cloned();
+            entry.trace = headers.get(TRACEPARENT).cloned();
         }
     }
 

@@ -28,11 +28,12 @@ use hyper::header::{self, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode, Uri, Version};
 
-use super::affinity::Affinity;
+use super::affinity::{self, Affinity};
 use super::body::{Fate, RequestBody, ResponseBody};
+use super::client::Client;
 use super::connection::{Connection, Phase};
 use super::exchange::Exchange;
-use super::headers::{REQUEST_ID, add_forwarded, host_name, join_cookies, strip_hop_by_hop};
+use super::headers::{add_forwarded, host_name, join_cookies, strip_hop_by_hop};
 use super::policy::{self, Policy, Waiting};
 use super::pool::PoolView;
 use super::respond::{last, plain, redirect, text};
@@ -45,18 +46,19 @@ use crate::metrics::recorder::Failure;
 /// Serves one request.
 pub(crate) async fn answer(
     connection: Rc<Connection>,
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, Infallible> {
     if let Some(refusal) = connection.call() {
         connection.enter(Phase::Idle);
         return Ok(last(plain(refusal.status())));
     }
     let began = Instant::now();
+    let client = Client::of(&connection, request.headers());
     let entry = connection
         .thread
         .logs()
-        .then(|| Box::new(Entry::new(&request, &connection.client, connection.scheme)));
-    let target = match route(&connection, &request, began) {
+        .then(|| Box::new(Entry::new(&request, client.text(&connection), client.scheme)));
+    let target = match route(&connection, &client, &request, began) {
         Way::Pool(target) => target,
         Way::Own(response, failure) => {
             return Ok(own(&connection, began, response, failure, entry.as_deref()));
@@ -67,6 +69,11 @@ pub(crate) async fn answer(
             return std::future::pending().await;
         }
     };
+    if let Some(auth) = target.policy.as_ref().and_then(|policy| policy.auth.clone())
+        && let Err(response) = auth.ask(&connection, &client, &mut request).await
+    {
+        return Ok(own(&connection, began, response, Some(Failure::Unauthorized), entry.as_deref()));
+    }
     let counts = connection.thread.pool_counts(&target.pool);
     let mut exchange = Exchange::new(connection.clone(), counts, target.pool.identity.clone(), began);
     exchange.logs(entry);
@@ -81,8 +88,11 @@ pub(crate) async fn answer(
         // It has waited enough already; what follows is the endpoint's time.
         connection.enter(Phase::Response);
     }
-    Ok(forward(connection, target, request, exchange).await)
+    Ok(forward(connection, &client, target, request, exchange).await)
 }
+
+/// How often who waits for a place at an endpoint looks for one.
+const FULL_PAUSE: std::time::Duration = std::time::Duration::from_millis(2);
 
 /// Where a request goes.
 enum Way {
@@ -109,7 +119,7 @@ impl Target {
     }
 }
 
-fn route(connection: &Connection, request: &Request<Incoming>, began: Instant) -> Way {
+fn route(connection: &Connection, client: &Client, request: &Request<Incoming>, began: Instant) -> Way {
     let headers = request.headers();
     let authority = request.uri().authority().map(|authority| authority.as_str());
     let authority = authority.or_else(|| headers.get(header::HOST)?.to_str().ok()).unwrap_or_default();
@@ -118,6 +128,12 @@ fn route(connection: &Connection, request: &Request<Incoming>, began: Instant) -
     let host = host_name(authority);
     if snapshot.blackholes.drops_host(&host, || SystemClock.now()) {
         return Way::Nowhere;
+    }
+    if client.address != connection.address()
+        && snapshot.blackholes.drops(client.address, || SystemClock.now())
+    {
+        // The connection is a proxy's, and others are on it.
+        return Way::Own(plain(StatusCode::FORBIDDEN), Some(Failure::Blackhole));
     }
     let site = snapshot.site(&host);
     if let Some(certificate) = site.and_then(|site| snapshot.certificate(site.certificate.as_ref()?))
@@ -136,7 +152,7 @@ fn route(connection: &Connection, request: &Request<Incoming>, began: Instant) -
     if let Some(policy) = policy {
         let now = began.saturating_duration_since(thread.shared.started).as_nanos();
         let now = u64::try_from(now).unwrap_or(u64::MAX);
-        if let Some(turned) = policy.turns_away(connection.address, now, &thread.shared.rates) {
+        if let Some(turned) = policy.turns_away(client.address, now, &thread.shared.rates) {
             return Way::Own(turned.response, Some(turned.failure));
         }
         if let Some(millis) = policy.response {
@@ -146,13 +162,16 @@ fn route(connection: &Connection, request: &Request<Incoming>, began: Instant) -
     let Some(rule) = rule else { return refused(StatusCode::NOT_FOUND, Failure::NoRoute) };
     let mut response = match &rule.action {
         Action::Redirect(status, to) => redirect(*status, to.clone()),
-        Action::RedirectTo(to) => match to.location(connection.scheme, authority, uri) {
+        Action::RedirectTo(to) => match to.location(client.scheme, authority, uri) {
             Some(location) => redirect(to.status, location),
             None => return refused(StatusCode::BAD_REQUEST, Failure::NoRoute),
         },
         Action::Respond(status, body) => text(*status, body.clone()),
         Action::Forward(shares) => {
-            let Some(pool) = shares.next().and_then(|id| snapshot.pool(id)) else {
+            let Some(pool) = shares
+                .next(|by| affinity::key(by, client.address, uri.path(), headers))
+                .and_then(|id| snapshot.pool(id))
+            else {
                 return refused(StatusCode::SERVICE_UNAVAILABLE, Failure::NoEndpoint);
             };
             let (pool, policy) = (pool.clone(), policy.cloned());
@@ -203,7 +222,7 @@ fn own(
 }
 
 /// Why an attempt gave no answer.
-enum Attempt {
+pub(super) enum Attempt {
     /// Nothing was sent: it may be tried elsewhere whatever it is.
     NotSent(Request<RequestBody>, Failure),
     /// A kept connection was dead: a new one to the same endpoint is not a second attempt.
@@ -216,14 +235,15 @@ enum Attempt {
 
 async fn forward(
     connection: Rc<Connection>,
+    client: &Client,
     target: Target,
     request: Request<Incoming>,
     mut exchange: Exchange,
 ) -> Response<ResponseBody> {
     let thread = connection.thread.clone();
-    let wish = Affinity::of(&target.pool, &connection, &request);
+    let wish = Affinity::of(&target.pool, client.address, &request);
     let (request, fate) = prepare(request, &connection, &target);
-    exchange.named(request.headers().get(REQUEST_ID));
+    exchange.named(request.headers());
     let may_upgrade = request.headers().contains_key(header::UPGRADE);
     let Target { mut pool, policy, edits } = target;
     let replayable = request.body().is_empty() && is_idempotent(request.method());
@@ -233,7 +253,7 @@ async fn forward(
     thread.budget.deposit();
     let (mut request, mut tried) = (Some(request), Vec::new());
     let mut reason = Failure::NoEndpoint;
-    if !pool.has_any() && pool.hold.is_some() {
+    if !pool.has_room() && pool.hold.is_some() {
         match held(&connection, &pool).await {
             Some(there) => pool = there,
             None => reason = Failure::Overloaded,
@@ -244,7 +264,12 @@ async fn forward(
     for _ in 0..attempts.unwrap_or(thread.shared.config.upstream.attempts) {
         let Some(sending) = request.take() else { break };
         let mut random = || thread.random();
-        let Some(state) = pool.pick(thread.now(), &mut random, wish, &tried) else { break };
+        let Some(state) = pool.pick(thread.now(), &mut random, wish, &tried) else {
+            if tried.is_empty() && pool.has_any() {
+                reason = Failure::Overloaded;
+            }
+            break;
+        };
         let local = thread.endpoint(state);
         let spare = replayable.then(|| head_of(&sending));
         let lease = Rc::new(local.lease(&connection));
@@ -275,7 +300,7 @@ async fn forward(
                 pool.note(state, !response.status().is_server_error(), thread.now());
                 exchange.answered(response.status(), lease, (!is_odd).then_some(sender));
                 let mut answer = respond(&connection, response, exchange, is_head, edits.as_deref());
-                if let Some(cookie) = wish.cookie(&pool, state, connection.scheme) {
+                if let Some(cookie) = wish.cookie(&pool, state, client.scheme) {
                     answer.headers_mut().append(header::SET_COOKIE, cookie);
                 }
                 return if is_odd { last(answer) } else { answer };
@@ -324,10 +349,15 @@ async fn held(connection: &Connection, pool: &PoolView) -> Option<Arc<PoolView>>
             // Before the look, so that no change between the two is missed.
             changed.as_mut().enable();
             let current = thread.snapshot().pool(&pool.identity.id).cloned()?;
-            if current.has_any() {
+            if current.has_room() {
                 return Some(current);
             }
-            changed.await;
+            if current.has_any() {
+                // All are full. What ends elsewhere wakes nobody here, so it is looked for.
+                let _ = tokio::time::timeout(FULL_PAUSE, changed).await;
+            } else {
+                changed.await;
+            }
             // Its wait is bounded by the hold, not by the time that an endpoint may take.
             connection.enter(Phase::Response);
         }
@@ -336,17 +366,17 @@ async fn held(connection: &Connection, pool: &PoolView) -> Option<Arc<PoolView>>
 }
 
 /// One endpoint that is asked.
-struct Asking<'a> {
-    connection: &'a Connection,
-    lease: &'a Rc<Lease>,
-    fate: &'a std::cell::Cell<Fate>,
-    pool: &'a PoolView,
-    may_upgrade: bool,
+pub(super) struct Asking<'a> {
+    pub(super) connection: &'a Connection,
+    pub(super) lease: &'a Rc<Lease>,
+    pub(super) fate: &'a std::cell::Cell<Fate>,
+    pub(super) pool: &'a PoolView,
+    pub(super) may_upgrade: bool,
 }
 
 impl Asking<'_> {
     /// Sends a request to the endpoint and waits for the begin of its answer.
-    async fn attempt(
+    pub(super) async fn attempt(
         &self,
         mut request: Request<RequestBody>,
         may_reuse: bool,

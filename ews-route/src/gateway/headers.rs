@@ -4,16 +4,17 @@ use hyper::HeaderMap;
 use hyper::header::{self, HeaderName, HeaderValue};
 
 use super::connection::Connection;
+use super::{client, trace};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+pub(crate) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+pub(crate) const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
-const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
+pub(crate) const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
 /// Tells one request from all others.
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -118,22 +119,16 @@ pub(crate) fn join_cookies(headers: &mut HeaderMap) {
 
 /// Tells the endpoint who asks for what.
 pub(crate) fn add_forwarded(headers: &mut HeaderMap, connection: &Connection) {
-    let trusts = connection.thread.shared.config.trust_forwarded;
-    if trusts {
-        let client = match headers.get(X_FORWARDED_FOR) {
-            None => connection.client.clone(),
-            Some(known) => {
-                let list = [known.as_bytes(), b", ", connection.client.as_bytes()].concat();
-                HeaderValue::from_bytes(&list).unwrap_or_else(|_| connection.client.clone())
-            }
-        };
-        headers.insert(X_FORWARDED_FOR, client);
+    let forwarding = &connection.thread.shared.config.forwarding;
+    let believed = connection.is_believed();
+    if believed {
+        extend(headers, X_FORWARDED_FOR, b", ", connection.client().as_bytes());
         headers.entry(X_FORWARDED_PROTO).or_insert(HeaderValue::from_static(connection.scheme));
         if let Some(host) = headers.get(header::HOST).cloned() {
             headers.entry(X_FORWARDED_HOST).or_insert(host);
         }
     } else {
-        let mut claims = false;
+        let mut claims = forwarding.send_forwarded;
         for name in headers.keys() {
             claims |= *name == FORWARDED || name == X_REAL_IP || name == X_FORWARDED_PORT;
         }
@@ -142,14 +137,30 @@ pub(crate) fn add_forwarded(headers: &mut HeaderMap, connection: &Connection) {
             headers.remove(X_REAL_IP);
             headers.remove(X_FORWARDED_PORT);
         }
-        headers.insert(X_FORWARDED_FOR, connection.client.clone());
+        headers.insert(X_FORWARDED_FOR, connection.client().clone());
         headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(connection.scheme));
         if let Some(host) = headers.get(header::HOST).cloned() {
             headers.insert(X_FORWARDED_HOST, host);
         }
     }
+    if forwarding.send_forwarded {
+        let element = client::element(connection, headers.get(header::HOST));
+        extend(headers, FORWARDED, b", ", &element);
+    }
+    if forwarding.trace_context {
+        trace::ensure(headers, || connection.thread.random());
+    }
     if let header::Entry::Vacant(entry) = headers.entry(REQUEST_ID) {
         entry.insert(request_id(connection));
+    }
+}
+
+/// Puts more at the end of a list that may stand in several lines.
+fn extend(headers: &mut HeaderMap, name: HeaderName, between: &[u8], more: &[u8]) {
+    let mut list: Vec<&[u8]> = headers.get_all(&name).iter().map(HeaderValue::as_bytes).collect();
+    list.push(more);
+    if let Ok(value) = HeaderValue::from_bytes(&list.join(between)) {
+        headers.insert(name, value);
     }
 }
 

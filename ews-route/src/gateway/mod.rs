@@ -19,9 +19,12 @@
 //! features add: `tls`, `http2`.
 
 pub(crate) mod affinity;
+mod auth;
 pub(crate) mod blackhole;
 pub(crate) mod body;
 pub(crate) mod budget;
+mod checks;
+pub(crate) mod client;
 mod config;
 pub(crate) mod connection;
 mod control;
@@ -34,8 +37,10 @@ pub(crate) mod headers;
 pub(crate) mod http2;
 pub(crate) mod io;
 pub(crate) mod listen;
+pub(crate) mod networks;
 pub(crate) mod policy;
 pub(crate) mod pool;
+mod proxy_protocol;
 pub(crate) mod respond;
 pub(crate) mod route;
 pub(crate) mod sharded;
@@ -45,6 +50,7 @@ pub(crate) mod stream;
 pub(crate) mod thread;
 #[cfg(feature = "tls")]
 pub(crate) mod tls;
+pub(crate) mod trace;
 pub(crate) mod tunnel;
 pub(crate) mod turn;
 pub(crate) mod upstream;
@@ -62,7 +68,9 @@ use ews_core::event::Notice;
 use ews_core::id::GatewayId;
 use tokio::sync::{broadcast, watch};
 
-pub use config::{Accept, GatewayConfig, RequestLimits, SampleConfig, Timeouts, UpstreamConfig};
+pub use config::{
+    Accept, ForwardedBy, Forwarding, GatewayConfig, RequestLimits, SampleConfig, Timeouts, UpstreamConfig,
+};
 pub use start::GatewayBuilder;
 
 use crate::journal::Journal;

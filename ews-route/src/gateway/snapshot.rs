@@ -99,6 +99,9 @@ impl Snapshot {
 pub(crate) fn check(object: &Object) -> Result<()> {
     match object {
         Object::RouteSet(set) => Routes::new(set).map(drop),
+        Object::TrafficPolicy(policy) => {
+            policy.auth.as_ref().map_or(Ok(()), |auth| super::auth::Auth::new(auth).map(drop))
+        }
         _ => Ok(()),
     }
     .map_err(|error: Error| error.with_context("object", object.reference()))

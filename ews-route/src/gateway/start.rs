@@ -12,6 +12,7 @@ use ews_core::store::Store;
 use ews_core::{Error, ErrorKind, Result};
 use tokio::sync::{Notify, broadcast, watch};
 
+use super::client::Trust;
 use super::config::{Accept, GatewayConfig};
 use super::listen::{self, Bound, Kind};
 use super::policy::RateTable;
@@ -168,6 +169,7 @@ impl GatewayBuilder {
             registry: Registry::default(),
             served: (0..threads).map(|_| AtomicU64::new(0)).collect(),
             connections: (0..threads).map(|_| AtomicUsize::new(0)).collect(),
+            trust: Trust::new(&config.forwarding),
             rates: RateTable::default(),
             notice: Notify::new(),
             config: config.clone(),

@@ -18,6 +18,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{Notify, watch};
 
 use super::budget::Budget;
+use super::client::Trust;
 use super::config::GatewayConfig;
 use super::connection::{self, Connection, Place};
 use super::endpoint::EndpointState;
@@ -51,6 +52,8 @@ pub(crate) struct Shared {
     pub(crate) connections: Vec<AtomicUsize>,
     #[cfg(feature = "tls")]
     pub(crate) certificates: super::tls::Certificates,
+    /// Whose word is taken for who asks.
+    pub(crate) trust: Trust,
     /// What clients have used up of their rates.
     pub(crate) rates: RateTable,
     /// Where lines of the access log go.
@@ -203,7 +206,7 @@ impl Thread {
         *self.snapshot.borrow_mut() = Rc::new(snapshot.clone());
         if is_dropped {
             for connection in self.connections.borrow().places.iter().flatten() {
-                if snapshot.blackholes.drops(connection.address, || SystemClock.now()) {
+                if snapshot.blackholes.drops(connection.address(), || SystemClock.now()) {
                     connection.cut();
                 }
             }
@@ -299,9 +302,17 @@ impl Thread {
         drop(ended);
     }
 
-    fn add(self: &Rc<Self>, stream: TcpStream, peer: std::net::SocketAddr, kind: Kind) {
-        if self.snapshot.borrow().blackholes.drops(peer.ip(), || SystemClock.now()) {
+    /// Whether what this client sends is dropped; then it is counted.
+    pub(crate) fn drops(&self, client: std::net::IpAddr) -> bool {
+        let drops = self.snapshot.borrow().blackholes.drops(client, || SystemClock.now());
+        if drops {
             self.counts.refused(Refusal::Blackhole);
+        }
+        drops
+    }
+
+    fn add(self: &Rc<Self>, stream: TcpStream, peer: std::net::SocketAddr, kind: Kind) {
+        if self.drops(peer.ip()) {
             return;
         }
         if stream.set_nodelay(true).is_err() {

@@ -47,6 +47,12 @@ impl Turn {
         self.at((count % self.sum.max(1)).wrapping_mul(self.stride))
     }
 
+    /// The index for a hash: as long as the weights add up to the same, one that grows at the end keeps what it had.
+    pub(crate) fn of(&self, hash: u64) -> Option<usize> {
+        let place = (u128::from(hash) * u128::from(self.sum)) >> 64;
+        self.at(u64::try_from(place).unwrap_or(0))
+    }
+
     /// The index at this place, taken modulo the sum of the weights.
     pub(crate) fn at(&self, place: u64) -> Option<usize> {
         let place = place.checked_rem(self.sum)?;

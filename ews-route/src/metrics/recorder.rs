@@ -39,6 +39,8 @@ pub(crate) enum Failure {
     TooLarge,
     /// The client is not welcome.
     Denied,
+    /// Who was asked whether it may pass did not let it.
+    Unauthorized,
     /// There were too many requests for a rate.
     Limited,
     /// There were too many requests at once, or none waited any longer.
@@ -52,7 +54,7 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
-    pub(crate) const ALL: [Self; 15] = [
+    pub(crate) const ALL: [Self; 16] = [
         Self::NoRoute,
         Self::NoEndpoint,
         Self::Connect,
@@ -63,6 +65,7 @@ impl Failure {
         Self::Unsupported,
         Self::TooLarge,
         Self::Denied,
+        Self::Unauthorized,
         Self::Limited,
         Self::Overloaded,
         Self::Maintenance,
@@ -82,6 +85,7 @@ impl Failure {
             Self::Unsupported => "unsupported",
             Self::TooLarge => "too_large",
             Self::Denied => "denied",
+            Self::Unauthorized => "unauthorized",
             Self::Limited => "rate_limited",
             Self::Overloaded => "overloaded",
             Self::Maintenance => "maintenance",

@@ -6,15 +6,18 @@
 
 mod rules;
 
+use std::time::Duration;
+
+pub(super) use rules::check_edited;
+
 use crate::balancer::policy::check_wait;
 use crate::balancer::{
-    Algorithm, BlackholeTarget, HashOn, Member, MemberState, Network, Object, ObjectRef, Op, Outlier,
+    Algorithm, BlackholeTarget, HealthCheck, Member, MemberState, Network, Object, ObjectRef, Op, Outlier,
     PathMatch, Pool, PoolProtocol, RouteAction, RouteSet,
 };
 use crate::capability::Capability;
 use crate::error::{Error, Result};
 use crate::spec::network::Protocol;
-use crate::time::Shown;
 
 impl Object {
     /// Whether the object is well formed in itself, without regard to what it refers to.
@@ -55,8 +58,11 @@ impl Object {
                 references.sort();
                 references.dedup();
             }
+            Self::TrafficPolicy(policy) => {
+                references.extend(policy.auth.as_ref().map(|auth| ObjectRef::Pool(auth.pool.clone())));
+            }
             Self::Endpoint(member) => references.push(ObjectRef::Pool(member.pool.clone())),
-            Self::Pool(_) | Self::TrafficPolicy(_) | Self::Certificate(_) | Self::Blackhole(_) => {}
+            Self::Pool(_) | Self::Certificate(_) | Self::Blackhole(_) => {}
         }
         references
     }
@@ -115,6 +121,7 @@ fn object_needs(object: &Object) -> Vec<Capability> {
                 let redirects = matches!(rule.action, RouteAction::RedirectTo(_));
                 need(redirects || !rule.filters.is_empty(), Capability::RouteFilters);
                 need(rule.policy.is_some(), Capability::TrafficPolicies);
+                need(rule.split_by.is_some(), Capability::BalanceHash);
                 if let RouteAction::Forward(pools) = &rule.action {
                     need(pools.len() > 1, Capability::Weights);
                 }
@@ -129,6 +136,8 @@ fn object_needs(object: &Object) -> Vec<Capability> {
             need(pool.slow_start.is_some(), Capability::SlowStart);
             need(pool.outlier.is_some(), Capability::EndpointHealth);
             need(pool.hold.is_some(), Capability::TrafficPolicies);
+            need(pool.check.is_some(), Capability::ActiveChecks);
+            need(pool.max_in_flight.is_some(), Capability::InFlight);
             need(pool.algorithm == Algorithm::PeakEwma, Capability::BalancePeakEwma);
             need(pool.algorithm == Algorithm::LeastRequest, Capability::BalanceLeastRequest);
         }
@@ -136,7 +145,10 @@ fn object_needs(object: &Object) -> Vec<Capability> {
             need(member.weight != Member::WEIGHT, Capability::Weights);
             need(member.state == MemberState::Closed, Capability::ForceClose);
         }
-        Object::TrafficPolicy(_) => need(true, Capability::TrafficPolicies),
+        Object::TrafficPolicy(policy) => {
+            need(true, Capability::TrafficPolicies);
+            need(policy.auth.is_some(), Capability::ForwardAuth);
+        }
         Object::Certificate(_) => need(true, Capability::Tls),
         Object::Blackhole(_) => need(true, Capability::Blackhole),
     }
@@ -147,18 +159,11 @@ fn check_pool(pool: &Pool) -> Result<()> {
     if let Some(hold) = pool.hold {
         check_wait("a hold", hold.requests, hold.wait)?;
     }
-    let named = match &pool.hash_on {
-        HashOn::Header(name) | HashOn::Cookie(name) => Some(name),
-        _ => None,
-    };
-    let sticky = pool.sticky.as_ref().map(|sticky| &sticky.cookie);
-    if let Some(wrong) =
-        named.into_iter().chain(sticky).find(|name| !rules::is_name(name) || name.len() > 256)
-    {
-        return Err(Error::invalid(format!(
-            "`{}` as the name of a header or cookie; accepted: 1 to 256 letters, digits and the punctuation of a header name",
-            Shown(wrong)
-        )));
+    rules::check_hash_on(&pool.hash_on)?;
+    pool.sticky.as_ref().map_or(Ok(()), |sticky| rules::check_name(&sticky.cookie))?;
+    pool.check.as_ref().map_or(Ok(()), |check| check_health(check))?;
+    if pool.max_in_flight.is_some_and(|most| !(1..=1_000_000).contains(&most)) {
+        return Err(Error::invalid("a bound of requests in flight; accepted: 1 to 1,000,000, or none"));
     }
     for (what, time) in [
         ("a sticky cookie's age", pool.sticky.as_ref().and_then(|sticky| sticky.max_age)),
@@ -174,6 +179,32 @@ fn check_pool(pool: &Pool) -> Result<()> {
         return Err(Error::invalid(
             "an outlier rule; accepted: 1 to 1,000 errors, a time above zero, and a share of at most 100 percent",
         ));
+    }
+    Ok(())
+}
+
+fn check_health(check: &HealthCheck) -> Result<()> {
+    const DAY: Duration = Duration::from_secs(24 * 3600);
+    if let Some(path) = &check.path {
+        rules::check_path(path)?;
+    }
+    if let Some(host) = &check.host
+        && (host.is_empty() || host.len() > 253 || !host.bytes().all(|byte| byte.is_ascii_graphic()))
+    {
+        return Err(Error::invalid("a check's host; accepted: 1 to 253 printable characters of ASCII"));
+    }
+    for (what, time, least) in [
+        ("interval", check.interval, Duration::from_millis(100)),
+        ("timeout", check.timeout, Duration::from_millis(10)),
+    ] {
+        if !(least..=DAY).contains(&time) {
+            return Err(Error::invalid(format!(
+                "a check's {what} of {time:?}; accepted: {least:?} to a day"
+            )));
+        }
+    }
+    if !(1..=1_000).contains(&check.success) || !(1..=1_000).contains(&check.failure) {
+        return Err(Error::invalid("how many tries in a row count; accepted: 1 to 1,000"));
     }
     Ok(())
 }

@@ -1,8 +1,8 @@
 //! What a rule of a route set may hold.
 
 use crate::balancer::{
-    AttributeMatch, HeaderEdits, HeaderField, PathMatch, PathRewrite, RedirectTo, Rewrite, RouteAction,
-    RouteFilter, RouteRule, WeightedPool,
+    AttributeMatch, HashOn, HeaderEdits, HeaderField, PathMatch, PathRewrite, RedirectTo, Rewrite,
+    RouteAction, RouteFilter, RouteRule, WeightedPool,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::time::Shown;
@@ -54,6 +54,7 @@ pub(super) fn check_rule(rule: &RouteRule) -> Result<()> {
     }
     rule.attributes.iter().try_for_each(check_attribute)?;
     check_filters(rule)?;
+    rule.split_by.as_ref().map_or(Ok(()), check_hash_on)?;
     match &rule.action {
         RouteAction::RedirectTo(redirect) => check_redirect(redirect, &rule.path),
         RouteAction::Forward(pools) if pools.is_empty() => {
@@ -121,13 +122,14 @@ fn check_edits(edits: &HeaderEdits) -> Result<()> {
         return Err(too_much("edits of headers in a filter", MAX_EDITS));
     }
     for HeaderField { name, value } in edits.set.iter().chain(&edits.add) {
-        check_header(name)?;
+        check_edited(name)?;
         check_text("value of a header", value)?;
     }
-    edits.remove.iter().try_for_each(|name| check_header(name))
+    edits.remove.iter().try_for_each(|name| check_edited(name))
 }
 
-fn check_header(name: &str) -> Result<()> {
+/// A header that may be edited.
+pub(in crate::balancer) fn check_edited(name: &str) -> Result<()> {
     check_text("name of a header", name)?;
     if !is_name(name) {
         return Err(Error::invalid(format!(
@@ -208,7 +210,7 @@ fn check_host(host: &str) -> Result<()> {
     Ok(())
 }
 
-fn check_path(path: &str) -> Result<()> {
+pub(super) fn check_path(path: &str) -> Result<()> {
     check_text("path", path)?;
     if !path.starts_with('/') || path.contains(['?', '#', ' ']) {
         return Err(Error::invalid(format!(
@@ -219,7 +221,26 @@ fn check_path(path: &str) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn is_name(text: &str) -> bool {
+/// What is hashed must have a name that can be there.
+pub(super) fn check_hash_on(hash_on: &HashOn) -> Result<()> {
+    match hash_on {
+        HashOn::Header(name) | HashOn::Cookie(name) => check_name(name),
+        HashOn::ClientAddress | HashOn::Path => Ok(()),
+    }
+}
+
+/// The name of a header or a cookie.
+pub(super) fn check_name(name: &str) -> Result<()> {
+    if is_name(name) && name.len() <= 256 {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "`{}` as the name of a header or cookie; accepted: 1 to 256 letters, digits and the punctuation of a header name",
+        Shown(name)
+    )))
+}
+
+fn is_name(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(is_token)
 }
 

@@ -41,6 +41,8 @@ pub(crate) enum Refusal {
     Trailer,
     /// The head did not arrive in time.
     HeadTimeout,
+    /// A connection did not begin with the PROXY protocol as it was to.
+    ProxyProtocol,
     /// No handshake of TLS came about.
     Handshake,
     /// The source is dropped: counted by connections.
@@ -49,7 +51,7 @@ pub(crate) enum Refusal {
 
 impl Refusal {
     /// Every reason.
-    pub(crate) const ALL: [Self; 20] = [
+    pub(crate) const ALL: [Self; 21] = [
         Self::BareLineEnd,
         Self::RequestLine,
         Self::Version,
@@ -68,6 +70,7 @@ impl Refusal {
         Self::Chunk,
         Self::Trailer,
         Self::HeadTimeout,
+        Self::ProxyProtocol,
         Self::Handshake,
         Self::Blackhole,
     ];
@@ -93,6 +96,7 @@ impl Refusal {
             Self::Chunk => "chunk",
             Self::Trailer => "trailer",
             Self::HeadTimeout => "head_timeout",
+            Self::ProxyProtocol => "proxy_protocol",
             Self::Handshake => "handshake",
             Self::Blackhole => "blackhole",
         }

@@ -3,7 +3,6 @@
 //! The cheapest question first: is the client welcome, is the site in maintenance, is a rate exceeded, is there room. What a
 //! policy counts (its rate, what is under way) outlives a change of the policy that leaves that part as it was.
 
-mod networks;
 mod rate;
 mod slots;
 
@@ -15,11 +14,12 @@ use ews_core::balancer::{Page, TrafficPolicy};
 use hyper::header::{self, HeaderValue};
 use hyper::{Response, StatusCode};
 
+use super::auth::Auth;
 use super::body::ResponseBody;
+use super::networks::Networks;
 use super::respond::{plain, text};
 use crate::metrics::recorder::Failure;
 
-use networks::Networks;
 pub(crate) use rate::RateTable;
 pub(crate) use slots::{Slot, Slots, Waiting};
 
@@ -42,6 +42,8 @@ pub(crate) struct Policy {
     pub(crate) slots: Option<Arc<Slots>>,
     maintenance: Option<OwnPage>,
     pages: Vec<OwnPage>,
+    /// Who is asked whether a request may pass.
+    pub(crate) auth: Option<Arc<Auth>>,
 }
 
 #[derive(Debug)]
@@ -70,6 +72,9 @@ impl Policy {
                 None => Arc::new(Slots::new(most, policy.queue)),
             }
         });
+        let auth = policy.auth.as_ref().and_then(|auth| Auth::new(auth).ok()).map(Arc::new);
+        // It was checked before it was applied. Were it not, nobody would pass.
+        let closed = || (policy.auth.is_some() && auth.is_none()).then(OwnPage::closed);
         Self {
             // Clients keep what they have used up.
             uid: before.map_or(uid, |before| before.uid),
@@ -83,8 +88,9 @@ impl Policy {
             per_client: policy.rate_per_client.map(|rate| Rate::new(rate, policy.burst_per_client)),
             all: all.map(|rate| (rate, cell)),
             slots,
-            maintenance: policy.maintenance.as_ref().and_then(OwnPage::new),
+            maintenance: policy.maintenance.as_ref().and_then(OwnPage::new).or_else(closed),
             pages: policy.error_pages.iter().filter_map(OwnPage::new).collect(),
+            auth,
         }
     }
 
@@ -136,6 +142,11 @@ impl OwnPage {
             body: Bytes::copy_from_slice(page.body.as_bytes()),
             content_type: HeaderValue::from_str(&page.content_type).ok()?,
         })
+    }
+
+    fn closed() -> Self {
+        let content_type = HeaderValue::from_static("text/plain; charset=utf-8");
+        Self { status: StatusCode::SERVICE_UNAVAILABLE, body: Bytes::new(), content_type }
     }
 
     fn response(&self) -> Response<ResponseBody> {

@@ -33,6 +33,8 @@ pub(crate) struct PoolView {
     /// In milliseconds.
     slow_start: Option<u64>,
     outlier: Option<Outlier>,
+    /// What may be under way at one endpoint.
+    most: u64,
     maglev: Option<Maglev>,
     members: Vec<MemberView>,
     turn: Turn,
@@ -80,6 +82,10 @@ impl PoolView {
         let slow_start =
             pool.slow_start.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX).max(1));
         let (hash_on, sticky) = (pool.hash_on.clone(), pool.sticky.clone());
+        members.iter().for_each(|member| member.endpoint.set_asked(pool.check.is_some()));
+        if pool.check.is_some() {
+            identity.has_ejected.store(true, Ordering::Relaxed);
+        }
         Self {
             identity,
             protocol,
@@ -89,6 +95,7 @@ impl PoolView {
             sticky,
             slow_start,
             outlier,
+            most: pool.max_in_flight.map_or(u64::MAX, u64::from),
             maglev,
             members,
             turn,
@@ -114,9 +121,11 @@ impl PoolView {
         tried: &[u64],
     ) -> Option<&Arc<EndpointState>> {
         let fresh = |member: &&MemberView| {
-            member.weight > 0 && (tried.is_empty() || !tried.contains(&member.endpoint.uid))
+            member.weight > 0
+                && (tried.is_empty() || !tried.contains(&member.endpoint.uid))
+                && (self.most == u64::MAX || member.endpoint.in_flight() < self.most)
         };
-        let usable = |member: &&MemberView| fresh(member) && !member.endpoint.is_ejected(now);
+        let usable = |member: &&MemberView| fresh(member) && !member.endpoint.is_out(now);
         let known = wish.tag.and_then(|tag| self.members.iter().find(|member| member.tag == tag));
         if let Some(known) = known.filter(usable) {
             return Some(&known.endpoint);
@@ -135,13 +144,22 @@ impl PoolView {
         if let Some(chosen) = chosen.filter(|_| !self.is_in_panic(now)) {
             return Some(&chosen.endpoint);
         }
-        // Most or all are ejected or tried: one that is ejected may have come back, one that was tried has just failed.
+        // Most or all are ejected or tried: one that is ejected may have come back, one that was tried has just failed. One
+        // that nobody has seen well comes last.
+        let seen = |member: &&MemberView| fresh(member) && !member.endpoint.is_waiting();
         let chosen = if self.hashes() {
-            self.highest(wish.key, fresh)
+            self.highest(wish.key, seen).or_else(|| self.highest(wish.key, fresh))
         } else {
-            self.from(self.turn.at(random()).unwrap_or(0)).find(fresh)
+            let at = self.turn.at(random()).unwrap_or(0);
+            self.from(at).find(seen).or_else(|| self.from(at).find(fresh))
         };
         chosen.map(|member| &member.endpoint)
+    }
+
+    /// Whether an endpoint may get one more request.
+    pub(crate) fn has_room(&self) -> bool {
+        let mut with_weight = self.members.iter().filter(|member| member.weight > 0);
+        with_weight.any(|member| self.most == u64::MAX || member.endpoint.in_flight() < self.most)
     }
 
     /// Whether so many are ejected that ejection is no help any more.
@@ -150,16 +168,17 @@ impl PoolView {
             return false;
         }
         let (ejected, all) = self.ejected(now);
-        if ejected == 0 {
+        if ejected == 0 && !self.members.iter().any(|member| member.endpoint.is_waiting()) {
             self.identity.has_ejected.store(false, Ordering::Relaxed);
         }
         ejected * 2 > all
     }
 
-    /// How many are ejected, of how many that would get traffic.
+    /// How many are ejected, of how many that would get traffic. Those that wait for their first check are in neither number.
     fn ejected(&self, now: u64) -> (usize, usize) {
-        let with_weight = || self.members.iter().filter(|member| member.weight > 0);
-        (with_weight().filter(|member| member.endpoint.is_ejected(now)).count(), with_weight().count())
+        let counted =
+            || self.members.iter().filter(|member| member.weight > 0 && !member.endpoint.is_waiting());
+        (counted().filter(|member| member.endpoint.is_out(now)).count(), counted().count())
     }
 
     /// It could not be connected to.

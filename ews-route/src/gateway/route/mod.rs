@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use ews_core::balancer::{PathMatch, RouteAction, RouteRule, RouteSet};
+use ews_core::balancer::{HashOn, PathMatch, RouteAction, RouteRule, RouteSet};
 use ews_core::id::{PoolId, TrafficPolicyId};
 use ews_core::{Error, Result};
 use hyper::StatusCode;
@@ -71,13 +71,27 @@ pub(crate) enum Action {
 pub(crate) struct Shares {
     pools: Vec<PoolId>,
     turn: Turn,
+    by: Option<HashOn>,
 }
 
 impl Shares {
-    /// The pool whose turn it is; `None` where all shares are zero.
-    pub(crate) fn next(&self) -> Option<&PoolId> {
-        self.pools.get(self.turn.next()?)
+    /// The pool whose turn it is, or that a request's hash leads to; `None` where all shares are zero.
+    pub(crate) fn next(&self, hash: impl FnOnce(&HashOn) -> u64) -> Option<&PoolId> {
+        let at = match &self.by {
+            // Another number than the one that pools choose their endpoints by.
+            Some(by) if self.pools.len() > 1 => self.turn.of(scramble(hash(by))),
+            _ => self.turn.next(),
+        };
+        self.pools.get(at?)
     }
+}
+
+/// The last step of SplitMix64: every bit of the number moves every bit of the result.
+fn scramble(number: u64) -> u64 {
+    let mut mixed = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
 }
 
 impl Routes {
@@ -174,6 +188,7 @@ fn compile(rule: &RouteRule) -> Result<Rule> {
         RouteAction::Forward(shares) => Action::Forward(Shares {
             pools: shares.iter().map(|share| share.pool.clone()).collect(),
             turn: Turn::new(shares.iter().map(|share| share.weight)),
+            by: rule.split_by.clone(),
         }),
         RouteAction::Redirect { to, status: code } => Action::Redirect(status(*code)?, edit::value(to)?),
         RouteAction::RedirectTo(to) => Action::RedirectTo(Redirect::new(to, status(to.status)?, &rule.path)?),

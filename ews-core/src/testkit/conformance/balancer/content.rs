@@ -6,9 +6,9 @@ use std::time::Duration;
 use super::Bench;
 use crate::balancer::{
     Algorithm, AttributeMatch, AttributePlace, Blackhole, BlackholeTarget, Certificate, Change, Domain,
-    DomainName, HeaderEdits, HeaderField, Hold, Member, MemberState, Object, ObjectKind, ObjectQuery,
-    ObjectRef, Op, Outlier, PathMatch, Pool, PoolProtocol, RedirectTo, RouteAction, RouteFilter, RouteRule,
-    RouteSet, Sticky, TrafficPolicy, WeightedPool,
+    DomainName, ForwardAuth, HashOn, HeaderEdits, HeaderField, HealthCheck, Hold, Member, MemberState,
+    Object, ObjectKind, ObjectQuery, ObjectRef, Op, Outlier, PathMatch, Pool, PoolProtocol, RedirectTo,
+    RouteAction, RouteFilter, RouteRule, RouteSet, Sticky, TrafficPolicy, WeightedPool,
 };
 use crate::capability::Capability;
 use crate::error::ErrorKind;
@@ -194,6 +194,8 @@ pub(super) async fn what_it_can_not_do_is_refused(bench: Bench<'_>) -> CaseResul
     let mut get_only = rule(PathMatch::Prefix("/".to_owned()));
     get_only.methods.push("GET".to_owned());
     let policy = TrafficPolicy::new(TrafficPolicyId::new(format!("{}-p", bench.prefix))?);
+    let mut asking = policy.clone();
+    asking.auth = Some(Box::new(ForwardAuth::new(bench.pool("b")?, "/check")));
     let certificate = Certificate::new(
         CertificateId::new(format!("{}-c", bench.prefix))?,
         "conformance/chain".parse()?,
@@ -221,6 +223,8 @@ pub(super) async fn what_it_can_not_do_is_refused(bench: Bench<'_>) -> CaseResul
         pool(|pool| pool.sticky = Some(Sticky { cookie: "where".to_owned(), max_age: None }))?,
         pool(|pool| pool.slow_start = Some(Duration::from_secs(10)))?,
         pool(|pool| pool.outlier = Some(Outlier::default()))?,
+        pool(|pool| pool.check = Some(Box::new(HealthCheck::http("/healthz"))))?,
+        pool(|pool| pool.max_in_flight = Some(10))?,
         pool(|pool| pool.hold = Some(Hold { requests: 1, wait: Duration::from_secs(1) }))?,
         rules(
             rule(PathMatch::Prefix("/".to_owned()))
@@ -230,7 +234,9 @@ pub(super) async fn what_it_can_not_do_is_refused(bench: Bench<'_>) -> CaseResul
             PathMatch::Prefix("/".to_owned()),
             RouteAction::RedirectTo(RedirectTo::https()),
         ))?,
-        Op::Put(Object::TrafficPolicy(policy)),
+        rules(rule(PathMatch::Prefix("/".to_owned())).split_by(HashOn::Cookie("user".to_owned())))?,
+        Op::Put(Object::TrafficPolicy(policy.clone())),
+        Op::Put(Object::TrafficPolicy(asking)),
         Op::Put(Object::Certificate(certificate)),
         Op::Put(Object::Blackhole(blackhole)),
         closed,

@@ -19,7 +19,8 @@ impl Networks {
     pub(crate) fn new<'a>(networks: impl IntoIterator<Item = &'a Network>) -> Self {
         let mut set = Self::default();
         for network in networks {
-            let (lengths, value, width) = set.of(network.address());
+            let (is_four, value, width) = number(network.address());
+            let lengths = if is_four { &mut set.v4 } else { &mut set.v6 };
             lengths.entry(network.bits()).or_default().insert(leading(value, width, network.bits()));
         }
         set
@@ -31,22 +32,22 @@ impl Networks {
 
     /// Whether the address is in one of them.
     pub(crate) fn contain(&self, address: IpAddr) -> bool {
-        let (lengths, value, width) = match address.to_canonical() {
-            IpAddr::V4(address) => (&self.v4, u128::from(u32::from(address)), 32),
-            IpAddr::V6(address) => (&self.v6, u128::from(address), 128),
-        };
+        let (is_four, value, width) = number(address.to_canonical());
+        let lengths = if is_four { &self.v4 } else { &self.v6 };
         lengths.iter().any(|(bits, known)| known.contains(&leading(value, width, *bits)))
-    }
-
-    fn of(&mut self, address: IpAddr) -> (&mut Lengths, u128, u8) {
-        match address {
-            IpAddr::V4(address) => (&mut self.v4, u128::from(u32::from(address)), 32),
-            IpAddr::V6(address) => (&mut self.v6, u128::from(address), 128),
-        }
     }
 }
 
-fn leading(value: u128, width: u8, bits: u8) -> u128 {
+/// Whether an address is an IPv4 one, its number, and how many bits that has.
+pub(crate) fn number(address: IpAddr) -> (bool, u128, u8) {
+    match address {
+        IpAddr::V4(address) => (true, u128::from(u32::from(address)), 32),
+        IpAddr::V6(address) => (false, u128::from(address), 128),
+    }
+}
+
+/// The bits that count, as a number.
+pub(crate) fn leading(value: u128, width: u8, bits: u8) -> u128 {
     value.checked_shr(u32::from(width.saturating_sub(bits))).unwrap_or(0)
 }
 
