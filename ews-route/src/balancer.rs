@@ -35,6 +35,7 @@ pub(crate) fn capabilities() -> CapabilitySet {
         Capability::Tls,
         #[cfg(feature = "http2")]
         Capability::Http2,
+        Capability::TcpRoutes,
         Capability::Weights,
         Capability::BalancePeakEwma,
         Capability::BalanceLeastRequest,

@@ -39,7 +39,7 @@ pub mod wire;
 pub use access::{AccessFile, AccessFormat, AccessLog};
 pub use gateway::{
     Accept, ForwardedBy, Forwarding, Gateway, GatewayBuilder, GatewayConfig, RequestLimits, SampleConfig,
-    Timeouts, UpstreamConfig,
+    TcpListen, Timeouts, UpstreamConfig,
 };
 #[cfg(feature = "remote")]
 pub use remote::{RemoteBalancer, RemoteConfig, RemoteMetrics};

@@ -140,6 +140,9 @@ pub struct Addresses {
     /// For traffic within TLS.
     #[serde(default)]
     pub https: Vec<SocketAddr>,
+    /// For TCP.
+    #[serde(default)]
+    pub tcp: Vec<SocketAddr>,
     /// For the admin endpoint.
     pub admin: Option<SocketAddr>,
 }
@@ -177,6 +180,7 @@ impl fmt::Display for Addresses {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let all = self.http.iter().map(|address| ("http", address));
         let all = all.chain(self.https.iter().map(|address| ("https", address)));
+        let all = all.chain(self.tcp.iter().map(|address| ("tcp", address)));
         let all = all.chain(self.admin.iter().map(|address| ("admin", address)));
         for (at, (what, address)) in all.enumerate() {
             if at > 0 {
@@ -217,7 +221,7 @@ impl Server {
             access_format,
             drain,
         } = config;
-        let plain = gateway.listen.len();
+        let (plain, secured) = (gateway.listen.len(), gateway.listen_tls.len());
         let tokens = match (admin, &token_file) {
             (None, _) => None,
             (Some(_), Some(file)) => Some(tokens(file)?),
@@ -251,8 +255,10 @@ impl Server {
             store = Some(opened);
         }
         let gateway = builder.start().await?;
-        let (http, https) = gateway.addresses().split_at_checked(plain).unwrap_or_default();
-        let mut addresses = Addresses { http: http.to_vec(), https: https.to_vec(), admin: None };
+        let (http, others) = gateway.addresses().split_at_checked(plain).unwrap_or_default();
+        let (https, tcp) = others.split_at_checked(secured).unwrap_or_default();
+        let mut addresses =
+            Addresses { http: http.to_vec(), https: https.to_vec(), tcp: tcp.to_vec(), admin: None };
         let mut serving = None;
         if let (Some(address), Some(tokens)) = (admin, tokens) {
             let router = admin::router(&gateway, Access::Tokens(tokens))?;

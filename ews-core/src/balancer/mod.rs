@@ -38,7 +38,7 @@ pub use ext::{BalancerExt, Drained};
 pub use network::Network;
 pub use objects::{
     Algorithm, Blackhole, BlackholeTarget, Certificate, Domain, DomainName, HashOn, HealthCheck, Hold,
-    Member, MemberState, Object, Outlier, Pool, PoolProtocol, Sticky,
+    Member, MemberState, Object, Outlier, Pool, PoolProtocol, ProxyProtocol, Sticky,
 };
 pub use policy::{ForwardAuth, Page, Queue, TrafficPolicy};
 pub use routes::{

@@ -168,6 +168,19 @@ pub struct Pool {
     /// (HAProxy's `maxconn` of a server). Needs the capability `in_flight`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_in_flight: Option<u32>,
+    /// How endpoints are told whom a connection is from, before its first byte; for pools that speak `tcp`. Default: not at all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy_protocol: Option<ProxyProtocol>,
+}
+
+/// The PROXY protocol, by version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProxyProtocol {
+    /// A line of text.
+    V1,
+    /// Binary.
+    V2,
 }
 
 /// How endpoints are tried at regular times: by an HTTP request or, without a path, by a TCP connection.
@@ -275,6 +288,7 @@ impl Pool {
             hold: None,
             check: None,
             max_in_flight: None,
+            proxy_protocol: None,
         }
     }
 }

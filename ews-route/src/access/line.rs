@@ -63,6 +63,31 @@ impl Entry {
         }
     }
 
+    /// A connection that is no HTTP, at the listener of this host.
+    pub(crate) fn connection(host: &str, client: &HeaderValue) -> Self {
+        Self {
+            client: client.clone(),
+            scheme: "tcp",
+            method: Method::CONNECT,
+            host: HeaderValue::from_str(host).ok(),
+            target: None,
+            version: Version::HTTP_11,
+            user_agent: None,
+            referer: None,
+            request_id: None,
+            trace: None,
+        }
+    }
+
+    fn protocol(&self) -> &'static str {
+        match (self.scheme, self.version) {
+            ("tcp", _) => "TCP",
+            (_, Version::HTTP_10) => "HTTP/1.0",
+            (_, Version::HTTP_2) => "HTTP/2.0",
+            _ => "HTTP/1.1",
+        }
+    }
+
     /// Writes the line and its end.
     pub(crate) fn write(&self, format: AccessFormat, end: &End<'_>, into: &mut Vec<u8>) {
         match format {
@@ -93,7 +118,7 @@ impl Entry {
             ("method", Some(self.method.as_str().as_bytes())),
             ("host", self.host.as_ref().map(HeaderValue::as_bytes)),
             ("target", target),
-            ("protocol", Some(protocol(self.version).as_bytes())),
+            ("protocol", Some(self.protocol().as_bytes())),
             ("pool", end.pool.map(str::as_bytes)),
             ("endpoint", endpoint.as_ref().map(String::as_bytes)),
             ("request_id", self.request_id.as_ref().map(HeaderValue::as_bytes)),
@@ -132,7 +157,7 @@ impl Entry {
         into.push(b' ');
         dash(self.target.as_ref().map(|target| target.as_str().as_bytes()), into);
         into.push(b' ');
-        into.extend_from_slice(protocol(self.version).as_bytes());
+        into.extend_from_slice(self.protocol().as_bytes());
         into.extend_from_slice(b"\" ");
         match end.status {
             Some(status) => into.extend_from_slice(status.as_str().as_bytes()),
@@ -144,14 +169,6 @@ impl Entry {
         into.extend_from_slice(b"\" \"");
         dash(self.user_agent.as_ref().map(HeaderValue::as_bytes), into);
         into.push(b'"');
-    }
-}
-
-fn protocol(version: Version) -> &'static str {
-    match version {
-        Version::HTTP_10 => "HTTP/1.0",
-        Version::HTTP_2 => "HTTP/2.0",
-        _ => "HTTP/1.1",
     }
 }
 

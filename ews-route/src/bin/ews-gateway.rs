@@ -6,12 +6,18 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program talks to whoever started it")]
 
 use std::process::ExitCode;
+use std::time::Duration;
 
+use ews_core::balancer::DomainName;
 use ews_core::{Error, Result};
 use ews_route::server::{self, ServerConfig};
+use ews_route::{AccessFormat, TcpListen};
 
-const USAGE: &str = "usage: ews-gateway [--config FILE] [--name NAME] [--listen ADDRESS]... [--threads COUNT]
-                   [--admin ADDRESS --token-file FILE] [--state FILE] [--addresses-file FILE]";
+const USAGE: &str =
+    "usage: ews-gateway [--config FILE] [--name NAME] [--listen ADDRESS]... [--listen-tls ADDRESS]...
+                   [--listen-tcp ADDRESS=HOST]... [--secrets DIRECTORY] [--trust NETWORK]... [--threads COUNT]
+                   [--admin ADDRESS --token-file FILE] [--state FILE] [--addresses-file FILE]
+                   [--access-log FILE] [--access-format json|combined] [--drain SECONDS]";
 
 fn main() -> ExitCode {
     let config = match read(std::env::args().skip(1)) {
@@ -87,15 +93,37 @@ fn read(mut args: impl Iterator<Item = String>) -> Result<Option<ServerConfig>> 
             flags.push((flag, value));
         }
     }
-    let mut listen = Vec::new();
+    let (mut listen, mut listen_tls, mut listen_tcp, mut trusted) = (vec![], vec![], vec![], vec![]);
     for (flag, value) in flags {
-        let address = || value.parse().map_err(|_| Error::invalid(format!("`{value}` is no address")));
+        let wrong = |accepted: &str| Error::invalid(format!("`{flag} {value}`; accepted: {accepted}"));
+        let address = || value.parse().map_err(|_| wrong("an address with a port, such as 127.0.0.1:8080"));
         match flag.as_str() {
             "--name" => config.gateway.name = value,
             "--listen" => listen.push(address()?),
+            "--listen-tls" => listen_tls.push(address()?),
+            "--listen-tcp" => {
+                let accepted = || wrong("an address and a domain, such as 127.0.0.1:6379=redis.example");
+                let (address, host) = value.split_once('=').ok_or_else(accepted)?;
+                let address = address.parse().map_err(|_| accepted())?;
+                listen_tcp.push(TcpListen::new(address, DomainName::new(host)?));
+            }
+            "--trust" => trusted.push(value.parse()?),
+            "--secrets" => config.secrets = Some(value.into()),
+            "--access-log" => config.access_log = Some(value.into()),
+            "--access-format" => {
+                config.access_format = match value.as_str() {
+                    "json" => AccessFormat::Json,
+                    "combined" => AccessFormat::Combined,
+                    _ => return Err(wrong("json or combined")),
+                };
+            }
+            "--drain" => {
+                let seconds = value.parse().map_err(|_| wrong("a number of seconds"))?;
+                config.drain = Duration::from_secs(seconds);
+            }
             "--admin" => config.admin = Some(address()?),
             "--threads" => {
-                let count = value.parse().map_err(|_| Error::invalid(format!("`{value}` is no number")))?;
+                let count = value.parse().map_err(|_| wrong("a number"))?;
                 config.gateway.threads = Some(count);
             }
             "--token-file" => config.token_file = Some(value.into()),
@@ -104,8 +132,17 @@ fn read(mut args: impl Iterator<Item = String>) -> Result<Option<ServerConfig>> 
             _ => return Err(Error::invalid(format!("`{flag}` is not an option"))),
         }
     }
-    if !listen.is_empty() {
-        config.gateway.listen = listen;
+    let gateway = &mut config.gateway;
+    for (given, place) in [(listen, &mut gateway.listen), (listen_tls, &mut gateway.listen_tls)] {
+        if !given.is_empty() {
+            *place = given;
+        }
+    }
+    if !listen_tcp.is_empty() {
+        gateway.listen_tcp = listen_tcp;
+    }
+    if !trusted.is_empty() {
+        gateway.forwarding.trusted = trusted;
     }
     Ok(Some(config))
 }

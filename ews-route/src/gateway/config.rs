@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use ews_core::balancer::{Limits, Network};
+use ews_core::balancer::{DomainName, Limits, Network};
 use ews_core::id::GatewayId;
 use ews_core::time::duration;
 use ews_core::{Error, ErrorKind, Result};
@@ -28,6 +28,8 @@ pub struct GatewayConfig {
     pub listen: Vec<SocketAddr>,
     /// Where it listens for HTTP within TLS; port 0 takes a free one. At most 64. It takes the feature `tls`. Default: nowhere.
     pub listen_tls: Vec<SocketAddr>,
+    /// Where it listens for TCP, and which domain decides what becomes of it. At most 64. Default: nowhere.
+    pub listen_tcp: Vec<TcpListen>,
     /// How many data threads. Default: one per core that this process may use (nginx' `worker_processes auto`).
     pub threads: Option<usize>,
     /// How new connections reach the threads.
@@ -42,6 +44,36 @@ pub struct GatewayConfig {
     pub metrics: SampleConfig,
     /// Who is believed about whom a request is from, and what endpoints are told.
     pub forwarding: Forwarding,
+}
+
+/// An address where TCP connections are taken.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct TcpListen {
+    /// Where; port 0 takes a free one.
+    pub address: SocketAddr,
+    /// The domain whose routes and policy hold for its connections. The rule for `/` says which pools get them; these speak
+    /// `tcp`.
+    pub host: DomainName,
+    /// Whether TLS ends here, with the certificate that the client's SNI asks for. It takes the feature `tls`. Default false:
+    /// what comes is passed on as it is.
+    #[serde(default)]
+    pub tls: bool,
+}
+
+impl TcpListen {
+    /// Connections at this address go where this domain says.
+    pub fn new(address: SocketAddr, host: DomainName) -> Self {
+        Self { address, host, tls: false }
+    }
+
+    /// With TLS ending here, or not.
+    #[must_use]
+    pub fn with_tls(mut self, tls: bool) -> Self {
+        self.tls = tls;
+        self
+    }
 }
 
 /// Who is believed about whom a request is from, and what endpoints are told.
@@ -268,6 +300,7 @@ impl Default for GatewayConfig {
             name: "gateway".to_owned(),
             listen: Vec::new(),
             listen_tls: Vec::new(),
+            listen_tcp: Vec::new(),
             threads: None,
             accept: Accept::default(),
             limits: RequestLimits::default(),
@@ -301,6 +334,13 @@ impl GatewayConfig {
     #[must_use]
     pub fn with_listen_tls(mut self, listen: impl IntoIterator<Item = SocketAddr>) -> Self {
         self.listen_tls = listen.into_iter().collect();
+        self
+    }
+
+    /// Listening for TCP so.
+    #[must_use]
+    pub fn with_listen_tcp(mut self, listen: impl IntoIterator<Item = TcpListen>) -> Self {
+        self.listen_tcp = listen.into_iter().collect();
         self
     }
 
@@ -362,12 +402,14 @@ impl GatewayConfig {
         GatewayId::new(&self.name).map_err(|error| error.with_context("field", "name"))?;
         between("listen (how many)", self.listen.len(), 0, 64)?;
         between("listen_tls (how many)", self.listen_tls.len(), 0, 64)?;
-        if !cfg!(feature = "tls") && !self.listen_tls.is_empty() {
+        between("listen_tcp (how many)", self.listen_tcp.len(), 0, 64)?;
+        let has_tls = !self.listen_tls.is_empty() || self.listen_tcp.iter().any(|listener| listener.tls);
+        if !cfg!(feature = "tls") && has_tls {
             return Err(Error::new(
                 ErrorKind::Unsupported,
                 "an address for TLS, and this gateway is built without it (ews-route's feature `tls`)",
             )
-            .with_context("field", "listen_tls"));
+            .with_context("field", "listen_tls, listen_tcp"));
         }
         between("forwarding.trusted (how many)", self.forwarding.trusted.len(), 0, 1_000)?;
         between("forwarding.proxy_protocol (how many)", self.forwarding.proxy_protocol.len(), 0, 1_000)?;

@@ -24,6 +24,7 @@ use super::io::ClientIo;
 use super::listen::Kind;
 use super::proxy_protocol;
 use super::stream::Stream;
+use super::tcp;
 use super::thread::Thread;
 use super::tunnel::Tunnel;
 
@@ -90,6 +91,7 @@ pub(crate) struct Connection {
 #[derive(Debug, Clone)]
 struct Announced {
     address: IpAddr,
+    port: u16,
     /// The same as a header carries it.
     text: HeaderValue,
     /// Whether what it says of others in headers is believed.
@@ -98,7 +100,11 @@ struct Announced {
 
 impl Connection {
     pub(crate) fn new(thread: Rc<Thread>, peer: SocketAddr, kind: Kind) -> Self {
-        let scheme = if kind == Kind::Tls { "https" } else { "http" };
+        let scheme = match kind {
+            Kind::Plain => "http",
+            Kind::Tls => "https",
+            Kind::Tcp(_) => "tcp",
+        };
         Self::with(thread, peer, scheme)
     }
 
@@ -136,6 +142,7 @@ impl Connection {
         let text = HeaderValue::from_str(&address.to_string());
         Announced {
             address,
+            port: client.port(),
             text: text.unwrap_or_else(|_| HeaderValue::from_static("unknown")),
             is_believed: self.thread.shared.trust.believes(address),
         }
@@ -144,6 +151,11 @@ impl Connection {
     /// The client's address.
     pub(crate) fn address(&self) -> IpAddr {
         self.announced().address
+    }
+
+    /// The client's address and port.
+    pub(crate) fn source(&self) -> SocketAddr {
+        SocketAddr::new(self.announced().address, self.announced().port)
     }
 
     /// The same as a header carries it.
@@ -342,7 +354,7 @@ impl Drop for Place {
 }
 
 /// Waits for something before the first request; `None` once the connection is over.
-async fn alive<F: Future>(connection: &Connection, future: F) -> Option<F::Output> {
+pub(crate) async fn alive<F: Future>(connection: &Connection, future: F) -> Option<F::Output> {
     let mut future = std::pin::pin!(future);
     poll_fn(|cx| {
         connection.register(cx.waker());
@@ -370,10 +382,15 @@ pub(crate) async fn serve(connection: Rc<Connection>, mut stream: TcpStream, kin
         }
         connection.enter(Phase::Idle);
     }
-    let (stream, is_http2) = match kind {
-        Kind::Plain => (Stream::Plain(stream), false),
+    let of_tcp = match kind {
+        Kind::Tcp(at) => connection.thread.shared.config.listen_tcp.get(at),
+        Kind::Plain | Kind::Tls => None,
+    };
+    let has_tls = kind == Kind::Tls || of_tcp.is_some_and(|listener| listener.tls);
+    let (stream, is_http2) = match has_tls {
+        false => (Stream::Plain(stream), false),
         #[cfg(feature = "tls")]
-        Kind::Tls => {
+        true => {
             connection.enter(Phase::Handshake);
             let secured = alive(&connection, super::tls::accept(&connection, stream)).await;
             let Some(Ok(secured)) = secured else {
@@ -385,8 +402,11 @@ pub(crate) async fn serve(connection: Rc<Connection>, mut stream: TcpStream, kin
             (Stream::Tls(secured.stream), secured.is_http2)
         }
         #[cfg(not(feature = "tls"))]
-        Kind::Tls => return,
+        true => return,
     };
+    if let Some(listener) = of_tcp {
+        return tcp::serve(&connection, stream, listener.host.as_str()).await;
+    }
     #[cfg(feature = "http2")]
     {
         let mut io = ClientIo::new(stream, connection.clone());

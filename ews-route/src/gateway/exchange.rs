@@ -97,6 +97,11 @@ impl Exchange {
         self.connection.progress();
     }
 
+    /// So many bytes reached the client after an upgrade.
+    pub(crate) fn moved(&mut self, bytes: u64) {
+        self.bytes += bytes;
+    }
+
     /// The answer has ended as it should.
     pub(crate) fn complete(mut self) {
         self.count(None);

@@ -174,6 +174,9 @@ fn route(connection: &Connection, client: &Client, request: &Request<Incoming>, 
             else {
                 return refused(StatusCode::SERVICE_UNAVAILABLE, Failure::NoEndpoint);
             };
+            if pool.protocol == PoolProtocol::Tcp {
+                return refused(StatusCode::BAD_GATEWAY, Failure::Unsupported);
+            }
             let (pool, policy) = (pool.clone(), policy.cloned());
             let target = Target { pool, policy, edits: rule.edits.clone() };
             let length = request.body().size_hint().exact();
@@ -340,7 +343,7 @@ async fn forward(
 }
 
 /// Waits until the pool has an endpoint for traffic, as long as it lets requests wait.
-async fn held(connection: &Connection, pool: &PoolView) -> Option<Arc<PoolView>> {
+pub(super) async fn held(connection: &Connection, pool: &PoolView) -> Option<Arc<PoolView>> {
     let (thread, hold) = (&connection.thread, pool.hold?);
     let _waiting = Waiting::join(&pool.identity.held, hold.requests)?;
     let there = async {

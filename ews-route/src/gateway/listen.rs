@@ -27,6 +27,8 @@ pub(crate) enum Kind {
     Plain,
     /// HTTP within TLS.
     Tls,
+    /// Whatever it is, for the TCP listener of this number.
+    Tcp(usize),
 }
 
 /// Where a thread gets connections from, and what is spoken there.

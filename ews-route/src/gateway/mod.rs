@@ -47,6 +47,7 @@ pub(crate) mod sharded;
 pub(crate) mod snapshot;
 mod start;
 pub(crate) mod stream;
+mod tcp;
 pub(crate) mod thread;
 #[cfg(feature = "tls")]
 pub(crate) mod tls;
@@ -69,7 +70,8 @@ use ews_core::id::GatewayId;
 use tokio::sync::{broadcast, watch};
 
 pub use config::{
-    Accept, ForwardedBy, Forwarding, GatewayConfig, RequestLimits, SampleConfig, Timeouts, UpstreamConfig,
+    Accept, ForwardedBy, Forwarding, GatewayConfig, RequestLimits, SampleConfig, TcpListen, Timeouts,
+    UpstreamConfig,
 };
 pub use start::GatewayBuilder;
 

@@ -6,6 +6,7 @@
 use std::io::{Error, ErrorKind, Result};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use ews_core::balancer::ProxyProtocol;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 
@@ -129,6 +130,42 @@ fn text(line: &[u8]) -> Result<Option<SocketAddr>> {
     Ok(Some(SocketAddr::new(address.to_canonical(), from)))
 }
 
+/// What a connection to an endpoint begins with: whom it is for, and where that one arrived.
+pub(crate) fn head(version: ProxyProtocol, source: SocketAddr, destination: SocketAddr) -> Vec<u8> {
+    let (from, to) = (source.ip().to_canonical(), destination.ip().to_canonical());
+    let both = match (from, to) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => Ok((from, to)),
+        // One of each kind: both are written as the longer one.
+        (from, to) => Err((long(from), long(to))),
+    };
+    let (source, destination) = (source.port(), destination.port());
+    if version == ProxyProtocol::V1 {
+        return match both {
+            Ok((from, to)) => format!("PROXY TCP4 {from} {to} {source} {destination}\r\n"),
+            Err((from, to)) => format!("PROXY TCP6 {from} {to} {source} {destination}\r\n"),
+        }
+        .into_bytes();
+    }
+    let (family, addresses) = match both {
+        Ok((from, to)) => (0x11, [from.octets(), to.octets()].concat()),
+        Err((from, to)) => (0x21, [from.octets(), to.octets()].concat()),
+    };
+    let length: u8 = if family == 0x11 { 12 } else { 36 };
+    let mut head = SIGNATURE.to_vec();
+    head.extend([0x21, family, 0, length]);
+    head.extend(addresses);
+    head.extend(source.to_be_bytes());
+    head.extend(destination.to_be_bytes());
+    head
+}
+
+fn long(address: IpAddr) -> Ipv6Addr {
+    match address {
+        IpAddr::V4(address) => address.to_ipv6_mapped(),
+        IpAddr::V6(address) => address,
+    }
+}
+
 fn invalid(what: &'static str) -> Error {
     Error::new(ErrorKind::InvalidData, format!("the PROXY protocol: {what}"))
 }
@@ -194,6 +231,25 @@ mod tests {
                 let wanted: Option<SocketAddr> = wanted.map(|text| text.parse().unwrap());
                 assert_eq!(result.unwrap(), wanted, "{}", head.escape_ascii());
                 assert_eq!(left, b"GET \n", "{}", head.escape_ascii());
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_written_is_read() {
+        for (source, destination) in [
+            ("192.0.2.1:4711", "10.0.0.1:80"),
+            ("[2001::7]:9", "[::1]:443"),
+            ("[::ffff:192.0.2.1]:4711", "10.0.0.1:80"),
+            ("192.0.2.1:1", "[2001::1]:65535"),
+        ] {
+            for version in [ProxyProtocol::V1, ProxyProtocol::V2] {
+                let source: SocketAddr = source.parse().unwrap();
+                let head = head(version, source, destination.parse().unwrap());
+                let (read, left) = announced(&[&head[..], b"x"].concat(), true).await;
+                let wanted = SocketAddr::new(source.ip().to_canonical(), source.port());
+                assert_eq!(read.unwrap(), Some(wanted), "{}", head.escape_ascii());
+                assert_eq!(left, b"x");
             }
         }
     }

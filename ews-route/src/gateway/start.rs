@@ -145,6 +145,8 @@ impl GatewayBuilder {
         let deals = !cfg!(target_os = "linux") || config.accept == Accept::Deal;
         let plain = config.listen.iter().map(|address| (*address, Kind::Plain));
         let addresses = plain.chain(config.listen_tls.iter().map(|address| (*address, Kind::Tls)));
+        let of_tcp = config.listen_tcp.iter().enumerate();
+        let addresses = addresses.chain(of_tcp.map(|(at, listener)| (listener.address, Kind::Tcp(at))));
         let bound = listen::bind(addresses, listeners, threads, deals).map_err(refused)?;
         let Bound { sources, dealers, addresses } = bound;
 

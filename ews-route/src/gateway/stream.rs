@@ -14,6 +14,17 @@ pub(crate) enum Stream {
     Tls(Box<tokio_rustls::server::TlsStream<TcpStream>>),
 }
 
+impl Stream {
+    /// This end's address.
+    pub(crate) fn local_address(&self) -> Result<std::net::SocketAddr> {
+        match self {
+            Self::Plain(stream) => stream.local_addr(),
+            #[cfg(feature = "tls")]
+            Self::Tls(stream) => stream.get_ref().0.local_addr(),
+        }
+    }
+}
+
 /// The same call on whichever it is.
 macro_rules! either {
     ($self:ident, $stream:ident => $call:expr) => {

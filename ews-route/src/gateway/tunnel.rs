@@ -33,7 +33,7 @@ impl std::fmt::Debug for Tunnel {
 impl Tunnel {
     /// Moves bytes until both sides have ended, one breaks, or nothing moves for too long.
     pub(crate) async fn run(self, connection: &Rc<Connection>, client: ClientIo, read: Bytes) {
-        let Self { upstream, read: answered, exchange } = self;
+        let Self { upstream, read: answered, mut exchange } = self;
         let (mut client, early) = client.into_stream();
         let mut upstream = upstream.into_stream();
         let mut up = Way::new([read, Bytes::from(early)].concat());
@@ -47,7 +47,9 @@ impl Tunnel {
             let down = down.poll(&mut upstream, &mut client, connection, cx)?;
             if up.is_ready() && down.is_ready() { Poll::Ready(Ok::<_, io::Error>(())) } else { Poll::Pending }
         });
-        match ended.await {
+        let ended = ended.await;
+        exchange.moved(down.moved);
+        match ended {
             Ok(()) => exchange.complete(),
             // Who broke it off is counted as the client, unless it was closed by force; a tunnel has no answer to break off.
             Err(_) => drop(exchange),
@@ -61,11 +63,13 @@ struct Way {
     kept: Bytes,
     is_ended: bool,
     is_shut: bool,
+    /// How many bytes were taken.
+    moved: u64,
 }
 
 impl Way {
     fn new(kept: Vec<u8>) -> Self {
-        Self { kept: kept.into(), is_ended: false, is_shut: false }
+        Self { kept: kept.into(), is_ended: false, is_shut: false, moved: 0 }
     }
 
     fn poll<R, W>(
@@ -86,6 +90,7 @@ impl Way {
                     return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
                 }
                 connection.progress();
+                self.moved += written as u64;
                 self.kept.advance(written);
             }
             if self.is_ended {
@@ -108,6 +113,7 @@ impl Way {
                 Poll::Ready(written) => written?,
                 Poll::Pending => 0,
             };
+            self.moved += written as u64;
             self.kept = Bytes::copy_from_slice(read.get(written..).unwrap_or_default());
             // What was not taken is polled once more above, which registers for its turn.
         }

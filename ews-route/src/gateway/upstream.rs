@@ -269,20 +269,24 @@ impl Drop for Lease {
     }
 }
 
-/// Opens a connection to an endpoint.
-pub(crate) async fn connect(
-    thread: &Rc<Thread>,
-    local: &LocalEndpoint,
-    protocol: PoolProtocol,
-) -> io::Result<Sender> {
-    let state = &local.state;
+/// Opens a socket to an endpoint.
+pub(crate) async fn open(thread: &Thread, state: &EndpointState) -> io::Result<TcpStream> {
     let limit = thread.shared.config.timeouts.connect;
     let stream = tokio::time::timeout(limit, TcpStream::connect(state.address))
         .await
         .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
     // A head and a small body are one write; without this a larger one would wait for an acknowledgement.
     stream.set_nodelay(true)?;
-    let io = UpstreamIo::new(stream, thread.clone());
+    Ok(stream)
+}
+
+/// Opens a connection to an endpoint.
+pub(crate) async fn connect(
+    thread: &Rc<Thread>,
+    local: &LocalEndpoint,
+    protocol: PoolProtocol,
+) -> io::Result<Sender> {
+    let io = UpstreamIo::new(open(thread, &local.state).await?, thread.clone());
     #[cfg(feature = "http2")]
     if protocol == PoolProtocol::H2c {
         return local.http2.open(io, thread).await.map(Sender::Http2);

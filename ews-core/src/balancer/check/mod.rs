@@ -162,6 +162,11 @@ fn check_pool(pool: &Pool) -> Result<()> {
     rules::check_hash_on(&pool.hash_on)?;
     pool.sticky.as_ref().map_or(Ok(()), |sticky| rules::check_name(&sticky.cookie))?;
     pool.check.as_ref().map_or(Ok(()), |check| check_health(check))?;
+    if pool.proxy_protocol.is_some() && pool.protocol != PoolProtocol::Tcp {
+        return Err(Error::invalid(
+            "the PROXY protocol before HTTP, where one connection serves many clients; accepted: for pools that speak `tcp`",
+        ));
+    }
     if pool.max_in_flight.is_some_and(|most| !(1..=1_000_000).contains(&most)) {
         return Err(Error::invalid("a bound of requests in flight; accepted: 1 to 1,000,000, or none"));
     }

@@ -12,7 +12,9 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use ews_core::Labels;
-use ews_core::balancer::{Algorithm, HashOn, Hold, MemberState, Outlier, Pool, PoolProtocol, Sticky};
+use ews_core::balancer::{
+    Algorithm, HashOn, Hold, MemberState, Outlier, Pool, PoolProtocol, ProxyProtocol, Sticky,
+};
 use ews_core::id::PoolId;
 
 use super::affinity::Affinity;
@@ -30,6 +32,8 @@ pub(crate) struct PoolView {
     algorithm: Algorithm,
     pub(crate) hash_on: HashOn,
     pub(crate) sticky: Option<Sticky>,
+    /// How endpoints are told whom a connection is from.
+    pub(crate) announces: Option<ProxyProtocol>,
     /// In milliseconds.
     slow_start: Option<u64>,
     outlier: Option<Outlier>,
@@ -93,6 +97,7 @@ impl PoolView {
             algorithm,
             hash_on,
             sticky,
+            announces: pool.proxy_protocol,
             slow_start,
             outlier,
             most: pool.max_in_flight.map_or(u64::MAX, u64::from),
