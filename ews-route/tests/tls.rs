@@ -15,14 +15,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use ews_core::balancer::{Certificate, Domain, DomainName, Object, Op};
+use ews_core::balancer::{Certificate, Domain, DomainName, Object, Op, Pool, PoolProtocol};
 use ews_core::id::{CertificateId, RouteSetId};
 use ews_core::{Error, ErrorKind, SecretRef, SecretValue, Secrets};
-use ews_route::{Gateway, GatewayConfig};
+use ews_route::{Gateway, GatewayConfig, RequestLimits, TcpListen};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, HandshakeKind, RootCertStore};
-use stage::{PATIENCE, Stage, Upstream, config, put_member};
+use stage::{PATIENCE, Stage, Upstream, config, forward, put_domain, put_member, put_rules, until};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
@@ -251,4 +251,58 @@ async fn http2_is_agreed_on_where_both_speak_it() {
     let stream = connect(tls.address, "shop.example", &client(None, &[b"h2"])).await.unwrap();
     let (status, body) = stage::http2::get(stream, "https://shop.example/x").await;
     assert_eq!((status, body.as_slice()), (200, &b"secure"[..]));
+}
+
+#[tokio::test]
+async fn a_client_begins_no_more_handshakes_than_it_may() {
+    let mut limits = RequestLimits::default();
+    limits.handshakes_per_client = Some(3);
+    let tls = tls(config().with_limits(limits)).await;
+    let config = client(None, &[]);
+    let crowd = (0..12).map(|_| connect(tls.address, "shop.example", &config));
+    let made = futures_util::future::join_all(crowd).await.iter().filter(|made| made.is_ok()).count();
+    // Three at once; a fourth or fifth where they took a second together.
+    assert!((3..12).contains(&made), "{made}");
+    until("one more is let in with time", async || {
+        connect(tls.address, "shop.example", &config).await.is_ok()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn tls_ends_before_a_tcp_endpoint_too() {
+    let shelf = Arc::new(Shelf(AtomicUsize::new(0)));
+    let host = DomainName::new("echo.tcp").unwrap();
+    let listener = TcpListen::new("127.0.0.1:0".parse().unwrap(), host).with_tls(true);
+    let gateway =
+        Gateway::builder(config().with_listen_tcp([listener])).with_secrets(shelf).start().await.unwrap();
+    let address = gateway.addresses()[1];
+    let endpoint = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let stage = Stage::of(gateway).await;
+    let mut pool = Pool::new(stage::pool("t"));
+    pool.protocol = PoolProtocol::Tcp;
+    stage
+        .apply([
+            Op::Put(Object::Pool(pool)),
+            put_member("t", "one", endpoint.local_addr().unwrap()),
+            put_rules("tr", vec![forward("/", "t")]),
+            put_domain("echo.tcp", "tr"),
+            certificate("shop", "shop", None),
+            domain("shop.example", "shop"),
+        ])
+        .await;
+    tokio::spawn(async move {
+        let (mut stream, _) = endpoint.accept().await.unwrap();
+        let (mut reader, mut writer) = stream.split();
+        let _ = tokio::io::copy(&mut reader, &mut writer).await;
+    });
+    let mut stream = connect(address, "shop.example", &client(None, &[])).await.unwrap();
+    stream.write_all(b"\0plain\xff").await.unwrap();
+    let mut back = [0; 7];
+    tokio::time::timeout(PATIENCE, stream.read_exact(&mut back)).await.expect("in time").unwrap();
+    assert_eq!(&back, b"\0plain\xff");
+    stream.shutdown().await.unwrap();
+    let ended =
+        tokio::time::timeout(PATIENCE, stream.read(&mut back)).await.expect("an end in time").unwrap();
+    assert_eq!(ended, 0);
 }

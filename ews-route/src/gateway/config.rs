@@ -176,6 +176,16 @@ pub struct RequestLimits {
     /// The most client connections of one thread; beyond, new ones wait in the kernel's queue. Default 16,384. Each may have
     /// one upstream connection, so it bounds these too: both together must stay below the process's limit of open files.
     pub connections: usize,
+    /// The most connections of one client, over all threads: one IPv4 address, or the first 64 bits of an IPv6 one. Beyond, new
+    /// ones are closed. Proxies that are [believed](Forwarding::trusted) have as many as they want. 1 and more. Default:
+    /// unlimited.
+    pub connections_per_client: Option<u32>,
+    /// The most handshakes of TLS per second of one client, for as many at once. Beyond, connections are closed before they
+    /// cost anything. Not for proxies that are believed. 1 to 1,000,000. Default: unlimited.
+    pub handshakes_per_client: Option<u32>,
+    /// The least bytes per second at which a client may send a request's body, over 10 seconds of waiting for it. Slower ones are closed. 0 for
+    /// none, at most 1,000,000. Default 240 (Kestrel's `MinRequestBodyDataRate`; Apache 500). Over HTTP/2 it is not looked at.
+    pub body_rate: u32,
     /// The most certificates that are kept in memory; of more, those that were not used for longest are loaded anew when they
     /// are asked for. 1 to 1,000,000. Default 10,000, at some 10 kB each.
     pub certificates: usize,
@@ -188,6 +198,9 @@ impl Default for RequestLimits {
             headers: 100,
             body_bytes: None,
             connections: 16_384,
+            connections_per_client: None,
+            handshakes_per_client: None,
+            body_rate: 240,
             certificates: 10_000,
         }
     }
@@ -418,6 +431,11 @@ impl GatewayConfig {
         between("limits.head_bytes", self.limits.head_bytes, 1024, 256 * 1024)?;
         between("limits.headers", self.limits.headers, 1, 100)?;
         between("limits.connections", self.limits.connections, 1, 10_000_000)?;
+        let per_client = |limit: Option<u32>| limit.map_or(1, |limit| limit as usize);
+        let (at_once, hands) = (self.limits.connections_per_client, self.limits.handshakes_per_client);
+        between("limits.connections_per_client", per_client(at_once), 1, 10_000_000)?;
+        between("limits.handshakes_per_client", per_client(hands), 1, 1_000_000)?;
+        between("limits.body_rate", self.limits.body_rate as usize, 0, 1_000_000)?;
         between("upstream.idle_connections", self.upstream.idle_connections, 0, 65_536)?;
         between("upstream.attempts", self.upstream.attempts as usize, 1, 10)?;
         between("upstream.retry_percent", self.upstream.retry_percent as usize, 0, 100)?;

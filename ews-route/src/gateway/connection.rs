@@ -22,6 +22,7 @@ use super::forward;
 use super::guard::Refusal;
 use super::io::ClientIo;
 use super::listen::Kind;
+use super::policy::Present;
 use super::proxy_protocol;
 use super::stream::Stream;
 use super::tcp;
@@ -30,6 +31,9 @@ use super::tunnel::Tunnel;
 
 /// How long a connection that ends in the midst of a request is read on.
 const LINGER: Duration = Duration::from_secs(1);
+
+/// For how long a body is waited for before its pace is judged, in milliseconds.
+const PACE: u64 = 10_000;
 
 /// What a connection waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,6 +80,8 @@ pub(crate) struct Connection {
     has_partial_head: Cell<bool>,
     /// Whether a request is not complete.
     is_within_request: Cell<bool>,
+    /// How its body comes.
+    pace: Cell<Pace>,
     /// Which head was refused, by its number.
     refused: Cell<Option<(u64, Refusal)>>,
     calls: Cell<u64>,
@@ -85,6 +91,18 @@ pub(crate) struct Connection {
     is_dropped: Cell<bool>,
     /// An endpoint's side of an upgrade that is just being answered.
     tunnel: RefCell<Option<Tunnel>>,
+}
+
+/// How a request's body comes, as far as it is waited for.
+#[derive(Debug, Clone, Copy, Default)]
+struct Pace {
+    /// Whether the next bytes are asked for and not there.
+    waits: bool,
+    /// For how long that was so, in milliseconds, and how much came by it.
+    waited: u64,
+    bytes: u64,
+    /// When it was looked at last.
+    looked: u64,
 }
 
 /// Whom a connection speaks for.
@@ -125,6 +143,7 @@ impl Connection {
             patience: Cell::new(None),
             has_partial_head: Cell::new(false),
             is_within_request: Cell::new(false),
+            pace: Cell::default(),
             refused: Cell::new(None),
             calls: Cell::new(0),
             aborted: Cell::new(false),
@@ -199,6 +218,43 @@ impl Connection {
         }
     }
 
+    /// More of what a client sends is asked for and not there yet.
+    pub(crate) fn waits(&self) {
+        let is_body = matches!(self.phase.get(), Phase::Response | Phase::Body);
+        if is_body && self.is_within_request.get() {
+            let pace = self.pace.get();
+            let looked = if pace.waits { pace.looked } else { self.thread.now() };
+            self.pace.set(Pace { waits: true, looked, ..pace });
+        }
+    }
+
+    /// So much of it came.
+    pub(crate) fn came(&self, bytes: usize) {
+        let pace = self.pace.get();
+        if pace.waits || pace.waited > 0 {
+            self.pace.set(Pace { waits: false, bytes: pace.bytes + bytes as u64, ..pace });
+        }
+    }
+
+    /// Whether the body comes too slowly, judged every ten seconds of waiting for it.
+    fn is_slow(&self, now: u64) -> bool {
+        let (mut pace, least) = (self.pace.get(), self.thread.shared.config.limits.body_rate);
+        if !self.is_within_request.get() {
+            self.pace.set(Pace::default());
+            return false;
+        }
+        if pace.waits {
+            pace.waited += now.saturating_sub(pace.looked);
+            pace.looked = now;
+        }
+        let is_slow = pace.waited >= PACE && pace.bytes * 1_000 < u64::from(least) * pace.waited;
+        if pace.waited >= PACE {
+            (pace.waited, pace.bytes) = (0, 0);
+        }
+        self.pace.set(pace);
+        is_slow
+    }
+
     /// What the guard saw last.
     pub(crate) fn guarded(&self, is_within_head: bool, is_within_request: bool) {
         self.has_partial_head.set(is_within_head);
@@ -227,6 +283,11 @@ impl Connection {
     /// The thread's regular look.
     pub(crate) fn look(&self, now: u64) {
         let timeouts = &self.thread.shared.config.timeouts;
+        if self.is_slow(now) {
+            self.thread.counts.refused(Refusal::SlowBody);
+            self.cut();
+            return;
+        }
         if self.streams.get() > 0 {
             // Each stream has a time of its own.
             self.since.set(now);
@@ -366,6 +427,25 @@ pub(crate) async fn alive<F: Future>(connection: &Connection, future: F) -> Opti
     .await
 }
 
+/// Its place among the connections of its client, where these are bounded.
+fn present(connection: &Connection) -> Result<Option<Present>, ()> {
+    match &connection.thread.shared.presence {
+        Some(presence) if !connection.is_believed() => {
+            presence.join(connection.address()).map(Some).ok_or(())
+        }
+        _ => Ok(None),
+    }
+}
+
+/// Whether its client may begin one more handshake of TLS.
+#[cfg(feature = "tls")]
+fn may_shake_hands(connection: &Connection) -> bool {
+    let shared = &connection.thread.shared;
+    let Some(most) = shared.config.limits.handshakes_per_client else { return true };
+    let now = shared.nanos(std::time::Instant::now());
+    connection.is_believed() || shared.rates.lets_shake_hands(connection.address(), most, now)
+}
+
 /// Serves a connection to its end.
 pub(crate) async fn serve(connection: Rc<Connection>, mut stream: TcpStream, kind: Kind) {
     if connection.thread.shared.trust.announces(connection.peer.ip()) {
@@ -382,6 +462,10 @@ pub(crate) async fn serve(connection: Rc<Connection>, mut stream: TcpStream, kin
         }
         connection.enter(Phase::Idle);
     }
+    let Ok(_present) = present(&connection) else {
+        connection.thread.counts.refused(Refusal::Crowded);
+        return;
+    };
     let of_tcp = match kind {
         Kind::Tcp(at) => connection.thread.shared.config.listen_tcp.get(at),
         Kind::Plain | Kind::Tls => None,
@@ -391,6 +475,10 @@ pub(crate) async fn serve(connection: Rc<Connection>, mut stream: TcpStream, kin
         false => (Stream::Plain(stream), false),
         #[cfg(feature = "tls")]
         true => {
+            if !may_shake_hands(&connection) {
+                connection.thread.counts.refused(Refusal::Crowded);
+                return;
+            }
             connection.enter(Phase::Handshake);
             let secured = alive(&connection, super::tls::accept(&connection, stream)).await;
             let Some(Ok(secured)) = secured else {

@@ -150,8 +150,7 @@ fn route(connection: &Connection, client: &Client, request: &Request<Incoming>, 
     let policy = policy.and_then(|id| snapshot.policy(id));
     let refused = |status: StatusCode, failure| Way::Own(policy::error(policy, status), Some(failure));
     if let Some(policy) = policy {
-        let now = began.saturating_duration_since(thread.shared.started).as_nanos();
-        let now = u64::try_from(now).unwrap_or(u64::MAX);
+        let now = thread.shared.nanos(began);
         if let Some(turned) = policy.turns_away(client.address, now, &thread.shared.rates) {
             return Way::Own(turned.response, Some(turned.failure));
         }

@@ -159,11 +159,16 @@ impl Read for ClientIo {
             let mut scratch = thread.scratch.borrow_mut();
             let length = scratch.len().min(target.remaining());
             let mut buffer = ReadBuf::new(scratch.get_mut(..length).unwrap_or_default());
-            ready!(Pin::new(&mut this.stream).poll_read(cx, &mut buffer))?;
+            let Poll::Ready(read) = Pin::new(&mut this.stream).poll_read(cx, &mut buffer) else {
+                this.connection.waits();
+                return Poll::Pending;
+            };
+            read?;
             let bytes = buffer.filled();
             if bytes.is_empty() {
                 return Poll::Ready(Ok(()));
             }
+            this.connection.came(bytes.len());
             this.connection.progress();
             if !this.is_guarded {
                 target.put_slice(bytes);

@@ -15,7 +15,7 @@ use tokio::sync::{Notify, broadcast, watch};
 use super::client::Trust;
 use super::config::{Accept, GatewayConfig};
 use super::listen::{self, Bound, Kind};
-use super::policy::RateTable;
+use super::policy::{Presence, RateTable};
 use super::snapshot::{self, Routing};
 use super::thread::{self, Ending, Orders, Shared, Thread};
 use super::{Core, End, Gateway, State, control};
@@ -172,6 +172,7 @@ impl GatewayBuilder {
             served: (0..threads).map(|_| AtomicU64::new(0)).collect(),
             connections: (0..threads).map(|_| AtomicUsize::new(0)).collect(),
             trust: Trust::new(&config.forwarding),
+            presence: config.limits.connections_per_client.map(|most| Arc::new(Presence::new(most))),
             rates: RateTable::default(),
             notice: Notify::new(),
             config: config.clone(),

@@ -90,8 +90,7 @@ fn route(
     let rule = snapshot.routes(site).and_then(|routes| routes.find(&ask)).ok_or(Failure::NoRoute)?;
     let policy = rule.policy.as_ref().or(site.policy.as_ref()).and_then(|id| snapshot.policy(id));
     if let Some(policy) = policy {
-        let now = began.saturating_duration_since(thread.shared.started).as_nanos();
-        let now = u64::try_from(now).unwrap_or(u64::MAX);
+        let now = thread.shared.nanos(began);
         if let Some(turned) = policy.turns_away(connection.address(), now, &thread.shared.rates) {
             return Err(turned.failure);
         }

@@ -24,7 +24,7 @@ use super::connection::{self, Connection, Place};
 use super::endpoint::EndpointState;
 use super::guard::Refusal;
 use super::listen::{Kind, Source};
-use super::policy::RateTable;
+use super::policy::{Presence, RateTable};
 use super::pool::{PoolIdentity, PoolView};
 use super::snapshot::Snapshot;
 use super::upstream::LocalEndpoint;
@@ -54,6 +54,8 @@ pub(crate) struct Shared {
     pub(crate) certificates: super::tls::Certificates,
     /// Whose word is taken for who asks.
     pub(crate) trust: Trust,
+    /// How many connections clients have, where that is bounded.
+    pub(crate) presence: Option<Arc<Presence>>,
     /// What clients have used up of their rates.
     pub(crate) rates: RateTable,
     /// Where lines of the access log go.
@@ -66,6 +68,11 @@ impl Shared {
     /// The gateway's milliseconds.
     pub(crate) fn now(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// The same in nanoseconds, for rates.
+    pub(crate) fn nanos(&self, at: Instant) -> u64 {
+        u64::try_from(at.saturating_duration_since(self.started).as_nanos()).unwrap_or(u64::MAX)
     }
 
     /// The generation that every thread serves.

@@ -41,6 +41,10 @@ pub(crate) enum Refusal {
     Trailer,
     /// The head did not arrive in time.
     HeadTimeout,
+    /// A client has as many connections, or begins as many, as it may.
+    Crowded,
+    /// A body came too slowly.
+    SlowBody,
     /// A connection did not begin with the PROXY protocol as it was to.
     ProxyProtocol,
     /// No handshake of TLS came about.
@@ -51,7 +55,7 @@ pub(crate) enum Refusal {
 
 impl Refusal {
     /// Every reason.
-    pub(crate) const ALL: [Self; 21] = [
+    pub(crate) const ALL: [Self; 23] = [
         Self::BareLineEnd,
         Self::RequestLine,
         Self::Version,
@@ -70,6 +74,8 @@ impl Refusal {
         Self::Chunk,
         Self::Trailer,
         Self::HeadTimeout,
+        Self::Crowded,
+        Self::SlowBody,
         Self::ProxyProtocol,
         Self::Handshake,
         Self::Blackhole,
@@ -96,6 +102,8 @@ impl Refusal {
             Self::Chunk => "chunk",
             Self::Trailer => "trailer",
             Self::HeadTimeout => "head_timeout",
+            Self::Crowded => "crowded",
+            Self::SlowBody => "slow_body",
             Self::ProxyProtocol => "proxy_protocol",
             Self::Handshake => "handshake",
             Self::Blackhole => "blackhole",

@@ -3,6 +3,7 @@
 //! The cheapest question first: is the client welcome, is the site in maintenance, is a rate exceeded, is there room. What a
 //! policy counts (its rate, what is under way) outlives a change of the policy that leaves that part as it was.
 
+mod presence;
 mod rate;
 mod slots;
 
@@ -20,6 +21,7 @@ use super::networks::Networks;
 use super::respond::{plain, text};
 use crate::metrics::recorder::Failure;
 
+pub(crate) use presence::{Presence, Present};
 pub(crate) use rate::RateTable;
 pub(crate) use slots::{Slot, Slots, Waiting};
 

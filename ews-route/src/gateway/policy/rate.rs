@@ -63,6 +63,13 @@ impl RateTable {
         self.take_of(CELLS, policy, client, rate, now)
     }
 
+    /// Whether this client may begin one more handshake of TLS, of so many per second.
+    #[cfg(feature = "tls")]
+    pub(crate) fn lets_shake_hands(&self, client: IpAddr, per_second: u32, now: u64) -> bool {
+        // Policies are numbered from one on.
+        self.take(0, client, &Rate::new(per_second, None), now).is_ok()
+    }
+
     fn take_of(&self, cells: usize, policy: u64, client: IpAddr, rate: &Rate, now: u64) -> Result<(), u64> {
         let Rows { rows, keys } = self.0.get_or_init(|| Rows {
             rows: std::array::from_fn(|_| (0..cells).map(|_| AtomicU64::new(0)).collect()),
@@ -82,7 +89,7 @@ impl RateTable {
 }
 
 /// Whose rate it is: one IPv4 address, or the first 64 bits of an IPv6 one, since whoever has one of these has all of them.
-fn subject(client: IpAddr) -> (bool, u64) {
+pub(super) fn subject(client: IpAddr) -> (bool, u64) {
     match client.to_canonical() {
         IpAddr::V4(address) => (false, u64::from(u32::from(address))),
         IpAddr::V6(address) => (true, u64::try_from(u128::from(address) >> 64).unwrap_or(0)),
