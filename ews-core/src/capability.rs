@@ -187,6 +187,8 @@ capabilities! {
     ForceClose = "force_close",
     /// Balancer: keeps certificates and ends TLS.
     Tls = "tls",
+    /// Balancer: speaks TLS to endpoints.
+    UpstreamTls = "upstream_tls",
     /// Balancer: traffic policies (timeouts, retries, limits).
     TrafficPolicies = "traffic_policies",
     /// Balancer: drops sources or domains.

@@ -33,6 +33,8 @@ pub(crate) fn capabilities() -> CapabilitySet {
         Capability::Blackhole,
         #[cfg(feature = "tls")]
         Capability::Tls,
+        #[cfg(feature = "tls")]
+        Capability::UpstreamTls,
         #[cfg(feature = "http2")]
         Capability::Http2,
         Capability::TcpRoutes,

@@ -37,8 +37,9 @@ pub use change::{Applied, Change, ObjectKind, ObjectQuery, ObjectRef, Op, Precon
 pub use ext::{BalancerExt, Drained};
 pub use network::Network;
 pub use objects::{
-    Algorithm, Blackhole, BlackholeTarget, Certificate, Domain, DomainName, HashOn, HealthCheck, Hold,
-    Member, MemberState, Object, Outlier, Pool, PoolProtocol, ProxyProtocol, Sticky,
+    Algorithm, Blackhole, BlackholeTarget, Certificate, ClientCertificate, Domain, DomainName, HashOn,
+    HealthCheck, Hold, Member, MemberState, Object, Outlier, Pool, PoolProtocol, ProxyProtocol, Sticky,
+    UpstreamTls,
 };
 pub use policy::{ForwardAuth, Page, Queue, TrafficPolicy};
 pub use routes::{

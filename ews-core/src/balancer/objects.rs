@@ -171,6 +171,55 @@ pub struct Pool {
     /// How endpoints are told whom a connection is from, before its first byte; for pools that speak `tcp`. Default: not at all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proxy_protocol: Option<ProxyProtocol>,
+    /// How TLS is spoken to endpoints. Default: not at all. Needs the capability `upstream_tls`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Box<UpstreamTls>>,
+}
+
+/// TLS towards endpoints. Their certificates are always verified.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct UpstreamTls {
+    /// Certificates, PEM, one of which must have signed an endpoint's own.
+    pub ca: SecretRef,
+    /// The name that is asked for, and that the endpoint's certificate must be for. Default: the endpoint's address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server_name: Option<String>,
+    /// How the balancer proves itself. Default: not at all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client: Option<ClientCertificate>,
+}
+
+/// A certificate that a balancer shows to endpoints.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClientCertificate {
+    /// The chain, PEM, the leaf first.
+    pub chain: SecretRef,
+    /// The private key, PEM.
+    pub key: SecretRef,
+}
+
+impl UpstreamTls {
+    /// Endpoints whose certificates one of these has signed, for their addresses.
+    pub fn new(ca: SecretRef) -> Self {
+        Self { ca, server_name: None, client: None }
+    }
+
+    /// Certificates must be for this name.
+    #[must_use]
+    pub fn with_server_name(mut self, name: impl Into<String>) -> Self {
+        self.server_name = Some(name.into());
+        self
+    }
+
+    /// Proving itself so.
+    #[must_use]
+    pub fn with_client(mut self, chain: SecretRef, key: SecretRef) -> Self {
+        self.client = Some(ClientCertificate { chain, key });
+        self
+    }
 }
 
 /// The PROXY protocol, by version.
@@ -289,6 +338,7 @@ impl Pool {
             check: None,
             max_in_flight: None,
             proxy_protocol: None,
+            tls: None,
         }
     }
 }
@@ -300,7 +350,7 @@ impl Pool {
 pub enum PoolProtocol {
     /// HTTP/1.1.
     Http1,
-    /// HTTP/2 without TLS.
+    /// HTTP/2, agreed on within TLS where the pool has that, else with prior knowledge.
     H2c,
     /// Bytes over TCP.
     Tcp,

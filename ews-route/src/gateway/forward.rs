@@ -384,14 +384,13 @@ impl Asking<'_> {
         may_reuse: bool,
     ) -> Result<(Response<Incoming>, Sender), Attempt> {
         let Self { connection, pool, lease, fate, may_upgrade } = *self;
-        let protocol = pool.protocol;
         let thread = &connection.thread;
         let (local, state) = (&lease.local, &lease.local.state);
-        let kept = if may_reuse { local.checkout(protocol) } else { None };
+        let kept = if may_reuse { local.checkout(pool) } else { None };
         let is_kept = kept.is_some();
         let mut sender = match kept {
             Some(sender) => sender,
-            None => match until_abort(connection, connect(thread, local, protocol)).await {
+            None => match until_abort(connection, connect(thread, local, pool)).await {
                 Some(Ok(sender)) => {
                     state.reached();
                     sender

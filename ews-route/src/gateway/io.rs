@@ -10,7 +10,6 @@ use std::task::{Context, Poll, ready};
 
 use hyper::rt::{Read, ReadBufCursor, Write};
 use tokio::io::{AsyncRead as _, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 
 use super::connection::{Connection, Phase};
 use super::guard::{Guard, HeadLimits, Refusal, Verdict};
@@ -247,17 +246,17 @@ impl Write for ClientIo {
 /// An upstream's socket.
 #[derive(Debug)]
 pub(crate) struct UpstreamIo {
-    stream: TcpStream,
+    stream: Stream,
     thread: Rc<Thread>,
 }
 
 impl UpstreamIo {
-    pub(crate) fn new(stream: TcpStream, thread: Rc<Thread>) -> Self {
+    pub(crate) fn new(stream: Stream, thread: Rc<Thread>) -> Self {
         Self { stream, thread }
     }
 
     /// The socket itself.
-    pub(crate) fn into_stream(self) -> TcpStream {
+    pub(crate) fn into_stream(self) -> Stream {
         self.stream
     }
 }
@@ -283,8 +282,8 @@ impl Write for UpstreamIo {
         Pin::new(&mut self.get_mut().stream).poll_write(cx, bytes)
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<()>> {
-        Poll::Ready(Ok(()))
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {

@@ -283,7 +283,15 @@ impl Routing {
         });
         let members: Vec<_> = members.collect();
         let identity = self.identity(id, &pool.labels);
-        Some(Arc::new(PoolView::new(identity, pool, members)))
+        #[cfg_attr(not(feature = "tls"), expect(unused_mut, reason = "nothing is added without TLS"))]
+        let mut view = PoolView::new(identity, pool, members);
+        #[cfg(feature = "tls")]
+        {
+            let before = self.snapshot.pool(id).and_then(|before| before.tls.as_ref());
+            view.tls = super::tls::Upstream::of(pool, before, self.next_uid);
+            self.next_uid += 1;
+        }
+        Some(Arc::new(view))
     }
 
     fn identity(&mut self, id: &PoolId, labels: &Labels) -> Arc<PoolIdentity> {

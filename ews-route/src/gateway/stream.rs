@@ -1,4 +1,4 @@
-//! A client's socket, with TLS around it or without.
+//! A socket, with TLS around it or without.
 
 use std::io::{IoSlice, Result};
 use std::pin::Pin;
@@ -7,11 +7,12 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-/// Bytes from and to a client.
+/// Bytes from and to a client or an endpoint.
+#[derive(Debug)]
 pub(crate) enum Stream {
     Plain(TcpStream),
     #[cfg(feature = "tls")]
-    Tls(Box<tokio_rustls::server::TlsStream<TcpStream>>),
+    Tls(Box<tokio_rustls::TlsStream<TcpStream>>),
 }
 
 impl Stream {

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use ews_core::balancer::{PoolProtocol, ProxyProtocol};
+use ews_core::balancer::PoolProtocol;
 use ews_core::{Clock as _, SystemClock};
 use hyper::{HeaderMap, Method, StatusCode};
 use tokio::io::AsyncWriteExt as _;
@@ -118,7 +118,7 @@ async fn connect(
     for _ in 0..attempts {
         let state = pool.pick(thread.now(), &mut || thread.random(), wish, &tried)?;
         let lease = Rc::new(thread.endpoint(state).lease(connection));
-        match alive(connection, open(connection, state, pool.announces, client)).await? {
+        match alive(connection, open(connection, state, pool, client)).await? {
             Ok(upstream) => {
                 state.reached();
                 pool.note(state, true, thread.now());
@@ -137,14 +137,15 @@ async fn connect(
 async fn open(
     connection: &Connection,
     state: &EndpointState,
-    announces: Option<ProxyProtocol>,
+    pool: &PoolView,
     client: &Stream,
 ) -> std::io::Result<UpstreamIo> {
     let mut stream = upstream::open(&connection.thread, state).await?;
-    if let Some(version) = announces {
+    if let Some(version) = pool.announces {
         let head = proxy_protocol::head(version, connection.source(), client.local_address()?);
         // It fits into the socket's buffer, which is empty.
         stream.write_all(&head).await?;
     }
+    let stream = upstream::secure(&connection.thread, state, pool, stream).await?;
     Ok(UpstreamIo::new(stream, connection.thread.clone()))
 }

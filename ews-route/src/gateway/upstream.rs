@@ -13,7 +13,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use ews_core::balancer::{MemberState, PoolProtocol};
+use ews_core::balancer::MemberState;
+#[cfg(feature = "http2")]
+use ews_core::balancer::PoolProtocol;
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1};
 use hyper::{Request, Response};
@@ -24,6 +26,8 @@ use super::body::RequestBody;
 use super::connection::Connection;
 use super::endpoint::EndpointState;
 use super::io::UpstreamIo;
+use super::pool::PoolView;
+use super::stream::Stream;
 use super::thread::Thread;
 
 /// A connection to an endpoint as requests are given to it.
@@ -43,6 +47,8 @@ pub(crate) struct Http1 {
     /// Whether the next answer may be an upgrade.
     may_upgrade: Rc<Cell<bool>>,
     upgraded: oneshot::Receiver<Upgraded>,
+    /// How it was made; a pool that is changed takes none of before.
+    flavour: u64,
 }
 
 /// What comes of sending: an answer's begin, or the request again where it was not sent.
@@ -140,20 +146,24 @@ impl LocalEndpoint {
     }
 
     /// A connection that can be used at once.
-    pub(crate) fn checkout(&self, protocol: PoolProtocol) -> Option<Sender> {
-        match protocol {
+    pub(crate) fn checkout(&self, pool: &PoolView) -> Option<Sender> {
+        let flavour = pool.flavour();
+        match pool.protocol {
             #[cfg(feature = "http2")]
-            PoolProtocol::H2c => self.http2.stream().map(Sender::Http2),
-            _ => self.idle().map(Sender::Http1),
+            PoolProtocol::H2c => self.http2.stream(flavour).map(Sender::Http2),
+            _ => self.idle(flavour).map(Sender::Http1),
         }
     }
 
-    fn idle(&self) -> Option<Http1> {
+    fn idle(&self, flavour: u64) -> Option<Http1> {
         let mut idle = self.idle.borrow_mut();
         let mut busy = Vec::new();
         let mut found = None;
         for _ in 0..LOOKS {
             let Some(candidate) = idle.pop_back() else { break };
+            if candidate.sender.flavour != flavour {
+                continue;
+            }
             if candidate.sender.is_ready() {
                 found = Some(candidate.sender);
                 break;
@@ -280,18 +290,40 @@ pub(crate) async fn open(thread: &Thread, state: &EndpointState) -> io::Result<T
     Ok(stream)
 }
 
+/// Puts TLS around it, where the pool wants that.
+pub(crate) async fn secure(
+    thread: &Thread,
+    state: &EndpointState,
+    pool: &PoolView,
+    stream: TcpStream,
+) -> io::Result<Stream> {
+    #[cfg(feature = "tls")]
+    if let Some(tls) = &pool.tls {
+        let secured = super::tls::connect(thread, tls, state.address, stream).await?;
+        return Ok(Stream::Tls(Box::new(secured)));
+    }
+    #[cfg(not(feature = "tls"))]
+    {
+        let _ = (thread, state, pool);
+        // So that there is something to wait for, as there is with TLS.
+        std::future::ready(()).await;
+    }
+    Ok(Stream::Plain(stream))
+}
+
 /// Opens a connection to an endpoint.
 pub(crate) async fn connect(
     thread: &Rc<Thread>,
     local: &LocalEndpoint,
-    protocol: PoolProtocol,
+    pool: &PoolView,
 ) -> io::Result<Sender> {
-    let io = UpstreamIo::new(open(thread, &local.state).await?, thread.clone());
+    let stream = secure(thread, &local.state, pool, open(thread, &local.state).await?).await?;
+    let io = UpstreamIo::new(stream, thread.clone());
+    let flavour = pool.flavour();
     #[cfg(feature = "http2")]
-    if protocol == PoolProtocol::H2c {
-        return local.http2.open(io, thread).await.map(Sender::Http2);
+    if pool.protocol == PoolProtocol::H2c {
+        return local.http2.open(io, thread, flavour).await.map(Sender::Http2);
     }
-    let _ = protocol;
     let (http, mut connection) = http1::handshake(io).await.map_err(io::Error::other)?;
     let (tell, upgraded) = oneshot::channel();
     let may_upgrade = Rc::new(Cell::new(false));
@@ -304,5 +336,5 @@ pub(crate) async fn connect(
             let _ = tell.send(Upgraded(parts.io, parts.read_buf));
         }
     });
-    Ok(Sender::Http1(Http1 { http, may_upgrade, upgraded }))
+    Ok(Sender::Http1(Http1 { http, may_upgrade, upgraded, flavour }))
 }

@@ -34,6 +34,8 @@ pub(crate) struct Connections(RefCell<Vec<Connection>>);
 struct Connection {
     sender: http2::SendRequest<RequestBody>,
     streams: Rc<Streams>,
+    /// How it was made: zero without TLS.
+    flavour: u64,
 }
 
 #[derive(Debug, Default)]
@@ -48,19 +50,21 @@ struct Streams {
 pub(crate) struct Stream {
     sender: http2::SendRequest<RequestBody>,
     streams: Rc<Streams>,
+    is_secure: bool,
 }
 
 impl Connections {
     /// Room on a connection that is open.
-    pub(super) fn stream(&self) -> Option<Stream> {
+    pub(super) fn stream(&self, flavour: u64) -> Option<Stream> {
         let connections = self.0.borrow();
-        let mut free =
-            connections.iter().filter(|one| one.streams.count.get() < STREAMS && one.sender.is_ready());
+        let mut free = connections.iter().filter(|one| {
+            one.flavour == flavour && one.streams.count.get() < STREAMS && one.sender.is_ready()
+        });
         free.next().map(Connection::stream)
     }
 
     /// Opens one more connection, and takes room on it.
-    pub(super) async fn open(&self, io: UpstreamIo, thread: &Thread) -> io::Result<Stream> {
+    pub(super) async fn open(&self, io: UpstreamIo, thread: &Thread, flavour: u64) -> io::Result<Stream> {
         let mut builder = http2::Builder::new(Local);
         builder
             .initial_stream_window_size(STREAM_WINDOW)
@@ -73,10 +77,11 @@ impl Connections {
         });
         let streams = Rc::new(Streams::default());
         streams.idle_since.set(thread.now());
-        let connection = Connection { sender, streams };
+        let connection = Connection { sender, streams, flavour };
         let stream = connection.stream();
         let mut connections = self.0.borrow_mut();
-        connections.retain(|one| !one.sender.is_closed());
+        // Those of before a change take no more requests, and end with their last ones.
+        connections.retain(|one| !one.sender.is_closed() && one.flavour == flavour);
         connections.push(connection);
         Ok(stream)
     }
@@ -105,7 +110,7 @@ impl Connections {
 impl Connection {
     fn stream(&self) -> Stream {
         self.streams.count.set(self.streams.count.get() + 1);
-        Stream { sender: self.sender.clone(), streams: self.streams.clone() }
+        Stream { sender: self.sender.clone(), streams: self.streams.clone(), is_secure: self.flavour != 0 }
     }
 }
 
@@ -119,7 +124,7 @@ impl Stream {
         let authority = host.and_then(|host| Authority::try_from(host.as_bytes()).ok());
         if let Some(authority) = authority {
             let mut parts = std::mem::take(request.uri_mut()).into_parts();
-            parts.scheme = Some(Scheme::HTTP);
+            parts.scheme = Some(if self.is_secure { Scheme::HTTPS } else { Scheme::HTTP });
             parts.authority = Some(authority);
             parts.path_and_query.get_or_insert(PathAndQuery::from_static("/"));
             *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();

@@ -12,8 +12,8 @@ pub(super) use rules::check_edited;
 
 use crate::balancer::policy::check_wait;
 use crate::balancer::{
-    Algorithm, BlackholeTarget, HealthCheck, Member, MemberState, Network, Object, ObjectRef, Op, Outlier,
-    PathMatch, Pool, PoolProtocol, RouteAction, RouteSet,
+    Algorithm, BlackholeTarget, DomainName, HealthCheck, Member, MemberState, Network, Object, ObjectRef, Op,
+    Outlier, PathMatch, Pool, PoolProtocol, RouteAction, RouteSet,
 };
 use crate::capability::Capability;
 use crate::error::{Error, Result};
@@ -137,6 +137,7 @@ fn object_needs(object: &Object) -> Vec<Capability> {
             need(pool.outlier.is_some(), Capability::EndpointHealth);
             need(pool.hold.is_some(), Capability::TrafficPolicies);
             need(pool.check.is_some(), Capability::ActiveChecks);
+            need(pool.tls.is_some(), Capability::UpstreamTls);
             need(pool.max_in_flight.is_some(), Capability::InFlight);
             need(pool.algorithm == Algorithm::PeakEwma, Capability::BalancePeakEwma);
             need(pool.algorithm == Algorithm::LeastRequest, Capability::BalanceLeastRequest);
@@ -162,6 +163,18 @@ fn check_pool(pool: &Pool) -> Result<()> {
     rules::check_hash_on(&pool.hash_on)?;
     pool.sticky.as_ref().map_or(Ok(()), |sticky| rules::check_name(&sticky.cookie))?;
     pool.check.as_ref().map_or(Ok(()), |check| check_health(check))?;
+    if let Some(tls) = &pool.tls {
+        if tls.server_name.as_ref().is_some_and(|name| DomainName::new(name).is_err() || name.contains('*')) {
+            return Err(Error::invalid(
+                "the name of endpoints within TLS; accepted: a host name without `*`",
+            ));
+        }
+        if pool.check.as_ref().is_some_and(|check| check.path.is_some()) {
+            return Err(Error::invalid(
+                "a check by HTTP of endpoints that speak TLS; accepted: one without a path, which is a connection",
+            ));
+        }
+    }
     if pool.proxy_protocol.is_some() && pool.protocol != PoolProtocol::Tcp {
         return Err(Error::invalid(
             "the PROXY protocol before HTTP, where one connection serves many clients; accepted: for pools that speak `tcp`",

@@ -32,6 +32,8 @@ pub(crate) struct PoolView {
     algorithm: Algorithm,
     pub(crate) hash_on: HashOn,
     pub(crate) sticky: Option<Sticky>,
+    #[cfg(feature = "tls")]
+    pub(crate) tls: Option<Arc<super::tls::Upstream>>,
     /// How endpoints are told whom a connection is from.
     pub(crate) announces: Option<ProxyProtocol>,
     /// In milliseconds.
@@ -97,6 +99,8 @@ impl PoolView {
             algorithm,
             hash_on,
             sticky,
+            #[cfg(feature = "tls")]
+            tls: None,
             announces: pool.proxy_protocol,
             slow_start,
             outlier,
@@ -105,6 +109,14 @@ impl PoolView {
             members,
             turn,
         }
+    }
+
+    /// Tells connections apart that were made in another way; zero without TLS.
+    pub(crate) fn flavour(&self) -> u64 {
+        #[cfg(feature = "tls")]
+        return self.tls.as_ref().map_or(0, |tls| tls.uid);
+        #[cfg(not(feature = "tls"))]
+        0
     }
 
     /// Whether an endpoint may get traffic at all.

@@ -2,14 +2,16 @@
 
 use std::sync::Arc;
 
+use ews_core::balancer::PoolProtocol;
 use ews_core::{Error, Result, SecretRef, Secrets};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{NoServerSessionStorage, ProducesTickets, WebPkiClientVerifier};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
-use rustls::{RootCertStore, ServerConfig};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
+use super::upstream::Upstream;
 use crate::gateway::snapshot::CertificateView;
 
 /// The most certificates of a chain, and of those that clients' certificates may be signed by.
@@ -33,11 +35,7 @@ impl Loader {
         certificate: &CertificateView,
         secrets: &dyn Secrets,
     ) -> Result<Arc<ServerConfig>> {
-        let chain = pem(secrets, &certificate.chain, "chain").await?;
-        let key = secrets.resolve(&certificate.key).await?;
-        // What is wrong with a key is not said: its text could be in it.
-        let key = PrivateKeyDer::from_pem_slice(key.expose())
-            .map_err(|_| Error::invalid(format!("`{}` holds no private key in PEM form", certificate.key)))?;
+        let (chain, key) = own(secrets, &certificate.chain, &certificate.key).await?;
         let key = CertifiedKey::from_der(chain, key, &self.provider)
             .map_err(|error| Error::invalid(format!("the certificate and its key can't be used: {error}")))?;
         let builder = ServerConfig::builder_with_provider(self.provider.clone())
@@ -46,12 +44,7 @@ impl Loader {
         let (builder, tickets) = match &certificate.client_ca {
             None => (builder.with_no_client_auth(), self.tickets.clone()),
             Some(authorities) => {
-                let mut roots = RootCertStore::empty();
-                for authority in pem(secrets, authorities, "client_ca").await? {
-                    roots.add(authority).map_err(|error| {
-                        Error::invalid(format!("`{authorities}` holds what can sign no certificate: {error}"))
-                    })?;
-                }
+                let roots = roots(secrets, authorities, "client_ca").await?;
                 let verifier =
                     WebPkiClientVerifier::builder_with_provider(Arc::new(roots), self.provider.clone())
                         .build()
@@ -70,6 +63,58 @@ impl Loader {
         config.ticketer = tickets;
         Ok(Arc::new(config))
     }
+
+    pub(super) async fn load_client(
+        &self,
+        upstream: &Upstream,
+        secrets: &dyn Secrets,
+    ) -> Result<Arc<ClientConfig>> {
+        let roots = roots(secrets, &upstream.spec.ca, "ca").await?;
+        let builder = ClientConfig::builder_with_provider(self.provider.clone())
+            .with_safe_default_protocol_versions()
+            .map_err(|error| Error::internal(format!("no version of TLS can be spoken: {error}")))?
+            .with_root_certificates(roots);
+        let mut config = match &upstream.spec.client {
+            None => builder.with_no_client_auth(),
+            Some(client) => {
+                let (chain, key) = own(secrets, &client.chain, &client.key).await?;
+                builder.with_client_auth_cert(chain, key).map_err(|error| {
+                    Error::invalid(format!("the certificate and its key can't be used: {error}"))
+                })?
+            }
+        };
+        config.alpn_protocols = match upstream.protocol {
+            PoolProtocol::H2c => vec![b"h2".to_vec()],
+            PoolProtocol::Http1 => vec![b"http/1.1".to_vec()],
+            _ => Vec::new(),
+        };
+        Ok(Arc::new(config))
+    }
+}
+
+/// A chain and its key.
+async fn own(
+    secrets: &dyn Secrets,
+    chain: &SecretRef,
+    key: &SecretRef,
+) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)> {
+    let chain = pem(secrets, chain, "chain").await?;
+    let text = secrets.resolve(key).await?;
+    // What is wrong with a key is not said: its text could be in it.
+    let key = PrivateKeyDer::from_pem_slice(text.expose())
+        .map_err(|_| Error::invalid(format!("`{key}` holds no private key in PEM form")))?;
+    Ok((chain, key))
+}
+
+/// Who may have signed the other side's certificate.
+async fn roots(secrets: &dyn Secrets, authorities: &SecretRef, what: &str) -> Result<RootCertStore> {
+    let mut roots = RootCertStore::empty();
+    for authority in pem(secrets, authorities, what).await? {
+        roots.add(authority).map_err(|error| {
+            Error::invalid(format!("`{authorities}` holds what can sign no certificate: {error}"))
+        })?;
+    }
+    Ok(roots)
 }
 
 fn ticketer() -> Result<Arc<dyn ProducesTickets>> {

@@ -7,6 +7,7 @@
 
 mod certificates;
 mod load;
+mod upstream;
 
 use std::io::{Error, ErrorKind, Result};
 use std::rc::Rc;
@@ -14,13 +15,13 @@ use std::rc::Rc;
 use ews_core::id::CertificateId;
 use ews_core::{Clock as _, SystemClock};
 use tokio::net::TcpStream;
-use tokio_rustls::LazyConfigAcceptor;
-use tokio_rustls::server::TlsStream;
+use tokio_rustls::{LazyConfigAcceptor, TlsStream};
 
 use super::connection::Connection;
 use super::headers::host_name;
 
 pub(crate) use certificates::Certificates;
+pub(crate) use upstream::{Upstream, connect};
 
 /// The end of a handshake.
 pub(crate) struct Secured {
@@ -46,7 +47,7 @@ pub(crate) async fn accept(connection: &Rc<Connection>, stream: TcpStream) -> Re
     };
     drop(snapshot);
     let config = connection.thread.shared.certificates.get(&certificate).await.map_err(Error::other)?;
-    let stream = Box::new(start.into_stream(config).await?);
+    let stream = Box::new(TlsStream::from(start.into_stream(config).await?));
     let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     Ok(Secured { stream, certificate: certificate.id.clone(), is_http2 })
 }

@@ -8,7 +8,7 @@ use crate::balancer::{
     Algorithm, AttributeMatch, AttributePlace, Blackhole, BlackholeTarget, Certificate, Change, Domain,
     DomainName, ForwardAuth, HashOn, HeaderEdits, HeaderField, HealthCheck, Hold, Member, MemberState,
     Object, ObjectKind, ObjectQuery, ObjectRef, Op, Outlier, PathMatch, Pool, PoolProtocol, RedirectTo,
-    RouteAction, RouteFilter, RouteRule, RouteSet, Sticky, TrafficPolicy, WeightedPool,
+    RouteAction, RouteFilter, RouteRule, RouteSet, Sticky, TrafficPolicy, UpstreamTls, WeightedPool,
 };
 use crate::capability::Capability;
 use crate::error::ErrorKind;
@@ -194,6 +194,9 @@ pub(super) async fn what_it_can_not_do_is_refused(bench: Bench<'_>) -> CaseResul
     let mut get_only = rule(PathMatch::Prefix("/".to_owned()));
     get_only.methods.push("GET".to_owned());
     let policy = TrafficPolicy::new(TrafficPolicyId::new(format!("{}-p", bench.prefix))?);
+    let mut secured = Pool::new(bench.pool("c")?);
+    secured.tls = Some(Box::new(UpstreamTls::new("conformance/ca".parse()?)));
+    let secured = Op::Put(Object::Pool(secured));
     let mut asking = policy.clone();
     asking.auth = Some(Box::new(ForwardAuth::new(bench.pool("b")?, "/check")));
     let certificate = Certificate::new(
@@ -225,6 +228,7 @@ pub(super) async fn what_it_can_not_do_is_refused(bench: Bench<'_>) -> CaseResul
         pool(|pool| pool.outlier = Some(Outlier::default()))?,
         pool(|pool| pool.check = Some(Box::new(HealthCheck::http("/healthz"))))?,
         pool(|pool| pool.max_in_flight = Some(10))?,
+        secured,
         pool(|pool| pool.hold = Some(Hold { requests: 1, wait: Duration::from_secs(1) }))?,
         rules(
             rule(PathMatch::Prefix("/".to_owned()))
