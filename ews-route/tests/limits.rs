@@ -14,7 +14,8 @@ use std::time::Duration;
 
 use ews_route::{Forwarding, GatewayConfig, RequestLimits};
 use stage::{Client, Stage, Upstream, config, until};
-use tokio::net::TcpSocket;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpSocket};
 
 fn with_limits(change: impl FnOnce(&mut RequestLimits)) -> GatewayConfig {
     let mut limits = RequestLimits::default();
@@ -78,4 +79,30 @@ async fn a_body_that_comes_too_slowly_is_cut_off_and_a_slow_one_is_not() {
     let (dripping, slow) = tokio::join!(upload(10, 60), upload(500, 60));
     assert_eq!((dripping, slow), (None, Some(200)));
     until("nothing is under way", async || stage.seen("i0").await.unwrap().in_flight == Some(0)).await;
+}
+
+/// Who is kept from sending is not slow.
+#[tokio::test]
+async fn a_body_that_waits_for_its_endpoint_is_not_cut_off() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    const BODY: usize = 8_000_000;
+    let endpoint = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await.unwrap());
+        }
+        // Longer than a body's pace is watched for.
+        tokio::time::sleep(Duration::from_secs(12)).await;
+        let mut body = vec![0; BODY];
+        stream.read_exact(&mut body).await.unwrap();
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+    });
+    let stage = Stage::with(with_limits(|limits| limits.body_rate = 1_000_000), &[address]).await;
+    let mut client = stage.client().await;
+    let head = format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {BODY}\r\n\r\n");
+    client.send_bytes(&[head.as_bytes(), &vec![b'x'; BODY]].concat()).await;
+    assert_eq!(client.answer_to("POST").await.map(|answer| answer.status), Some(200));
+    endpoint.await.unwrap();
 }
