@@ -8,6 +8,7 @@
 //! | `GET /v1/balancer/watch` | notices, one JSON value per line, from the answer's begin on; an empty line every 5 s |
 //! | `POST /v1/metrics/instant`, `/range`, `/describe` | a question of [`wire`](crate::wire) → its answer |
 //! | `GET /v1/capabilities` | what both can do |
+//! | `GET /v1/openapi.json` | all of this as OpenAPI 3.1: [`OPENAPI`] |
 //! | `GET /metrics` | every series, as Prometheus text |
 //! | `GET /healthz`, `/readyz` | 200 as long as the process lives, and serves what was applied; without a token |
 //!
@@ -51,6 +52,8 @@ use crate::wire::{
 
 /// The largest request: a change of 1,000 operations of 16 KiB each.
 pub const MAX_BODY: usize = 16 * 1024 * 1024;
+/// The endpoint's description, OpenAPI 3.1 as JSON.
+pub const OPENAPI: &str = include_str!("openapi.json");
 /// How often a watch that has nothing to say says so.
 pub(crate) const HEARTBEAT: Duration = Duration::from_secs(5);
 
@@ -68,6 +71,7 @@ pub fn router(gateway: &Gateway, access: Access) -> Result<Router> {
         .route("/v1/metrics/instant", post(instant))
         .route("/v1/metrics/range", post(range))
         .route("/v1/metrics/describe", post(describe))
+        .route("/v1/openapi.json", get(openapi))
         .route("/metrics", get(prometheus))
         .with_state(gateway.clone());
     let health = Router::new()
@@ -162,6 +166,10 @@ async fn ready(State(gateway): State<Gateway>) -> (StatusCode, &'static str) {
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, "not yet\n")
     }
+}
+
+async fn openapi() -> ([(header::HeaderName, HeaderValue); 1], &'static str) {
+    ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], OPENAPI)
 }
 
 async fn prometheus(State(gateway): State<Gateway>) -> (HeaderMap, String) {
