@@ -30,6 +30,36 @@ use tokio::sync::oneshot;
 use crate::{AccessFile, AccessFormat, AccessLog, Gateway, GatewayConfig, admin};
 
 /// The configuration of a gateway process.
+///
+/// ```
+/// use ews_route::server::ServerConfig;
+///
+/// let config = ServerConfig::from_toml(
+///     r#"
+///     admin = "127.0.0.1:7070"
+///     token_file = "/etc/ews/tokens"
+///     state = "/var/lib/ews/gateway.redb"
+///     access_log = "/var/log/ews/access.log"
+///     drain = "30s"
+///
+///     [gateway]
+///     listen = ["0.0.0.0:80"]
+///     listen_tcp = [{ address = "0.0.0.0:6379", host = "redis.tcp" }]
+///
+///     [gateway.limits]
+///     connections_per_client = 200
+///
+///     [gateway.timeouts]
+///     response = "10s"
+///
+///     [gateway.forwarding]
+///     trusted = ["10.0.0.0/8"]
+///     trace_context = true
+///     "#,
+/// )?;
+/// config.gateway.check()?;
+/// # Ok::<(), ews_core::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
