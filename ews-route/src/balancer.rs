@@ -1,5 +1,6 @@
 //! The gateway as a balancer: what it is told, what it serves, what it says of it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -14,7 +15,6 @@ use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
 use crate::gateway::{Core, Gateway, snapshot};
-use crate::journal::Journal;
 
 /// How many events wait for a slow watcher. What is missed beyond shows as a gap.
 pub(crate) const EVENT_QUEUE: usize = 1_024;
@@ -57,8 +57,8 @@ pub(crate) fn capabilities() -> CapabilitySet {
 impl Core {
     pub(crate) async fn apply(self: &Arc<Self>, change: &Change) -> Result<Applied> {
         // One after the other; what is checked here is committed before anybody else looks.
-        let _turn = self.turn.lock().await;
-        self.settle().await?;
+        let mut turn = self.turn.lock().await;
+        self.settle(&mut turn).await?;
         let prepared = match self.state().table.prepare(change)? {
             Outcome::Replay(applied) => return Ok(applied),
             Outcome::New(prepared) => prepared,
@@ -68,44 +68,47 @@ impl Core {
             .into_iter()
             .try_for_each(snapshot::check)
             .map_err(|error| error.with_operation("balancer.apply").with_context("change", &change.id))?;
-        if let Some(journal) = &self.journal {
-            let generation = prepared.applied().generation;
-            journal.append(change, generation).await.map_err(|error| {
-                let kind = match error.kind() {
-                    ErrorKind::OutOfResources => ErrorKind::OutOfResources,
-                    _ => ErrorKind::Unavailable,
-                };
-                let maybe = error.maybe_applied();
-                let error = Error::new(kind, "the change could not be made durable")
-                    .with_operation("balancer.apply")
-                    .with_source(error);
-                if maybe { error.with_maybe_applied() } else { error }
-            })?;
+        let Some(journal) = &self.journal else { return self.commit(prepared) };
+        // Until the store has answered, and for good where this future is dropped meanwhile.
+        let doubtful = turn.insert(prepared);
+        if let Err(error) = journal.append(doubtful).await {
+            let maybe = error.maybe_applied();
+            if !maybe {
+                *turn = None;
+            }
+            let kind = match error.kind() {
+                ErrorKind::OutOfResources => ErrorKind::OutOfResources,
+                _ => ErrorKind::Unavailable,
+            };
+            let error = Error::new(kind, "the change could not be made durable")
+                .with_operation("balancer.apply")
+                .with_source(error);
+            return Err(if maybe { error.with_maybe_applied() } else { error });
         }
-        let applied = self.commit(change, prepared)?;
-        self.compact(applied.generation).await;
-        Ok(applied)
+        match turn.take() {
+            Some(prepared) => self.commit(prepared),
+            None => Err(Error::internal("a change was lost on its way into the journal")),
+        }
     }
 
     /// Makes true what an earlier write left open.
-    async fn settle(&self) -> Result<()> {
-        let Some(journal) = self.journal.as_ref().filter(|journal| journal.is_doubtful()) else {
-            return Ok(());
-        };
-        let table = self.state().table.clone();
-        if let Some((change, Outcome::New(prepared))) = journal.settle(&table).await? {
-            self.commit(&change, prepared)?;
+    async fn settle(&self, turn: &mut Option<Prepared>) -> Result<()> {
+        let (Some(journal), Some(doubtful)) = (&self.journal, turn.as_ref()) else { return Ok(()) };
+        let is_durable = journal.holds(&doubtful.remembered()).await?;
+        if let Some(prepared) = turn.take().filter(|_| is_durable) {
+            self.commit(prepared)?;
         }
         Ok(())
     }
 
-    fn commit(&self, change: &Change, prepared: Prepared) -> Result<Applied> {
+    fn commit(&self, prepared: Prepared) -> Result<Applied> {
         let touched: Vec<ObjectRef> = prepared.touched().map(|(reference, _)| reference.clone()).collect();
+        let change = prepared.remembered().id;
         let mut state = self.state();
         let applied = state.table.commit(prepared)?;
         let state = &mut *state;
         let snapshot = state.routing.update(&state.table, &touched);
-        self.send(BalancerEvent::Applied { change: change.id.clone(), generation: applied.generation });
+        self.send(BalancerEvent::Applied { change, generation: applied.generation });
         // Within the lock, so that snapshots are handed over in order.
         self.snapshots.send_replace(Arc::new(snapshot));
         Ok(applied)
@@ -119,14 +122,9 @@ impl Core {
         if !ended.is_empty() {
             let snapshot = state.routing.update(&state.table, &ended);
             self.snapshots.send_replace(Arc::new(snapshot));
-        }
-    }
-
-    async fn compact(&self, generation: u64) {
-        let Some(journal) = self.journal.as_ref().filter(|_| Journal::is_due(generation)) else { return };
-        let image = self.state().table.image();
-        if let Err(error) = journal.compact(&image).await {
-            tracing::warn!(%error, "the journal could not be compacted; it is tried again later");
+            if let Some(journal) = &self.journal {
+                journal.ended(&ended);
+            }
         }
     }
 
@@ -145,10 +143,16 @@ impl Core {
         };
         let endpoints = state.routing.endpoints();
         let mut views: Vec<EndpointView> = Vec::new();
-        for ((pool, key), known) in endpoints {
-            if query.pool.as_ref().is_some_and(|asked| asked != pool) || !wanted(key) {
-                continue;
-            }
+        // Whoever waits for a drain asks for one endpoint again and again: that must not look at all of them.
+        let named = query.pool.iter().flat_map(|pool| {
+            let keys: BTreeSet<&ews_core::EndpointKey> = query.endpoints.iter().collect();
+            keys.into_iter().filter_map(|key| endpoints.get_key_value(&(pool.clone(), key.clone())))
+        });
+        let any = endpoints
+            .iter()
+            .filter(|((pool, key), _)| query.pool.as_ref().is_none_or(|asked| asked == pool) && wanted(key));
+        let is_named = query.pool.is_some() && !query.endpoints.is_empty();
+        for (_, known) in named.chain(any.take(if is_named { 0 } else { usize::MAX })) {
             let listed = known.iter().filter(|one| !one.is_removed() || one.in_flight() > 0);
             let view = listed.map(|one| one.view(now)).reduce(|before, mut last| {
                 last.in_flight = sum(before.in_flight, last.in_flight);

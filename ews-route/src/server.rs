@@ -27,7 +27,7 @@ use ews_core::{Error, ErrorKind, Result, SecretValue};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
-use crate::{AccessFile, AccessFormat, AccessLog, Gateway, GatewayConfig, admin};
+use crate::{AccessFile, AccessFormat, AccessLog, Gateway, GatewayBuilder, GatewayConfig, admin};
 
 /// The configuration of a gateway process.
 ///
@@ -280,7 +280,8 @@ impl Server {
         }
         let mut store = None;
         if let Some(path) = state {
-            let opened = Arc::new(RedbStore::open(path, RedbConfig::default()).await?);
+            let config = RedbConfig::default().with_embedded(GatewayBuilder::store_config());
+            let opened = Arc::new(RedbStore::open(path, config).await?);
             builder = builder.with_store(opened.clone());
             store = Some(opened);
         }

@@ -177,6 +177,10 @@ impl ObjectQuery {
     /// The most objects that one query names.
     pub const MAX_ONLY: usize = 1_000;
 
+    /// The most objects of one answer of a [`Table`](crate::balancer::Table), whatever the query's limit: what comes after them
+    /// is asked for with [`after`](Self::after).
+    pub const MAX_PAGE: usize = 1_000;
+
     /// All of these kinds.
     pub fn kinds(kinds: impl IntoIterator<Item = ObjectKind>) -> Self {
         Self { kinds: kinds.into_iter().collect(), pool: None, only: Vec::new(), after: None, limit: 1_000 }
@@ -226,6 +230,19 @@ pub enum ObjectKind {
     Certificate,
     /// Blackholes.
     Blackhole,
+}
+
+impl ObjectKind {
+    /// Every kind, in the order in which objects are listed.
+    pub const ALL: [Self; 7] = [
+        Self::Domain,
+        Self::RouteSet,
+        Self::Pool,
+        Self::Endpoint,
+        Self::TrafficPolicy,
+        Self::Certificate,
+        Self::Blackhole,
+    ];
 }
 
 impl ObjectRef {

@@ -38,10 +38,11 @@ impl<'a> Draft<'a> {
         Ok(self.touched)
     }
 
+    /// An object that is no domain, as it would be by now.
     fn get(&self, reference: &ObjectRef) -> Option<&Object> {
         match self.touched.get(reference) {
             Some(touched) => touched.as_ref(),
-            None => self.table.get(reference).map(|stored| &stored.object),
+            None => self.table.other(reference).map(|stored| &stored.object),
         }
     }
 
@@ -129,7 +130,7 @@ impl<'a> Draft<'a> {
     fn check_limits(&self) -> Result<()> {
         let mut growth: BTreeMap<ObjectKind, i64> = BTreeMap::new();
         for (reference, object) in &self.touched {
-            let before = i64::from(self.table.get(reference).is_some());
+            let before = i64::from(self.table.version(reference).is_some());
             *growth.entry(reference.kind()).or_default() += i64::from(object.is_some()) - before;
             if let Some(Object::RouteSet(set)) = object
                 && set.rules.len() > self.table.limits.rules
@@ -142,7 +143,7 @@ impl<'a> Draft<'a> {
             }
         }
         for (kind, growth) in growth.into_iter().filter(|(_, growth)| *growth > 0) {
-            let before = self.table.counts.get(&kind).copied().unwrap_or_default();
+            let before = self.table.count(kind);
             let after = before.saturating_add(usize::try_from(growth).unwrap_or(usize::MAX));
             let limit = self.table.limits.of(kind);
             if after > limit {

@@ -24,8 +24,11 @@ use crate::event::Notice;
 
 mod change;
 mod check;
+mod domains;
 mod draft;
 mod ext;
+mod image;
+mod limits;
 mod network;
 mod objects;
 mod policy;
@@ -34,7 +37,10 @@ mod table;
 mod view;
 
 pub use change::{Applied, Change, ObjectKind, ObjectQuery, ObjectRef, Op, Precondition, Stored};
+pub use domains::{Domains, Site};
 pub use ext::{BalancerExt, Drained};
+pub use image::{Remembered, TableImage, TableLoader};
+pub use limits::Limits;
 pub use network::Network;
 pub use objects::{
     Algorithm, Blackhole, BlackholeTarget, Certificate, ClientCertificate, Domain, DomainName, HashOn,
@@ -46,7 +52,7 @@ pub use routes::{
     AttributeMatch, AttributePlace, HeaderEdits, HeaderField, PathMatch, PathRewrite, RedirectTo, Rewrite,
     RouteAction, RouteFilter, RouteRule, RouteSet, WeightedPool,
 };
-pub use table::{Limits, Outcome, Prepared, Table, TableImage};
+pub use table::{Outcome, Prepared, Table};
 pub use view::{BalancerEvent, EndpointView, GatewayView, ObserveQuery};
 
 /// Whatever moves traffic.

@@ -8,13 +8,18 @@
 //!
 //! A version is the generation of the change that last named the object. So versions never come back, without a tombstone
 //! for each of the endpoints that ever were.
+//!
+//! A table holds a million [domains](Domains) as well as one: a change costs what it touches, not what there is.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use serde::{Deserialize, Serialize};
-
+use crate::balancer::domains::{DomainTable, Domains};
 use crate::balancer::draft::{Draft, counted};
-use crate::balancer::{Applied, Change, Member, Object, ObjectKind, ObjectQuery, ObjectRef, Op, Stored};
+use crate::balancer::image::{Memory, Remembered};
+use crate::balancer::{
+    Applied, Change, Limits, Member, Object, ObjectKind, ObjectQuery, ObjectRef, Op, Stored,
+};
 use crate::capability::CapabilitySet;
 use crate::endpoint::EndpointKey;
 use crate::error::{Error, ErrorKind, Result};
@@ -22,72 +27,21 @@ use crate::id::{ChangeId, PoolId};
 use crate::spec::source::Digest;
 use crate::time::Timestamp;
 
-/// How much a balancer holds. Beyond it a change is refused with `OutOfResources`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Limits {
-    /// Domains. Default 1,000,000.
-    pub domains: usize,
-    /// Route sets. Default 100,000.
-    pub route_sets: usize,
-    /// Rules of one route set. Default 1,000.
-    pub rules: usize,
-    /// Pools. Default 100,000.
-    pub pools: usize,
-    /// Endpoints of all pools together. Default 1,000,000.
-    pub endpoints: usize,
-    /// Traffic policies. Default 100,000.
-    pub traffic_policies: usize,
-    /// Certificates. Default 1,000,000.
-    pub certificates: usize,
-    /// Blackholes. Default 100,000.
-    pub blackholes: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            domains: 1_000_000,
-            route_sets: 100_000,
-            rules: 1_000,
-            pools: 100_000,
-            endpoints: 1_000_000,
-            traffic_policies: 100_000,
-            certificates: 1_000_000,
-            blackholes: 100_000,
-        }
-    }
-}
-
-impl Limits {
-    pub(super) const fn of(&self, kind: ObjectKind) -> usize {
-        match kind {
-            ObjectKind::Domain => self.domains,
-            ObjectKind::RouteSet => self.route_sets,
-            ObjectKind::Pool => self.pools,
-            ObjectKind::Endpoint => self.endpoints,
-            ObjectKind::TrafficPolicy => self.traffic_policies,
-            ObjectKind::Certificate => self.certificates,
-            ObjectKind::Blackhole => self.blackholes,
-        }
-    }
-}
-
 /// The objects of a balancer and the changes that made them. See the [module](self).
 #[derive(Debug, Clone)]
 pub struct Table {
     capabilities: CapabilitySet,
     pub(super) limits: Limits,
     generation: u64,
-    pub(super) objects: BTreeMap<ObjectRef, Stored>,
+    /// The domains, of which there are far more than of anything else.
+    domains: DomainTable,
+    /// All others, kind by kind.
+    others: BTreeMap<ObjectKind, BTreeMap<ObjectRef, Stored>>,
     /// The endpoints of each pool, so that a pool's are found without a walk over all.
     pub(super) members: BTreeMap<PoolId, BTreeSet<EndpointKey>>,
-    pub(super) counts: BTreeMap<ObjectKind, usize>,
     /// How many objects refer to this one, endpoints to their pool aside.
     pub(super) uses: HashMap<ObjectRef, usize>,
-    remembered: HashMap<ChangeId, (Digest, Applied)>,
-    /// The remembered changes, the oldest first.
-    order: VecDeque<ChangeId>,
+    memory: Memory,
 }
 
 /// What [`Table::prepare`] found.
@@ -115,23 +69,16 @@ impl Prepared {
         &self.applied
     }
 
+    /// What is to be remembered of the change, so that a replay of it is known.
+    pub fn remembered(&self) -> Remembered {
+        Remembered { id: self.id.clone(), digest: self.digest, generation: self.applied.generation }
+    }
+
     /// Every object that the change touches and what it will be, `None` for one that goes; ordered by reference. The
     /// endpoints of a pool that goes are among them.
     pub fn touched(&self) -> impl Iterator<Item = (&ObjectRef, Option<&Object>)> {
         self.touched.iter().map(|(reference, object)| (reference, object.as_ref()))
     }
-}
-
-/// Everything in a [`Table`], in a form that can be stored.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TableImage {
-    /// The generation.
-    pub generation: u64,
-    /// The objects, ordered by reference.
-    pub objects: Vec<Stored>,
-    /// The remembered changes, the oldest first: id, digest of the operations, result.
-    pub changes: Vec<(ChangeId, Digest, Applied)>,
 }
 
 impl Table {
@@ -144,55 +91,11 @@ impl Table {
             capabilities,
             limits,
             generation: 0,
-            objects: BTreeMap::new(),
+            domains: DomainTable::default(),
+            others: BTreeMap::new(),
             members: BTreeMap::new(),
-            counts: BTreeMap::new(),
             uses: HashMap::new(),
-            remembered: HashMap::new(),
-            order: VecDeque::new(),
-        }
-    }
-
-    /// The table that this image was taken from. Limits and capabilities that shrank meanwhile do not remove anything.
-    ///
-    /// # Errors
-    /// `Corrupt` where an object refers to one that is not there or is newer than the table.
-    pub fn restore(image: TableImage, capabilities: CapabilitySet, limits: Limits) -> Result<Self> {
-        let mut table = Self::new(capabilities, limits);
-        table.generation = image.generation;
-        let corrupt = |what: &ObjectRef, fault: &str| {
-            Error::new(ErrorKind::Corrupt, format!("the stored object {what} {fault}"))
-        };
-        for stored in image.objects {
-            let reference = stored.object.reference();
-            if stored.version > image.generation {
-                return Err(corrupt(&reference, "is newer than the table"));
-            }
-            table.insert(reference, stored);
-        }
-        for (reference, stored) in &table.objects {
-            if let Some(missing) =
-                stored.object.references().iter().find(|to| !table.objects.contains_key(*to))
-            {
-                return Err(corrupt(reference, &format!("refers to {missing}, which is not there")));
-            }
-        }
-        for (id, digest, applied) in image.changes {
-            table.remember(id, digest, applied);
-        }
-        Ok(table)
-    }
-
-    /// Everything in it, for storage.
-    pub fn image(&self) -> TableImage {
-        let remembered = |id: &ChangeId| {
-            let (digest, applied) = self.remembered.get(id)?;
-            Some((id.clone(), *digest, applied.clone()))
-        };
-        TableImage {
-            generation: self.generation,
-            objects: self.objects.values().cloned().collect(),
-            changes: self.order.iter().filter_map(remembered).collect(),
+            memory: Memory::default(),
         }
     }
 
@@ -211,15 +114,67 @@ impl Table {
         self.generation
     }
 
-    /// An object.
-    pub fn get(&self, reference: &ObjectRef) -> Option<&Stored> {
-        self.objects.get(reference)
+    /// An object. A domain is put together anew, since the table keeps it in less room; any other is lent.
+    pub fn get(&self, reference: &ObjectRef) -> Option<Cow<'_, Stored>> {
+        match reference {
+            ObjectRef::Domain(name) => self.domains.stored(name).map(Cow::Owned),
+            _ => self.other(reference).map(Cow::Borrowed),
+        }
+    }
+
+    /// An object that is no domain.
+    pub fn other(&self, reference: &ObjectRef) -> Option<&Stored> {
+        self.others.get(&reference.kind())?.get(reference)
+    }
+
+    /// The version of an object; `None` where there is none.
+    pub fn version(&self, reference: &ObjectRef) -> Option<u64> {
+        match reference {
+            ObjectRef::Domain(name) => self.domains.domains().get(name).map(|(version, _)| version),
+            _ => self.other(reference).map(|stored| stored.version),
+        }
+    }
+
+    /// The domains, for whoever routes by them: a clone of this is a few pointers and never changes.
+    pub fn domains(&self) -> &Domains {
+        self.domains.domains()
+    }
+
+    /// How many objects of a kind there are.
+    pub fn count(&self, kind: ObjectKind) -> usize {
+        match kind {
+            ObjectKind::Domain => self.domains.domains().len(),
+            _ => self.others.get(&kind).map_or(0, BTreeMap::len),
+        }
+    }
+
+    /// The objects of a kind, ordered by reference; those after one of that kind, or all.
+    pub fn stored<'a>(
+        &'a self,
+        kind: ObjectKind,
+        after: Option<&'a ObjectRef>,
+    ) -> Box<dyn Iterator<Item = Cow<'a, Stored>> + Send + 'a> {
+        use std::ops::Bound::{Excluded, Unbounded};
+        if kind == ObjectKind::Domain {
+            let name = match after {
+                Some(ObjectRef::Domain(name)) => Some(name.as_str()),
+                _ => None,
+            };
+            return Box::new(self.domains.after(name).map(Cow::Owned));
+        }
+        let from = after.map_or(Unbounded, Excluded);
+        let of_kind = self.others.get(&kind).into_iter();
+        Box::new(
+            of_kind
+                .flat_map(move |all| all.range((from, Unbounded)))
+                .map(|(_, stored)| Cow::Borrowed(stored)),
+        )
     }
 
     /// The endpoints of a pool, ordered by key.
     pub fn members(&self, pool: &PoolId) -> impl Iterator<Item = &Member> {
         self.members.get(pool).into_iter().flatten().filter_map(|key| {
-            match &self.objects.get(&ObjectRef::Endpoint(pool.clone(), key.clone()))?.object {
+            match &self.other(&ObjectRef::Endpoint(pool.clone(), key.clone()))?.object {
                 Object::Endpoint(member) => Some(member),
                 _ => None,
             }
@@ -249,12 +204,12 @@ impl Table {
         }
         self.generation = applied.generation;
         for (reference, object) in touched {
-            self.remove(&reference);
-            if let Some(object) = object {
-                self.insert(reference, Stored { version: applied.generation, object });
+            match object {
+                Some(object) => self.insert(Stored { version: applied.generation, object }),
+                None => self.remove(&reference),
             }
         }
-        self.remember(id, digest, applied.clone());
+        self.memory.remember(Remembered { id, digest, generation: applied.generation });
         Ok(applied)
     }
 
@@ -275,26 +230,19 @@ impl Table {
             Object::Blackhole(blackhole) if blackhole.until <= now => Some(reference.clone()),
             _ => None,
         };
-        // Blackholes come last in the order of references.
-        let ended: Vec<ObjectRef> = self
-            .objects
-            .iter()
-            .rev()
-            .take_while(|(key, _)| key.kind() == ObjectKind::Blackhole)
-            .filter_map(ended)
-            .collect();
+        let blackholes = self.others.get(&ObjectKind::Blackhole).into_iter().flatten();
+        let ended: Vec<ObjectRef> = blackholes.filter_map(ended).collect();
         for reference in &ended {
             self.remove(reference);
         }
         ended
     }
 
-    /// Answers [`Balancer::objects`](crate::Balancer::objects).
+    /// Answers [`Balancer::objects`](crate::Balancer::objects), with at most [`ObjectQuery::MAX_PAGE`] objects.
     ///
     /// # Errors
     /// `Invalid` for a limit of zero or more than [`ObjectQuery::MAX_ONLY`] names.
     pub fn objects(&self, query: &ObjectQuery) -> Result<Vec<Stored>> {
-        use std::ops::Bound::{Excluded, Unbounded};
         if query.limit == 0 || query.only.len() > ObjectQuery::MAX_ONLY {
             return Err(Error::invalid(format!(
                 "a query for {} objects by name with a limit of {}; accepted: at most {} names, a limit of at least 1",
@@ -304,41 +252,53 @@ impl Table {
             ))
             .with_operation("balancer.objects"));
         }
-        let wanted = |reference: &ObjectRef| {
-            (query.kinds.is_empty() || query.kinds.contains(&reference.kind()))
-                && query.after.as_ref().is_none_or(|after| reference > after)
-                && match (&query.pool, reference) {
-                    (Some(pool), ObjectRef::Endpoint(of, _)) => pool == of,
-                    _ => true,
-                }
+        let limit = query.limit.min(ObjectQuery::MAX_PAGE);
+        let wants_kind = |kind: ObjectKind| query.kinds.is_empty() || query.kinds.contains(&kind);
+        let of_pool = |object: &Object| match (&query.pool, object) {
+            (Some(pool), Object::Endpoint(member)) => *pool == member.pool,
+            _ => true,
         };
-        let endpoints_only = matches!(query.kinds.as_slice(), [ObjectKind::Endpoint]);
-        let references: Vec<ObjectRef> = if !query.only.is_empty() {
-            query.only.iter().cloned().collect::<BTreeSet<_>>().into_iter().filter(wanted).collect()
-        } else if let (Some(pool), true) = (&query.pool, endpoints_only) {
-            let keys = self.members.get(pool).into_iter().flatten();
-            keys.map(|key| ObjectRef::Endpoint(pool.clone(), key.clone()))
-                .filter(wanted)
-                .take(query.limit)
-                .collect()
-        } else {
-            let from = query.after.clone().map_or(Unbounded, Excluded);
-            let found = self.objects.range((from, Unbounded)).map(|(reference, _)| reference);
-            found.filter(|reference| wanted(reference)).take(query.limit).cloned().collect()
-        };
-        Ok(references
-            .iter()
-            .filter_map(|reference| self.objects.get(reference))
-            .take(query.limit)
-            .cloned()
-            .collect())
+        if !query.only.is_empty() {
+            let named: BTreeSet<&ObjectRef> = query.only.iter().collect();
+            let wanted = named.into_iter().filter(|reference| {
+                wants_kind(reference.kind()) && query.after.as_ref().is_none_or(|after| *reference > after)
+            });
+            let found = wanted.filter_map(|reference| self.get(reference));
+            return Ok(found
+                .filter(|stored| of_pool(&stored.object))
+                .take(limit)
+                .map(Cow::into_owned)
+                .collect());
+        }
+        let after = query.after.as_ref();
+        let mut page = Vec::new();
+        for kind in ObjectKind::ALL.into_iter().filter(|kind| wants_kind(*kind)) {
+            let from = match after {
+                Some(after) if after.kind() > kind => continue,
+                Some(after) if after.kind() == kind => Some(after),
+                _ => None,
+            };
+            let left = limit - page.len();
+            if let (ObjectKind::Endpoint, Some(pool)) = (kind, &query.pool) {
+                let keys = self.members.get(pool).into_iter().flatten();
+                let references = keys.map(|key| ObjectRef::Endpoint(pool.clone(), key.clone()));
+                let later = references.filter(|reference| from.is_none_or(|from| reference > from));
+                page.extend(later.filter_map(|reference| self.other(&reference)).take(left).cloned());
+            } else {
+                page.extend(self.stored(kind, from).take(left).map(Cow::into_owned));
+            }
+            if page.len() >= limit {
+                break;
+            }
+        }
+        Ok(page)
     }
 
     fn check(&self, change: &Change) -> Result<Outcome> {
         let digest = digest(&change.ops)?;
-        if let Some((known, applied)) = self.remembered.get(&change.id) {
-            if *known == digest {
-                return Ok(Outcome::Replay(applied.clone()));
+        if let Some((known, generation)) = self.memory.get(&change.id) {
+            if known == digest {
+                return Ok(Outcome::Replay(applied(&change.ops, generation)));
             }
             return Err(Error::new(
                 ErrorKind::AlreadyExists,
@@ -368,7 +328,7 @@ impl Table {
             }
         }
         for wanted in &change.preconditions {
-            let version = self.objects.get(&wanted.object).map(|stored| stored.version);
+            let version = self.version(&wanted.object);
             if version != wanted.version {
                 let text =
                     |version: Option<u64>| version.map_or("absent".to_owned(), |v| format!("version {v}"));
@@ -380,25 +340,71 @@ impl Table {
             }
         }
         let touched = Draft::new(self).apply(&change.ops)?;
-        let generation = self.generation.saturating_add(1);
-        let left =
-            change.ops.iter().map(Op::reference).filter(|named| matches!(touched.get(named), Some(Some(_))));
-        let versions = left.map(|named| (named.to_string(), generation)).collect();
-        let applied = Applied { generation, versions };
+        let applied = applied(&change.ops, self.generation.saturating_add(1));
         Ok(Outcome::New(Prepared { id: change.id.clone(), digest, applied, touched }))
     }
 
-    fn insert(&mut self, reference: ObjectRef, stored: Stored) {
-        self.count(&stored.object, &reference, |count| count.saturating_add(1));
-        if let ObjectRef::Endpoint(pool, key) = &reference {
-            self.members.entry(pool.clone()).or_default().insert(key.clone());
+    /// The changes that are remembered, the oldest first.
+    pub fn remembered(&self) -> impl Iterator<Item = Remembered> {
+        self.memory.all()
+    }
+
+    /// Goes on from what was stored.
+    pub(super) fn begin(&mut self, generation: u64, changes: impl IntoIterator<Item = Remembered>) {
+        self.generation = generation;
+        changes.into_iter().for_each(|change| self.memory.remember(change));
+    }
+
+    /// An object that refers to one that is not there, and that one.
+    pub(super) fn dangling(&self) -> Option<(ObjectRef, ObjectRef)> {
+        let missing = |to: &ObjectRef| self.version(to).is_none();
+        if let Some(to) = self.domains.references().find(missing) {
+            let refers = |stored: &Stored| stored.object.references().contains(&to);
+            let from = self.domains.after(None).find(refers)?.object.reference();
+            return Some((from, to));
         }
-        self.objects.insert(reference, stored);
+        self.others.values().flatten().find_map(|(from, stored)| {
+            let to = stored.object.references().into_iter().find(missing)?;
+            Some((from.clone(), to))
+        })
+    }
+
+    /// Puts an object in place of the one of its name.
+    pub(super) fn insert(&mut self, stored: Stored) {
+        // Before what it was is taken back, so that what it still refers to is not forgotten in between.
+        self.count_uses(counted(&stored.object), |uses| uses.saturating_add(1));
+        match stored {
+            Stored { version, object: Object::Domain(domain) } => {
+                if let Some(before) = self.domains.put(version, &domain) {
+                    self.count_uses(before.references(), |uses| uses.saturating_sub(1));
+                }
+            }
+            other => {
+                let reference = other.object.reference();
+                if let ObjectRef::Endpoint(pool, key) = &reference {
+                    self.members.entry(pool.clone()).or_default().insert(key.clone());
+                }
+                if let Some(before) =
+                    self.others.entry(reference.kind()).or_default().insert(reference, other)
+                {
+                    self.count_uses(counted(&before.object), |uses| uses.saturating_sub(1));
+                }
+            }
+        }
     }
 
     fn remove(&mut self, reference: &ObjectRef) {
-        let Some(stored) = self.objects.remove(reference) else { return };
-        self.count(&stored.object, reference, |count| count.saturating_sub(1));
+        if let ObjectRef::Domain(name) = reference {
+            if let Some(before) = self.domains.remove(name) {
+                self.count_uses(before.references(), |uses| uses.saturating_sub(1));
+            }
+            return;
+        }
+        let Some(before) = self.others.get_mut(&reference.kind()).and_then(|all| all.remove(reference))
+        else {
+            return;
+        };
+        self.count_uses(counted(&before.object), |uses| uses.saturating_sub(1));
         if let ObjectRef::Endpoint(pool, key) = reference
             && let Some(keys) = self.members.get_mut(pool)
         {
@@ -409,29 +415,37 @@ impl Table {
         }
     }
 
-    fn count(&mut self, object: &Object, reference: &ObjectRef, change: impl Fn(usize) -> usize) {
-        let count = self.counts.entry(reference.kind()).or_default();
-        *count = change(*count);
-        for to in counted(object) {
-            let uses = change(self.uses.get(&to).copied().unwrap_or_default());
-            if uses == 0 {
-                self.uses.remove(&to);
-            } else {
-                self.uses.insert(to, uses);
+    fn count_uses(&mut self, of: impl IntoIterator<Item = ObjectRef>, change: impl Fn(usize) -> usize) {
+        for to in of {
+            let uses = self.uses.get_mut(&to);
+            let after = change(uses.as_ref().map_or(0, |uses| **uses));
+            match uses {
+                Some(_) if after == 0 => drop(self.uses.remove(&to)),
+                Some(uses) => *uses = after,
+                None if after > 0 => drop(self.uses.insert(to, after)),
+                None => {}
             }
         }
     }
+}
 
-    fn remember(&mut self, id: ChangeId, digest: Digest, applied: Applied) {
-        while self.order.len() >= Self::MEMORY {
-            if let Some(oldest) = self.order.pop_front() {
-                self.remembered.remove(&oldest);
+/// What a change that is accepted gives: a version for each object that it names and leaves behind. That follows from its
+/// operations, so nothing of it has to be remembered for a replay.
+fn applied(ops: &[Op], generation: u64) -> Applied {
+    let mut left = BTreeSet::new();
+    for op in ops {
+        match op {
+            Op::Delete(reference) => {
+                if let ObjectRef::Pool(pool) = reference {
+                    left.retain(|other| !matches!(other, ObjectRef::Endpoint(of, _) if of == pool));
+                }
+                left.remove(reference);
             }
-        }
-        if self.remembered.insert(id.clone(), (digest, applied)).is_none() {
-            self.order.push_back(id);
+            _ => drop(left.insert(op.reference())),
         }
     }
+    let versions = left.into_iter().map(|reference| (reference.to_string(), generation)).collect();
+    Applied { generation, versions }
 }
 
 /// What tells changes with the same id apart: their operations. Preconditions are left out on purpose, see

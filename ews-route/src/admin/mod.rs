@@ -3,8 +3,8 @@
 //! | Path | What |
 //! |---|---|
 //! | `POST /v1/balancer/apply` | a `Change` → `Applied` |
-//! | `POST /v1/balancer/objects` | an [`ObjectsRequest`] → the objects |
-//! | `POST /v1/balancer/observe` | an [`ObserveRequest`] → the views |
+//! | `POST /v1/balancer/objects` | an [`ObjectsRequest`] → the objects, at most 1,000 at a time; go on with `after` |
+//! | `POST /v1/balancer/observe` | an [`ObserveRequest`] → the views, of every endpoint that is asked for |
 //! | `GET /v1/balancer/watch` | notices, one JSON value per line, from the answer's begin on; an empty line every 5 s |
 //! | `POST /v1/metrics/instant`, `/range`, `/describe` | a question of [`wire`](crate::wire) → its answer |
 //! | `GET /v1/capabilities` | what both can do |

@@ -64,7 +64,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ews_core::Result;
-use ews_core::balancer::{BalancerEvent, Table};
+use ews_core::balancer::{BalancerEvent, Prepared, Table};
 use ews_core::event::Notice;
 use ews_core::id::GatewayId;
 use tokio::sync::{broadcast, watch};
@@ -123,8 +123,8 @@ pub(crate) struct Core {
     pub(crate) events: broadcast::Sender<Notice<BalancerEvent>>,
     pub(crate) journal: Option<Journal>,
     pub(crate) series: SeriesStore,
-    /// Held by the change that is under way.
-    pub(crate) turn: tokio::sync::Mutex<()>,
+    /// Held by the change that is under way. What is in it was being made durable, and nobody knows yet whether it is.
+    pub(crate) turn: tokio::sync::Mutex<Option<Prepared>>,
     state: Mutex<State>,
     addresses: Vec<SocketAddr>,
     ended: watch::Receiver<usize>,

@@ -1,26 +1,29 @@
 //! A map that is cheap to copy when little of it changes.
 //!
-//! It is cut into shards, each behind a pointer: a copy shares all of them, and a change of a copy copies one. So a change
-//! among a million names costs a few thousand entries, and readers keep what they have.
+//! It is cut into 4,096 shards in groups of 64, each behind a pointer: a copy shares all of them, and a change of a copy copies
+//! one group's pointers and one shard, at a million keys some 250 of them. Readers keep what they have. (Domains, of which a
+//! byte counts, are kept by the table itself.)
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-const SHARDS: usize = 256;
+/// The shards of a group, and the groups.
+const WIDTH: usize = 64;
 
 /// A map from text, shared shard by shard.
 #[derive(Debug, Clone)]
 pub(crate) struct Sharded<V> {
-    shards: Arc<Vec<Shard<V>>>,
+    groups: Arc<[Group<V>; WIDTH]>,
     length: usize,
 }
 
-type Shard<V> = Arc<HashMap<Box<str>, V>>;
+type Group<V> = Arc<[Shard<V>; WIDTH]>;
+type Shard<V> = Option<Arc<HashMap<Arc<str>, V>>>;
 
 impl<V: Clone> Sharded<V> {
     pub(crate) fn new() -> Self {
-        let empty = Arc::new(HashMap::new());
-        Self { shards: Arc::new(vec![empty; SHARDS]), length: 0 }
+        let empty: Group<V> = Arc::new(std::array::from_fn(|_| None));
+        Self { groups: Arc::new(std::array::from_fn(|_| empty.clone())), length: 0 }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -28,31 +31,34 @@ impl<V: Clone> Sharded<V> {
     }
 
     pub(crate) fn get(&self, key: &str) -> Option<&V> {
-        self.shards.get(place(key))?.get(key)
+        let (group, shard) = place(key);
+        self.groups.get(group)?.get(shard)?.as_ref()?.get(key)
     }
 
     pub(crate) fn set(&mut self, key: &str, value: Option<V>) {
-        let Some(shard) = Arc::make_mut(&mut self.shards).get_mut(place(key)) else { return };
-        let shard = Arc::make_mut(shard);
+        let (group, shard) = place(key);
+        let Some(group) = Arc::make_mut(&mut self.groups).get_mut(group) else { return };
+        let Some(place) = Arc::make_mut(group).get_mut(shard) else { return };
+        let shard = Arc::make_mut(place.get_or_insert_default());
         let before = shard.len();
         match value {
-            Some(value) => {
-                shard.insert(key.into(), value);
-            }
-            None => {
-                shard.remove(key);
-            }
+            Some(value) => drop(shard.insert(key.into(), value)),
+            None => drop(shard.remove(key)),
         }
         self.length = self.length + shard.len() - before;
+        if shard.is_empty() {
+            *place = None;
+        }
     }
 }
 
 /// FNV-1a. Names come from whoever configures the gateway, so nobody gains by crowding a shard.
-fn place(key: &str) -> usize {
+fn place(key: &str) -> (usize, usize) {
     let hash = key
         .bytes()
         .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
-    usize::try_from((hash >> 32) % SHARDS as u64).unwrap_or(0)
+    let bits = |shift: u32| usize::try_from((hash >> shift) % WIDTH as u64).unwrap_or(0);
+    (bits(32), bits(40))
 }
 
 #[cfg(test)]

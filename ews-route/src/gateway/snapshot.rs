@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32};
 
-use ews_core::balancer::{MemberState, Object, ObjectRef, Table};
+use ews_core::balancer::{Domains, MemberState, Object, ObjectRef, Site, Table};
 use ews_core::endpoint::EndpointKey;
-use ews_core::id::{CertificateId, PoolId, RouteSetId, TrafficPolicyId};
+use ews_core::id::{CertificateId, PoolId, TrafficPolicyId};
 use ews_core::{Error, Labels, Result, SecretRef};
 
 use super::blackhole::Blackholes;
@@ -23,11 +23,8 @@ use super::sharded::Sharded;
 #[derive(Debug, Clone)]
 pub(crate) struct Snapshot {
     pub(crate) generation: u64,
-    /// By exact name.
-    hosts: Sharded<Site>,
-    /// By what follows `*.`.
-    wildcards: Sharded<Site>,
-    every_other: Option<Site>,
+    /// The table's own, shared with it: a domain is in memory once.
+    domains: Domains,
     sets: Sharded<Arc<Routes>>,
     pools: Sharded<Arc<PoolView>>,
     policies: Sharded<Arc<Policy>>,
@@ -46,18 +43,10 @@ pub(crate) struct CertificateView {
     pub(crate) client_ca: Option<SecretRef>,
 }
 
-/// What a domain points to.
-#[derive(Debug, Clone)]
-pub(crate) struct Site {
-    routes: RouteSetId,
-    pub(crate) policy: Option<TrafficPolicyId>,
-    pub(crate) certificate: Option<CertificateId>,
-}
-
 impl Snapshot {
     /// What a host name in lower case points to.
     pub(crate) fn site(&self, host: &str) -> Option<&Site> {
-        self.hosts.get(host).or_else(|| self.wildcard(host)).or(self.every_other.as_ref())
+        self.domains.site(host)
     }
 
     pub(crate) fn routes(&self, site: &Site) -> Option<&Arc<Routes>> {
@@ -66,21 +55,6 @@ impl Snapshot {
 
     pub(crate) fn policy(&self, id: &TrafficPolicyId) -> Option<&Arc<Policy>> {
         self.policies.get(id.as_str())
-    }
-
-    /// `*.example` takes in `a.example` and `a.b.example`; of several the longest holds.
-    fn wildcard(&self, host: &str) -> Option<&Site> {
-        if self.wildcards.is_empty() {
-            return None;
-        }
-        let mut rest = host;
-        while let Some((_, parent)) = rest.split_once('.') {
-            if let Some(site) = self.wildcards.get(parent) {
-                return Some(site);
-            }
-            rest = parent;
-        }
-        None
     }
 
     pub(crate) fn certificate(&self, id: &CertificateId) -> Option<&Arc<CertificateView>> {
@@ -124,9 +98,7 @@ impl Routing {
     pub(crate) fn new() -> Self {
         let snapshot = Snapshot {
             generation: 0,
-            hosts: Sharded::new(),
-            wildcards: Sharded::new(),
-            every_other: None,
+            domains: Domains::default(),
             sets: Sharded::new(),
             pools: Sharded::new(),
             policies: Sharded::new(),
@@ -157,23 +129,10 @@ impl Routing {
     pub(crate) fn update(&mut self, table: &Table, touched: &[ObjectRef]) -> Snapshot {
         let mut pools: Vec<&PoolId> = Vec::new();
         for reference in touched {
-            let object = table.get(reference).map(|stored| &stored.object);
+            let object = table.other(reference).map(|stored| &stored.object);
             match (reference, object) {
-                (ObjectRef::Domain(name), object) => {
-                    let site = match object {
-                        Some(Object::Domain(domain)) => Some(Site {
-                            routes: domain.routes.clone(),
-                            policy: domain.policy.clone(),
-                            certificate: domain.certificate.clone(),
-                        }),
-                        _ => None,
-                    };
-                    match name.as_str().strip_prefix("*.") {
-                        Some(parent) => self.snapshot.wildcards.set(parent, site),
-                        None if name.as_str() == "*" => self.snapshot.every_other = site,
-                        None => self.snapshot.hosts.set(name.as_str(), site),
-                    }
-                }
+                // The table has it, and the snapshot below has the table's.
+                (ObjectRef::Domain(_), _) => {}
                 (ObjectRef::RouteSet(id), object) => {
                     let routes = match object {
                         // It was checked before it was applied.
@@ -240,6 +199,7 @@ impl Routing {
             };
             self.snapshot.pools.set(id.as_str(), view);
         }
+        self.snapshot.domains = table.domains().clone();
         self.snapshot.generation = table.generation();
         self.snapshot.clone()
     }
@@ -275,7 +235,7 @@ impl Routing {
     }
 
     fn pool_view(&mut self, table: &Table, id: &PoolId) -> Option<Arc<PoolView>> {
-        let Object::Pool(pool) = &table.get(&ObjectRef::Pool(id.clone()))?.object else { return None };
+        let Object::Pool(pool) = &table.other(&ObjectRef::Pool(id.clone()))?.object else { return None };
         let members = table.members(id).filter_map(|member| {
             let name = (id.clone(), member.endpoint.key.clone());
             let endpoint = self.endpoints.get(&name)?.last()?.clone();

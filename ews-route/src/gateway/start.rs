@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use ews_core::balancer::{ObjectRef, Table};
+use ews_core::balancer::{Change, ObjectKind, ObjectRef, Table};
 use ews_core::id::GatewayId;
-use ews_core::store::Store;
-use ews_core::{Error, ErrorKind, Result};
+use ews_core::store::{EmbeddedConfig, Store, StoreLimits};
+use ews_core::{Clock as _, Error, ErrorKind, Result, SystemClock};
 use tokio::sync::{Notify, broadcast, watch};
 
 use super::client::Trust;
@@ -99,11 +99,27 @@ impl GatewayBuilder {
         self
     }
 
-    /// Remembers there what is applied, under `gateway/<name>/`. The gateway starts with what is there.
+    /// Remembers there what is applied, under `gateway/<name>/`: a record for each object. The gateway starts with what is
+    /// there; a store belongs to one gateway of a name at a time.
+    ///
+    /// A change costs one transaction where the store takes as many writes in one as the change touches objects, and one
+    /// more; see [`store_config`](Self::store_config).
     #[must_use]
     pub fn with_store(mut self, store: Arc<dyn Store>) -> Self {
         self.store = Some(StoreOf(store));
         self
+    }
+
+    /// What an embedded store that holds nothing but a gateway's state is best bounded by: transactions that take the largest
+    /// [`Change`](ews_core::balancer::Change) of objects of usual size, and little history, since nobody watches it.
+    pub fn store_config() -> EmbeddedConfig {
+        let limits = StoreLimits::default().with_operations(Change::MAX_OPS + 1);
+        EmbeddedConfig::default()
+            .with_limits(limits)
+            .with_log_entries(1_000)
+            .with_log_bytes(8 << 20)
+            .with_tail_bytes(1 << 20)
+            .with_history_bytes(1 << 20)
     }
 
     /// Starts it. It takes connections once it knows again what was applied before, and serves that.
@@ -125,18 +141,18 @@ impl GatewayBuilder {
         let journal = store.map(|StoreOf(store)| Journal::new(store, &id));
         let limits = GatewayConfig::table_limits();
         let table = match &journal {
-            Some(journal) => journal.replay(capabilities(), limits).await?,
+            Some(journal) => journal.replay(capabilities(), limits, SystemClock.now()).await?,
             None => Table::new(capabilities(), limits),
         };
         let mut routing = Routing::new();
-        let image = table.image();
+        // Domains are the table's own; whatever else there is becomes what requests are routed by.
+        let kinds = ObjectKind::ALL.into_iter().filter(|kind| *kind != ObjectKind::Domain);
+        let stored = || kinds.clone().flat_map(|kind| table.stored(kind, None));
         // A gateway that was built with less than its predecessor can't serve what that one was told.
-        image
-            .objects
-            .iter()
+        stored()
             .try_for_each(|stored| snapshot::check(&stored.object))
             .map_err(|error| error.with_operation("gateway.start"))?;
-        let all: Vec<ObjectRef> = image.objects.iter().map(|stored| stored.object.reference()).collect();
+        let all: Vec<ObjectRef> = stored().map(|stored| stored.object.reference()).collect();
         let snapshot = Arc::new(routing.update(&table, &all));
         let generation = table.generation();
 
@@ -167,7 +183,7 @@ impl GatewayBuilder {
             #[cfg(feature = "tls")]
             certificates,
             started: Instant::now(),
-            started_at: ews_core::Clock::now(&ews_core::SystemClock),
+            started_at: SystemClock.now(),
             registry: Registry::default(),
             served: (0..threads).map(|_| AtomicU64::new(0)).collect(),
             connections: (0..threads).map(|_| AtomicUsize::new(0)).collect(),
@@ -199,7 +215,7 @@ impl GatewayBuilder {
             snapshots,
             events: broadcast::channel(EVENT_QUEUE).0,
             journal,
-            turn: tokio::sync::Mutex::new(()),
+            turn: tokio::sync::Mutex::new(None),
             state: Mutex::new(State { table, routing }),
             addresses,
             ended: of_ended,

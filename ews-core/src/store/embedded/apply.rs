@@ -134,7 +134,9 @@ impl<'a> Applier<'a> {
             self.write_record(&change, old.as_ref())?;
             changes.push(change);
         }
-        before.retain(|(key, _)| changes.iter().any(|change| change.key() == key));
+        // Both are in the order of the writes.
+        let mut changed = changes.iter().peekable();
+        before.retain(|(key, _)| changed.next_if(|change| change.key() == key).is_some());
         self.write_log(changes, before)?;
         Ok(Ok(revision))
     }
