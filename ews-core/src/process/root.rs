@@ -206,6 +206,7 @@ const SHARING_VIOLATION: i32 = 32;
 
 /// Makes a directory with these permission bits, whatever the umask; one that is there is left as it is.
 pub(super) fn directory(path: &Path, mode: u32) -> io::Result<()> {
+    #[cfg_attr(not(unix), expect(unused_mut, reason = "there are no permission bits to set"))]
     let mut builder = fs::DirBuilder::new();
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, mode);
