@@ -233,6 +233,7 @@ async fn an_authorizer_decides_and_says_who_it_is() {
     let post = |authorization: &str| {
         format!(
             "POST /shop?item=1 HTTP/1.1\r\nHost: shop.example\r\nAuthorization: {authorization}\r\nX-User: root\r\nX-Role: root\r\n\
+             Connection: keep-alive, x-ROLE\r\nConnection: X-User\r\n\
              Content-Length: 4\r\nIf-None-Match: \"x\"\r\n\r\nbody"
         )
     };

@@ -64,6 +64,7 @@ impl Auth {
         for name in &self.copied {
             request.headers_mut().remove(name);
         }
+        keep(request.headers_mut(), &self.copied);
         let answered = tokio::time::timeout(self.timeout, self.answer(connection, client, request)).await;
         // What follows is the endpoint's time.
         connection.enter(Phase::Response);
@@ -168,6 +169,24 @@ impl Auth {
             }
         }
         asking
+    }
+}
+
+/// What `Connection` names goes on the way to the endpoint: a client could take away so what the answer gives.
+fn keep(headers: &mut HeaderMap, names: &[HeaderName]) {
+    let parts = headers.get_all(header::CONNECTION).iter();
+    let parts: Vec<&[u8]> = parts.flat_map(|line| line.as_bytes().split(|byte| *byte == b',')).collect();
+    let is_kept = |part: &&[u8]| {
+        names.iter().any(|name| part.trim_ascii().eq_ignore_ascii_case(name.as_str().as_bytes()))
+    };
+    if !parts.iter().any(is_kept) {
+        return;
+    }
+    let others: Vec<&[u8]> = parts.into_iter().filter(|part| !is_kept(part)).collect();
+    let others = HeaderValue::from_bytes(&others.join(&b","[..]));
+    headers.remove(header::CONNECTION);
+    if let Ok(others) = others {
+        headers.insert(header::CONNECTION, others);
     }
 }
 
