@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use tokio::net::windows::named_pipe::NamedPipeServer;
-use windows_sys::Win32::Foundation::{ERROR_ACCESS_DENIED, ERROR_BAD_EXE_FORMAT};
+use windows_sys::Win32::Foundation::{ERROR_ACCESS_DENIED, ERROR_BAD_EXE_FORMAT, ERROR_INTERNAL_ERROR};
 use windows_sys::Win32::System::Threading::{
     CREATE_BREAKAWAY_FROM_JOB, CREATE_NEW_PROCESS_GROUP, CREATE_NO_WINDOW, CREATE_SUSPENDED,
 };
@@ -64,7 +64,7 @@ pub(in crate::process) fn spawn(program: Program<'_>) -> Result<Spawned, NotStar
     command.stdout(theirs);
     let (stderr, theirs) = ipc::output().map_err(refused)?;
     command.stderr(theirs);
-    let mut child = command.spawn().map_err(|error| not_started(name, &error))?;
+    let mut child = start(&mut command).map_err(|error| not_started(name, &error))?;
     // With it go our copies of the program's ends of the pipes, so that we see it close them.
     drop(command);
     let pid = child.id();
@@ -75,6 +75,22 @@ pub(in crate::process) fn spawn(program: Program<'_>) -> Result<Spawned, NotStar
         return Err(NotStarted::new(126, format!("`{name}` can't be held in a job: {error}")));
     }
     Ok(Spawned { pid, stdin, stdout: Some(stdout), stderr: Some(stderr), terminal: None })
+}
+
+/// How often a process is started that the system loses before its first instruction.
+const ATTEMPTS: u32 = 4;
+
+/// Starts a process, once more where the system lost it before its first instruction: nothing of it ran. Wine says so now
+/// and then on a loaded machine.
+fn start(command: &mut Command) -> io::Result<Child> {
+    let lost = |error: &io::Error| error.raw_os_error() == Some(ERROR_INTERNAL_ERROR.cast_signed());
+    for _ in 1..ATTEMPTS {
+        match command.spawn() {
+            Err(error) if lost(&error) => {}
+            started => return started,
+        }
+    }
+    command.spawn()
 }
 
 /// Where a program is: a relative path is looked for in the work directory, a name without folders where the system looks.
@@ -153,9 +169,9 @@ pub(in crate::process) fn spawn_shim(start: ShimStart<'_>) -> io::Result<Child> 
     command.stdin(start.connection).stdout(start.lock).stderr(start.log);
     let flags = CREATE_NO_WINDOW | CREATE_NEW_PROCESS_GROUP;
     // A shim outlives its controller, also where that is in a job which ends with it, if the job lets it go.
-    match command.creation_flags(flags | CREATE_BREAKAWAY_FROM_JOB).spawn() {
+    match start(command.creation_flags(flags | CREATE_BREAKAWAY_FROM_JOB)) {
         Err(error) if error.raw_os_error() == Some(ERROR_ACCESS_DENIED.cast_signed()) => {
-            command.creation_flags(flags).spawn()
+            start(command.creation_flags(flags))
         }
         started => started,
     }
