@@ -56,9 +56,18 @@ pub(crate) fn capabilities() -> CapabilitySet {
 
 impl Core {
     pub(crate) async fn apply(self: &Arc<Self>, change: &Change) -> Result<Applied> {
+        #[cfg(all(unix, feature = "handover"))]
+        self.relay.changeable().await?;
         // One after the other; what is checked here is committed before anybody else looks.
         let mut turn = self.turn.lock().await;
-        self.settle(&mut turn).await?;
+        // It may have been handed over while we waited.
+        #[cfg(all(unix, feature = "handover"))]
+        self.relay.changeable().await?;
+        self.decide(&mut turn, change).await
+    }
+
+    async fn decide(self: &Arc<Self>, turn: &mut Option<Prepared>, change: &Change) -> Result<Applied> {
+        self.settle(turn).await?;
         let prepared = match self.state().table.prepare(change)? {
             Outcome::Replay(applied) => return Ok(applied),
             Outcome::New(prepared) => prepared,
@@ -68,7 +77,7 @@ impl Core {
             .into_iter()
             .try_for_each(snapshot::check)
             .map_err(|error| error.with_operation("balancer.apply").with_context("change", &change.id))?;
-        let Some(journal) = &self.journal else { return self.commit(prepared) };
+        let Some(journal) = self.journal() else { return self.commit_new(prepared, change) };
         // Until the store has answered, and for good where this future is dropped meanwhile.
         let doubtful = turn.insert(prepared);
         if let Err(error) = journal.append(doubtful).await {
@@ -86,22 +95,34 @@ impl Core {
             return Err(if maybe { error.with_maybe_applied() } else { error });
         }
         match turn.take() {
-            Some(prepared) => self.commit(prepared),
+            Some(prepared) => self.commit_new(prepared, change),
             None => Err(Error::internal("a change was lost on its way into the journal")),
         }
     }
 
     /// Makes true what an earlier write left open.
-    async fn settle(&self, turn: &mut Option<Prepared>) -> Result<()> {
-        let (Some(journal), Some(doubtful)) = (&self.journal, turn.as_ref()) else { return Ok(()) };
+    pub(crate) async fn settle(&self, turn: &mut Option<Prepared>) -> Result<()> {
+        let (Some(journal), Some(doubtful)) = (self.journal(), turn.as_ref()) else { return Ok(()) };
         let is_durable = journal.holds(&doubtful.remembered()).await?;
         if let Some(prepared) = turn.take().filter(|_| is_durable) {
             self.commit(prepared)?;
+            #[cfg(all(unix, feature = "handover"))]
+            self.relay.pass_over();
         }
         Ok(())
     }
 
-    fn commit(&self, prepared: Prepared) -> Result<Applied> {
+    /// Commits, and lets whoever was before this gateway know.
+    fn commit_new(&self, prepared: Prepared, change: &Change) -> Result<Applied> {
+        let applied = self.commit(prepared)?;
+        #[cfg(all(unix, feature = "handover"))]
+        self.relay.pass_on(applied.generation, change);
+        #[cfg(not(all(unix, feature = "handover")))]
+        let _ = change;
+        Ok(applied)
+    }
+
+    pub(crate) fn commit(&self, prepared: Prepared) -> Result<Applied> {
         let touched: Vec<ObjectRef> = prepared.touched().map(|(reference, _)| reference.clone()).collect();
         let change = prepared.remembered().id;
         let mut state = self.state();
@@ -122,7 +143,7 @@ impl Core {
         if !ended.is_empty() {
             let snapshot = state.routing.update(&state.table, &ended);
             self.snapshots.send_replace(Arc::new(snapshot));
-            if let Some(journal) = &self.journal {
+            if let Some(journal) = self.journal() {
                 journal.ended(&ended);
             }
         }
@@ -133,11 +154,21 @@ impl Core {
         let _ = self.events.send(Notice::Event(event));
     }
 
+    /// What this gateway sees, and those before it that have something under way.
+    pub(crate) fn views(&self, query: &ObserveQuery) -> Vec<GatewayView> {
+        #[cfg(all(unix, feature = "handover"))]
+        let views = self.relay.views(query, || self.observe(query));
+        #[cfg(not(all(unix, feature = "handover")))]
+        let views = vec![self.observe(query)];
+        views
+    }
+
     fn observe(&self, query: &ObserveQuery) -> GatewayView {
         // Before the counters: what a thread began before it acknowledged is counted by then.
-        let generation = self.shared.served();
+        let served = self.shared.served();
         let now = self.shared.now();
         let state = self.state();
+        let generation = served.min(state.table.generation());
         let wanted = |endpoint: &ews_core::EndpointKey| {
             query.endpoints.is_empty() || query.endpoints.contains(endpoint)
         };
@@ -188,7 +219,7 @@ impl Balancer for Gateway {
     }
 
     async fn observe(&self, query: &ObserveQuery) -> Result<Vec<GatewayView>> {
-        Ok(vec![self.core().observe(query)])
+        Ok(self.core().views(query))
     }
 
     async fn watch(&self) -> Result<BoxStream<'static, Notice<BalancerEvent>>> {

@@ -1,7 +1,7 @@
 //! Routing for EWS: the gateway, and the clients of a gateway in another process.
 //!
-//! [`Gateway`] moves HTTP traffic on threads of its own: HTTP/1.1, upgrades such as WebSockets, and with the features `http2` and
-//! `tls` HTTP/2 on both sides and TLS from clients. It is a [`Balancer`](ews_core::Balancer), which takes domains,
+//! [`Gateway`] moves HTTP and TCP traffic on threads of its own: HTTP/1.1, upgrades such as WebSockets, and with the features
+//! `http2` and `tls` HTTP/2 and TLS on both sides. It is a [`Balancer`](ews_core::Balancer), which takes domains,
 //! routes, pools and endpoints, and a source of [`Metrics`](ews_core::Metrics), which answers for what it sees. It never
 //! learns what a rollout is.
 //!
@@ -15,18 +15,20 @@
 //! - **You embed it**: [`Gateway::start`], and [`GatewayConfig`] for every bound and time limit.
 //! - **You want it in a process of its own**: `server::run` (feature `server`) or the program `ews-gateway` (feature `bin`), with
 //!   `RemoteBalancer` and `RemoteMetrics` (feature `remote`) on the other side.
+//! - **You replace it without a refused connection**: `handover` (feature `handover`, on Unix).
 //! - **You work on it**: the headers of [`gateway`]'s modules, from `guard` on.
 //!
 //! # What it does not do yet
-//! TCP, the PROXY protocol, TLS to endpoints and endpoints by DNS name, active health checks, forward authentication,
-//! handing its listeners to a successor. What it can't do is no capability of it, and a change that asks for it is refused with
-//! `Unsupported`.
+//! HTTP/3, SNI without ending TLS, HTTP checks of endpoints that speak TLS. What it can't do is no capability of it, and a
+//! change that asks for it is refused with `Unsupported`.
 
 pub mod access;
 #[cfg(feature = "admin")]
 pub mod admin;
 mod balancer;
 pub mod gateway;
+#[cfg(all(unix, feature = "handover"))]
+pub mod handover;
 mod journal;
 pub mod metrics;
 #[cfg(feature = "remote")]

@@ -17,7 +17,7 @@
 use std::fmt;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ews_core::http::{Access, Tokens};
@@ -25,8 +25,10 @@ use ews_core::store::{RedbConfig, RedbStore};
 use ews_core::time::duration;
 use ews_core::{Error, ErrorKind, Result, SecretValue};
 use serde::{Deserialize, Serialize};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
+#[cfg(unix)]
+use crate::handover;
 use crate::{AccessFile, AccessFormat, AccessLog, Gateway, GatewayBuilder, GatewayConfig, admin};
 
 /// The configuration of a gateway process.
@@ -77,6 +79,9 @@ pub struct ServerConfig {
     pub state: Option<PathBuf>,
     /// Where the bound addresses are written as JSON once all listen; the file appears whole.
     pub addresses_file: Option<PathBuf>,
+    /// The Unix socket where a successor asks to take over without a refused connection, and where this process asks whoever
+    /// is there when it starts; see `handover`. Default: none, and on Unix only.
+    pub handover: Option<PathBuf>,
     /// The access log: a file that others may rotate. Default: none.
     pub access_log: Option<PathBuf>,
     /// How its lines look.
@@ -95,6 +100,7 @@ impl Default for ServerConfig {
             secrets: None,
             state: None,
             addresses_file: None,
+            handover: None,
             access_log: None,
             access_format: AccessFormat::default(),
             drain: Duration::from_secs(30),
@@ -144,6 +150,13 @@ impl ServerConfig {
     #[must_use]
     pub fn with_addresses_file(mut self, file: impl Into<PathBuf>) -> Self {
         self.addresses_file = Some(file.into());
+        self
+    }
+
+    /// Taking over from whoever offers itself at this socket, and offering itself there.
+    #[must_use]
+    pub fn with_handover(mut self, socket: impl Into<PathBuf>) -> Self {
+        self.handover = Some(socket.into());
         self
     }
 
@@ -228,7 +241,9 @@ pub struct Server {
     gateway: Gateway,
     addresses: Addresses,
     admin: Option<AdminThread>,
-    store: Option<Arc<RedbStore>>,
+    store: Option<StateFile>,
+    #[cfg(unix)]
+    successors: Option<handover::Successors>,
     addresses_file: Option<PathBuf>,
     drain: Duration,
 }
@@ -247,10 +262,18 @@ impl Server {
             secrets,
             state,
             addresses_file,
+            handover: socket,
             access_log,
             access_format,
             drain,
         } = config;
+        #[cfg(not(unix))]
+        if socket.is_some() {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "`handover` gives open sockets away, which this system can't; accepted: none",
+            ));
+        }
         let (plain, secured) = (gateway.listen.len(), gateway.listen_tls.len());
         let tokens = match (admin, &token_file) {
             (None, _) => None,
@@ -261,6 +284,20 @@ impl Server {
                 ));
             }
         };
+        gateway.check()?;
+        // From here on whoever is there waits for us, its store closed.
+        #[cfg(unix)]
+        let mut predecessor = match &socket {
+            Some(path) => handover::Predecessor::ask(path, &gateway.name).await?,
+            None => None,
+        };
+        #[cfg(unix)]
+        let inherited = match (admin, &mut predecessor) {
+            (Some(address), Some(predecessor)) => predecessor.take(address).pop(),
+            _ => None,
+        };
+        #[cfg(not(unix))]
+        let inherited = None;
         let mut builder = Gateway::builder(gateway);
         #[cfg(feature = "tls")]
         if let Some(directory) = secrets {
@@ -280,10 +317,13 @@ impl Server {
         }
         let mut store = None;
         if let Some(path) = state {
-            let config = RedbConfig::default().with_embedded(GatewayBuilder::store_config());
-            let opened = Arc::new(RedbStore::open(path, config).await?);
-            builder = builder.with_store(opened.clone());
-            store = Some(opened);
+            let file = StateFile { path, store: Arc::default() };
+            builder = builder.with_store(file.open_now().await?);
+            store = Some(file);
+        }
+        #[cfg(unix)]
+        if let Some(predecessor) = predecessor {
+            builder = builder.with_predecessor(predecessor);
         }
         let gateway = builder.start().await?;
         let (http, others) = gateway.addresses().split_at_checked(plain).unwrap_or_default();
@@ -293,7 +333,8 @@ impl Server {
         let mut serving = None;
         if let (Some(address), Some(tokens)) = (admin, tokens) {
             let router = admin::router(&gateway, Access::Tokens(tokens))?;
-            let listener = TcpListener::bind(address).map_err(|error| {
+            let bound = inherited.map_or_else(|| TcpListener::bind(address), Ok);
+            let listener = bound.map_err(|error| {
                 let kind = match error.kind() {
                     std::io::ErrorKind::AddrInUse => ErrorKind::PortInUse,
                     _ => ErrorKind::Unavailable,
@@ -308,7 +349,76 @@ impl Server {
         if let Some(file) = &addresses_file {
             addresses.write(file)?;
         }
-        Ok(Self { gateway, addresses, admin: serving, store, addresses_file, drain })
+        Ok(Self {
+            gateway,
+            addresses,
+            admin: serving,
+            store,
+            #[cfg(unix)]
+            successors: socket.map(handover::Successors::bind).transpose()?,
+            addresses_file,
+            drain,
+        })
+    }
+
+    /// Serves until `shutdown` is done or a successor has taken over, and ends. Returns how many connections were closed by
+    /// force.
+    pub async fn serve(self, shutdown: impl Future<Output = ()>) -> usize {
+        let mut shutdown = std::pin::pin!(shutdown);
+        #[cfg(unix)]
+        let mut server = self;
+        #[cfg(not(unix))]
+        let server = self;
+        #[cfg(unix)]
+        while let Some(successors) = &mut server.successors {
+            let successor = tokio::select! {
+                () = &mut shutdown => return server.stop().await,
+                successor = successors.next() => successor,
+            };
+            let outcome = match successor {
+                Ok(successor) => successor.take_over(&server.gateway, server.how()).await,
+                Err(error) => {
+                    server.successors = None;
+                    Err(error)
+                }
+            };
+            match outcome {
+                Ok(handover::Outcome::Taken { closed }) => return server.taken(closed).await,
+                Ok(handover::Outcome::Kept(reason)) => {
+                    tracing::warn!(error = %reason, "a successor did not take over");
+                }
+                Err(error) => tracing::error!(%error, "a hand-over failed"),
+            }
+        }
+        shutdown.await;
+        server.stop().await
+    }
+
+    /// How it is handed over.
+    #[cfg(unix)]
+    fn how(&self) -> handover::HandOver {
+        let mut how = handover::HandOver::default().with_drain(self.drain);
+        if let Some(store) = &self.store {
+            how = how.with_store(store.clone());
+        }
+        if let Some(admin) = &self.admin {
+            match admin.listener.try_clone() {
+                Ok(listener) => how = how.with_listener(listener),
+                Err(error) => tracing::warn!(%error, "the admin endpoint's socket can't be given away"),
+            }
+            let retired = admin.retired.clone();
+            how = how.with_taken(move || retired.notify_one());
+        }
+        how
+    }
+
+    /// Ends after a successor has taken over. The file of addresses is the successor's.
+    #[cfg(unix)]
+    async fn taken(self, closed: usize) -> usize {
+        if let Some(admin) = self.admin {
+            admin.stop().await;
+        }
+        closed
     }
 
     /// The gateway.
@@ -334,9 +444,49 @@ impl Server {
         }
         drop(self.gateway);
         if let Some(store) = self.store {
-            close(store).await;
+            store.close_now().await;
         }
         left
+    }
+}
+
+/// The file that keeps what was applied, open or not.
+#[derive(Debug, Clone)]
+struct StateFile {
+    path: PathBuf,
+    store: Arc<Mutex<Option<Arc<RedbStore>>>>,
+}
+
+impl StateFile {
+    fn store(&self) -> MutexGuard<'_, Option<Arc<RedbStore>>> {
+        self.store.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn open_now(&self) -> Result<Arc<RedbStore>> {
+        let config = RedbConfig::default().with_embedded(GatewayBuilder::store_config());
+        let opened = Arc::new(RedbStore::open(&self.path, config).await?);
+        *self.store() = Some(opened.clone());
+        Ok(opened)
+    }
+
+    async fn close_now(&self) {
+        let store = self.store().take();
+        if let Some(store) = store {
+            close(store).await;
+        }
+    }
+}
+
+#[cfg(unix)]
+#[async_trait::async_trait]
+impl handover::KeptStore for StateFile {
+    async fn close(&mut self) {
+        self.close_now().await;
+    }
+
+    async fn open(&mut self) -> Result<Arc<dyn ews_core::Store>> {
+        let store = self.open_now().await?;
+        Ok(store)
     }
 }
 
@@ -359,6 +509,11 @@ async fn close(mut store: Arc<RedbStore>) {
 /// The admin endpoint, on a runtime of its own: with it end all its connections, watches among them.
 #[derive(Debug)]
 struct AdminThread {
+    /// Its listening socket once more, for a successor.
+    #[cfg(unix)]
+    listener: TcpListener,
+    /// It accepts nothing more, and finishes what is under way.
+    retired: Arc<Notify>,
     stop: oneshot::Sender<()>,
     ended: oneshot::Receiver<()>,
 }
@@ -372,17 +527,22 @@ impl AdminThread {
         let (stop, stopped) = oneshot::channel();
         let (end, ended) = oneshot::channel();
         listener.set_nonblocking(true).map_err(failed)?;
+        #[cfg(unix)]
+        let kept = listener.try_clone().map_err(failed)?;
+        let retired = Arc::new(Notify::new());
+        let retires = retired.clone();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
         let serve = async move {
             let served = async {
                 let listener = tokio::net::TcpListener::from_std(listener)?;
-                axum::serve(listener, router).await
+                let retires = async move { retires.notified().await };
+                axum::serve(listener, router).with_graceful_shutdown(retires).await
             };
             tokio::select! {
                 result = served => if let Err(error) = result {
                     tracing::error!(%error, "the admin endpoint ended");
                 },
-                // Also where nobody holds the server any more.
+                // Also where nobody holds the server any more. One that has retired is let go by its connections.
                 _ = stopped => {}
             }
         };
@@ -392,7 +552,13 @@ impl AdminThread {
             let _ = end.send(());
         };
         std::thread::Builder::new().name("ews-route-admin".to_owned()).spawn(work).map_err(failed)?;
-        Ok(Self { stop, ended })
+        Ok(Self {
+            #[cfg(unix)]
+            listener: kept,
+            retired,
+            stop,
+            ended,
+        })
     }
 
     async fn stop(self) {
@@ -401,7 +567,8 @@ impl AdminThread {
     }
 }
 
-/// Runs a gateway process: starts everything, tells where it listens, serves until `shutdown` is done, and ends.
+/// Runs a gateway process: starts everything, tells where it listens, serves until `shutdown` is done or a successor has taken
+/// over, and ends.
 ///
 /// # Errors
 /// Those of [`Server::start`].
@@ -412,8 +579,7 @@ pub async fn run(
 ) -> Result<usize> {
     let server = Server::start(config).await?;
     ready(server.addresses());
-    shutdown.await;
-    Ok(server.stop().await)
+    Ok(server.serve(shutdown).await)
 }
 
 fn tokens(file: &Path) -> Result<Tokens> {

@@ -319,6 +319,16 @@ async fn after_a_body_where_none_is_expected_both_connections_end() {
         assert_eq!((answer.status, answer.header("connection")), (200, Some("close")));
         assert!(client.is_closed().await);
         until("the upstream's has ended", async || upstream.connections().1 == 0).await;
+        let mut client = stage.client().await;
+        client
+            .send(&format!(
+                "{method} / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n"
+            ))
+            .await;
+        assert_eq!(client.answer_to(method).await.unwrap().status, 200);
+        assert!(client.is_closed().await);
+        until("the upstream's has ended", async || upstream.connections().1 == 0).await;
     }
+    assert_eq!(upstream.received().len(), 4);
     assert!(upstream.received().iter().all(|received| received.body == b"hi"));
 }

@@ -16,7 +16,7 @@ use ews_route::{AccessFormat, TcpListen};
 const USAGE: &str =
     "usage: ews-gateway [--config FILE] [--name NAME] [--listen ADDRESS]... [--listen-tls ADDRESS]...
                    [--listen-tcp ADDRESS=HOST]... [--secrets DIRECTORY] [--trust NETWORK]... [--threads COUNT]
-                   [--admin ADDRESS --token-file FILE] [--state FILE] [--addresses-file FILE]
+                   [--admin ADDRESS --token-file FILE] [--state FILE] [--addresses-file FILE] [--handover SOCKET]
                    [--access-log FILE] [--access-format json|combined] [--drain SECONDS]";
 
 fn main() -> ExitCode {
@@ -128,6 +128,7 @@ fn read(mut args: impl Iterator<Item = String>) -> Result<Option<ServerConfig>> 
             }
             "--token-file" => config.token_file = Some(value.into()),
             "--state" => config.state = Some(value.into()),
+            "--handover" => config.handover = Some(value.into()),
             "--addresses-file" => config.addresses_file = Some(value.into()),
             _ => return Err(Error::invalid(format!("`{flag}` is not an option"))),
         }

@@ -32,6 +32,10 @@ use super::tunnel::Tunnel;
 /// How long a connection that ends in the midst of a request is read on.
 const LINGER: Duration = Duration::from_secs(1);
 
+/// How long a connection may wait for its first request though the gateway ends, in milliseconds: one that was just accepted
+/// has a client that was not told anything else.
+const FIRST: u64 = 3_000;
+
 /// For how long a body is waited for before its pace is judged, in milliseconds.
 const PACE: u64 = 10_000;
 
@@ -275,6 +279,11 @@ impl Connection {
         self.thread.counts.refused(refusal);
     }
 
+    /// Whether its first request is still to come, and may.
+    fn is_new(&self) -> bool {
+        self.calls.get() == 0 && self.thread.now().saturating_sub(self.since.get()) < FIRST
+    }
+
     /// Whether this phase is over its time.
     pub(crate) fn is_expired(&self, phase: Phase) -> bool {
         self.expired.get() && self.phase.get() == phase
@@ -308,6 +317,9 @@ impl Connection {
             _ => limit,
         };
         let age = now.saturating_sub(self.since.get());
+        if self.thread.is_draining() && self.calls.get() == 0 && age >= FIRST {
+            self.wake();
+        }
         if age >= limit {
             self.expired.set(true);
             self.wake();
@@ -531,15 +543,21 @@ async fn serve_http1(connection: Rc<Connection>, io: ClientIo) {
         if connection.is_over() {
             return Poll::Ready(false);
         }
-        if connection.thread.is_draining() && !is_told {
-            is_told = true;
-            Pin::new(&mut protocol).graceful_shutdown();
-        }
-        match Pin::new(&mut protocol).poll(cx) {
-            // What went wrong has been counted, or was the client's own end.
-            Poll::Ready(ended) => Poll::Ready(ended.is_ok()),
-            Poll::Pending if connection.is_over() => Poll::Ready(false),
-            Poll::Pending => Poll::Pending,
+        loop {
+            if connection.thread.is_draining() && !is_told && !connection.is_new() {
+                is_told = true;
+                Pin::new(&mut protocol).graceful_shutdown();
+            }
+            return match Pin::new(&mut protocol).poll(cx) {
+                // What went wrong has been counted, or was the client's own end.
+                Poll::Ready(ended) => Poll::Ready(ended.is_ok()),
+                Poll::Pending if connection.is_over() => Poll::Ready(false),
+                // Its first request has come.
+                Poll::Pending if connection.thread.is_draining() && !is_told && !connection.is_new() => {
+                    continue;
+                }
+                Poll::Pending => Poll::Pending,
+            };
         }
     })
     .await;

@@ -26,10 +26,9 @@ struct Said {
 /// Runs until the gateway is gone.
 pub(super) async fn run(core: Weak<Core>, dealers: Vec<Dealer>, mut ending: watch::Receiver<Ending>) {
     let Some(strong) = core.upgrade() else { return };
-    let dealing: Vec<_> = dealers
-        .into_iter()
-        .map(|dealer| tokio::task::spawn_local(dealer.run(strong.shared.clone())))
-        .collect();
+    for dealer in dealers {
+        tokio::task::spawn_local(dealer.run(strong.shared.clone(), ending.clone()));
+    }
     let (shared, mut sampler) = (strong.shared.clone(), Sampler::new(&strong));
     let mut checks = Checks::default();
     checks.follow(&strong);
@@ -44,7 +43,6 @@ pub(super) async fn run(core: Weak<Core>, dealers: Vec<Dealer>, mut ending: watc
             () = checks.changed() => {}
             _ = samples.tick() => takes_sample = true,
             changed = ending.changed() => {
-                dealing.iter().for_each(tokio::task::JoinHandle::abort);
                 if changed.is_err() || *ending.borrow_and_update() == Ending::Now {
                     return;
                 }
@@ -64,7 +62,7 @@ pub(super) async fn run(core: Weak<Core>, dealers: Vec<Dealer>, mut ending: watc
 /// Tells watchers what has changed, and forgets endpoints that are removed and idle.
 fn look(core: &Arc<Core>, served: &mut u64, said: &mut HashMap<u64, Said>) {
     let now = core.shared.now();
-    let reached = core.shared.served();
+    let reached = core.served();
     if reached > *served {
         *served = reached;
         core.send(BalancerEvent::Serving { gateway: core.id.clone(), generation: reached });

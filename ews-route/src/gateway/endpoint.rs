@@ -128,9 +128,9 @@ impl EndpointState {
         self.in_flight.fetch_sub(1, Ordering::AcqRel) == 1
     }
 
-    /// Something was closed by force.
-    pub(crate) fn force(&self) {
-        self.forced.fetch_add(1, Ordering::Relaxed);
+    /// So much was closed by force.
+    pub(crate) fn force(&self, count: u64) {
+        self.forced.fetch_add(count, Ordering::Relaxed);
     }
 
     pub(crate) fn in_flight(&self) -> u64 {
@@ -219,6 +219,19 @@ impl EndpointState {
     pub(crate) fn set_well(&self, is_well: bool) {
         let found = if is_well { Checked::Well } else { Checked::Unwell };
         self.checked.store(found as u8, Ordering::Relaxed);
+    }
+
+    /// Its checks found it well at the gateway before this one.
+    #[cfg(all(unix, feature = "handover"))]
+    pub(crate) fn set_well_before(&self) {
+        let (waiting, well) = (Checked::Waiting as u8, Checked::Well as u8);
+        let _ = self.checked.compare_exchange(waiting, well, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// Whether its checks find it well.
+    #[cfg(all(unix, feature = "handover"))]
+    pub(crate) fn is_well(&self) -> bool {
+        self.checked.load(Ordering::Relaxed) == Checked::Well as u8
     }
 
     /// Whether it has still to pass its first check.

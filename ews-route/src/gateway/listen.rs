@@ -11,9 +11,9 @@ use std::sync::atomic::Ordering;
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
-use super::thread::Shared;
+use super::thread::{Ending, Shared};
 
 /// How many connections wait in the kernel until a thread takes them; the kernel may allow fewer.
 const BACKLOG: i32 = 4096;
@@ -45,6 +45,11 @@ enum From {
 }
 
 impl Source {
+    /// Whether it ends by itself, when all that was accepted is taken.
+    pub(crate) fn ends(&self) -> bool {
+        matches!(self.from, From::Dealt(_))
+    }
+
     /// The next connection; `None` where there are no more.
     pub(crate) async fn next(&mut self) -> Result<Option<(TcpStream, SocketAddr)>> {
         match &mut self.from {
@@ -69,6 +74,8 @@ pub(crate) struct Bound {
     pub(crate) sources: Vec<Vec<Source>>,
     pub(crate) dealers: Vec<Dealer>,
     pub(crate) addresses: Vec<SocketAddr>,
+    /// Every listener once more, for a successor.
+    pub(crate) kept: Vec<StdListener>,
 }
 
 /// A listener whose connections are dealt out.
@@ -77,9 +84,11 @@ pub(crate) struct Dealer {
     threads: Vec<mpsc::Sender<std::net::TcpStream>>,
 }
 
-/// Binds every address for so many threads, and takes over what is bound.
+/// Binds every address for so many threads, and takes over what is bound: what `inherited` gives for an address of the
+/// configuration is used in place of binding it, and `bound` besides.
 pub(crate) fn bind(
     addresses: impl IntoIterator<Item = (SocketAddr, Kind)>,
+    mut inherited: impl FnMut(SocketAddr) -> Vec<StdListener>,
     bound: Vec<(StdListener, Kind)>,
     threads: usize,
     deals: bool,
@@ -88,14 +97,21 @@ pub(crate) fn bind(
         sources: (0..threads).map(|_| Vec::new()).collect(),
         dealers: Vec::new(),
         addresses: Vec::new(),
+        kept: Vec::new(),
     };
     let own = |kind, listener: StdListener| Source { kind, from: From::Listener(Some(listener), None) };
     for (address, kind) in addresses {
+        let from_before = inherited(address);
+        if !from_before.is_empty() {
+            result.addresses.push(address);
+            share(&mut result, kind, from_before, threads, deals)?;
+            continue;
+        }
         let first = open(address, !deals)?;
         let address = first.local_addr()?;
         result.addresses.push(address);
         if deals {
-            deal(&mut result, kind, first, threads);
+            deal(&mut result, kind, first, threads)?;
             continue;
         }
         // The first took a free port where port 0 was asked for; the others share it.
@@ -104,6 +120,7 @@ pub(crate) fn bind(
             listeners.push(open(address, true)?);
         }
         for (sources, listener) in result.sources.iter_mut().zip(listeners) {
+            result.kept.push(listener.try_clone()?);
             sources.push(own(kind, listener));
         }
     }
@@ -111,9 +128,10 @@ pub(crate) fn bind(
         listener.set_nonblocking(true)?;
         result.addresses.push(listener.local_addr()?);
         if deals {
-            deal(&mut result, kind, listener, threads);
+            deal(&mut result, kind, listener, threads)?;
             continue;
         }
+        result.kept.push(listener.try_clone()?);
         for sources in &mut result.sources {
             sources.push(own(kind, listener.try_clone()?));
         }
@@ -121,7 +139,35 @@ pub(crate) fn bind(
     Ok(result)
 }
 
-fn deal(result: &mut Bound, kind: Kind, listener: StdListener, threads: usize) {
+/// Listeners of one address that another number of threads may have had: each thread gets its share of them, and some of them
+/// are shared where there are not enough. None may be left without a thread, for it has connections of its own.
+fn share(
+    result: &mut Bound,
+    kind: Kind,
+    listeners: Vec<StdListener>,
+    threads: usize,
+    deals: bool,
+) -> Result<()> {
+    let count = listeners.len();
+    for (at, listener) in listeners.into_iter().enumerate() {
+        listener.set_nonblocking(true)?;
+        if deals {
+            deal(result, kind, listener, threads)?;
+            continue;
+        }
+        result.kept.push(listener.try_clone()?);
+        for (index, sources) in result.sources.iter_mut().enumerate() {
+            if index % count == at || at % threads == index {
+                let from = From::Listener(Some(listener.try_clone()?), None);
+                sources.push(Source { kind, from });
+            }
+        }
+    }
+    Ok(())
+}
+
+fn deal(result: &mut Bound, kind: Kind, listener: StdListener, threads: usize) -> Result<()> {
+    result.kept.push(listener.try_clone()?);
     let mut senders = Vec::with_capacity(threads);
     for sources in &mut result.sources {
         let (sender, receiver) = mpsc::channel(DEALT);
@@ -129,6 +175,7 @@ fn deal(result: &mut Bound, kind: Kind, listener: StdListener, threads: usize) {
         sources.push(Source { kind, from: From::Dealt(receiver) });
     }
     result.dealers.push(Dealer { listener, threads: senders });
+    Ok(())
 }
 
 fn open(address: SocketAddr, is_shared: bool) -> Result<StdListener> {
@@ -153,11 +200,16 @@ fn open(address: SocketAddr, is_shared: bool) -> Result<StdListener> {
 }
 
 impl Dealer {
-    /// Deals until nobody takes any more.
-    pub(crate) async fn run(self, shared: Arc<Shared>) {
+    /// Deals until the gateway ends, or nobody takes any more. What was accepted is dealt in any case.
+    pub(crate) async fn run(self, shared: Arc<Shared>, mut ending: watch::Receiver<Ending>) {
         let Ok(listener) = TcpListener::from_std(self.listener) else { return };
         loop {
-            let Ok((stream, _)) = listener.accept().await else {
+            let accepted = tokio::select! {
+                biased;
+                _ = ending.wait_for(|ending| *ending != Ending::Runs) => return,
+                accepted = listener.accept() => accepted,
+            };
+            let Ok((stream, _)) = accepted else {
                 tokio::time::sleep(std::time::Duration::from_millis(100)).await;
                 continue;
             };

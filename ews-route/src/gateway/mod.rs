@@ -121,7 +121,10 @@ pub(crate) struct Core {
     pub(crate) shared: Arc<Shared>,
     pub(crate) snapshots: watch::Sender<Arc<Snapshot>>,
     pub(crate) events: broadcast::Sender<Notice<BalancerEvent>>,
-    pub(crate) journal: Option<Journal>,
+    journal: Mutex<Option<Arc<Journal>>>,
+    /// What is known of those before and after.
+    #[cfg(all(unix, feature = "handover"))]
+    pub(crate) relay: crate::handover::Relay,
     pub(crate) series: SeriesStore,
     /// Held by the change that is under way. What is in it was being made durable, and nobody knows yet whether it is.
     pub(crate) turn: tokio::sync::Mutex<Option<Prepared>>,
@@ -140,6 +143,55 @@ pub(crate) struct State {
 impl Core {
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What was applied is kept there; nowhere for a gateway without a store.
+    pub(crate) fn journal(&self) -> Option<Arc<Journal>> {
+        self.journal.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Lets go of the store.
+    #[cfg(all(unix, feature = "handover"))]
+    pub(crate) fn release(&self) {
+        if let Some(journal) = self.journal.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            *self.relay.paused.lock().unwrap_or_else(PoisonError::into_inner) = Some(journal.pause());
+        }
+    }
+
+    /// Goes on with the store, which was opened again.
+    #[cfg(all(unix, feature = "handover"))]
+    pub(crate) fn restore(&self, store: Arc<dyn ews_core::Store>) {
+        if let Some(paused) = self.relay.paused.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            let journal = Arc::new(Journal::resume(store, paused));
+            *self.journal.lock().unwrap_or_else(PoisonError::into_inner) = Some(journal);
+        }
+    }
+
+    /// Counts what was cut by force elsewhere, of endpoints that are still known.
+    #[cfg(all(unix, feature = "handover"))]
+    pub(crate) fn adopt<'a>(&self, views: impl IntoIterator<Item = &'a ews_core::balancer::EndpointView>) {
+        let state = self.state();
+        for view in views {
+            let known = state.routing.endpoints().get(&(view.pool.clone(), view.endpoint.clone()));
+            if let (Some(known), Some(forced)) = (known.and_then(|known| known.last()), view.forced) {
+                known.force(forced);
+            }
+        }
+    }
+
+    /// The generation that is served: by every thread that has not ended.
+    pub(crate) fn served(&self) -> u64 {
+        let served = self.shared.served();
+        served.min(self.state().table.generation())
+    }
+
+    /// The endpoints that are well by their checks.
+    #[cfg(all(unix, feature = "handover"))]
+    pub(crate) fn well(&self) -> Vec<(ews_core::id::PoolId, ews_core::EndpointKey)> {
+        let state = self.state();
+        let known = state.routing.endpoints().iter();
+        let well = known.filter(|(_, known)| known.last().is_some_and(|endpoint| endpoint.is_well()));
+        well.map(|(place, _)| place.clone()).collect()
     }
 
     /// Every pool.
@@ -196,6 +248,8 @@ impl Gateway {
     /// many connections were closed so.
     pub async fn shutdown(&self, deadline: Duration) -> usize {
         let threads = self.core.shared.served.len();
+        #[cfg(all(unix, feature = "handover"))]
+        self.core.relay.close();
         let mut ended = self.core.ended.clone();
         self.end.0.send_replace(Ending::Drains);
         let all = ended.wait_for(|ended| *ended >= threads);

@@ -21,6 +21,8 @@ use super::thread::{self, Ending, Orders, Shared, Thread};
 use super::{Core, End, Gateway, State, control};
 use crate::access::{self, AccessLog};
 use crate::balancer::{EVENT_QUEUE, capabilities};
+#[cfg(all(unix, feature = "handover"))]
+use crate::handover::Predecessor;
 use crate::journal::Journal;
 use crate::metrics::recorder::Registry;
 use crate::metrics::series::SeriesStore;
@@ -37,6 +39,8 @@ pub struct GatewayBuilder {
     access: Option<AccessLog>,
     #[cfg(feature = "tls")]
     secrets: Option<SecretsOf>,
+    #[cfg(all(unix, feature = "handover"))]
+    predecessor: Option<Predecessor>,
 }
 
 #[cfg(feature = "tls")]
@@ -66,6 +70,8 @@ impl GatewayBuilder {
             access: None,
             #[cfg(feature = "tls")]
             secrets: None,
+            #[cfg(all(unix, feature = "handover"))]
+            predecessor: None,
         }
     }
 
@@ -99,6 +105,15 @@ impl GatewayBuilder {
         self
     }
 
+    /// Takes over from this gateway: its listening sockets where the configuration names their addresses, and what was applied
+    /// where there is no store. A store must be the one that the predecessor has closed. See [`handover`](crate::handover).
+    #[cfg(all(unix, feature = "handover"))]
+    #[must_use]
+    pub fn with_predecessor(mut self, predecessor: Predecessor) -> Self {
+        self.predecessor = Some(predecessor);
+        self
+    }
+
     /// Remembers there what is applied, under `gateway/<name>/`: a record for each object. The gateway starts with what is
     /// there; a store belongs to one gateway of a name at a time.
     ///
@@ -126,7 +141,8 @@ impl GatewayBuilder {
     ///
     /// # Errors
     /// `Invalid` for a wrong configuration; `PortInUse`, `Unauthorized` or `Unavailable` where an address can't be bound;
-    /// those of the store, and `Corrupt` for what it holds.
+    /// those of the store, and `Corrupt` for what it holds; `Stale` where a predecessor has closed another store; what a
+    /// predecessor refuses with that does not wait any more.
     pub async fn start(self) -> Result<Gateway> {
         let Self {
             config,
@@ -135,6 +151,8 @@ impl GatewayBuilder {
             access,
             #[cfg(feature = "tls")]
             secrets,
+            #[cfg(all(unix, feature = "handover"))]
+            mut predecessor,
         } = self;
         config.check().map_err(|error| error.with_operation("gateway.start"))?;
         let id = GatewayId::new(&config.name)?;
@@ -143,6 +161,15 @@ impl GatewayBuilder {
         let table = match &journal {
             Some(journal) => journal.replay(capabilities(), limits, SystemClock.now()).await?,
             None => Table::new(capabilities(), limits),
+        };
+        #[cfg(all(unix, feature = "handover"))]
+        let (table, well) = match &mut predecessor {
+            None => (table, Vec::new()),
+            Some(predecessor) => {
+                let stored = journal.as_ref().map(|_| &table);
+                let told = predecessor.tell(stored, capabilities(), limits).await?;
+                (told.table.unwrap_or(table), told.well)
+            }
         };
         let mut routing = Routing::new();
         // Domains are the table's own; whatever else there is becomes what requests are routed by.
@@ -155,6 +182,12 @@ impl GatewayBuilder {
         let all: Vec<ObjectRef> = stored().map(|stored| stored.object.reference()).collect();
         let snapshot = Arc::new(routing.update(&table, &all));
         let generation = table.generation();
+        #[cfg(all(unix, feature = "handover"))]
+        for place in &well {
+            if let Some(endpoint) = routing.endpoints().get(place).and_then(|known| known.last()) {
+                endpoint.set_well_before();
+            }
+        }
 
         let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let threads = config.threads.unwrap_or_else(cores).min(GatewayConfig::MAX_THREADS);
@@ -163,8 +196,14 @@ impl GatewayBuilder {
         let addresses = plain.chain(config.listen_tls.iter().map(|address| (*address, Kind::Tls)));
         let of_tcp = config.listen_tcp.iter().enumerate();
         let addresses = addresses.chain(of_tcp.map(|(at, listener)| (listener.address, Kind::Tcp(at))));
-        let bound = listen::bind(addresses, listeners, threads, deals).map_err(refused)?;
-        let Bound { sources, dealers, addresses } = bound;
+        #[cfg(all(unix, feature = "handover"))]
+        let inherited = |address| predecessor.as_mut().map(|before| before.take(address)).unwrap_or_default();
+        #[cfg(not(all(unix, feature = "handover")))]
+        let inherited = |_| Vec::new();
+        let bound = listen::bind(addresses, inherited, listeners, threads, deals).map_err(refused)?;
+        let Bound { sources, dealers, addresses, kept } = bound;
+        #[cfg(not(all(unix, feature = "handover")))]
+        drop(kept);
 
         #[cfg(feature = "tls")]
         let (certificates, loads) = {
@@ -214,7 +253,9 @@ impl GatewayBuilder {
             shared,
             snapshots,
             events: broadcast::channel(EVENT_QUEUE).0,
-            journal,
+            journal: Mutex::new(journal.map(Arc::new)),
+            #[cfg(all(unix, feature = "handover"))]
+            relay: crate::handover::Relay::new(kept),
             turn: tokio::sync::Mutex::new(None),
             state: Mutex::new(State { table, routing }),
             addresses,
@@ -230,6 +271,10 @@ impl GatewayBuilder {
         })?;
         let gateway = Gateway { core, end: Arc::new(End(ending)) };
         serving(&gateway.core.shared, generation).await?;
+        #[cfg(all(unix, feature = "handover"))]
+        if let Some(predecessor) = predecessor {
+            predecessor.succeed(&gateway.core).await?;
+        }
         Ok(gateway)
     }
 }

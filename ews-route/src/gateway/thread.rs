@@ -75,7 +75,7 @@ impl Shared {
         u64::try_from(at.saturating_duration_since(self.started).as_nanos()).unwrap_or(u64::MAX)
     }
 
-    /// The generation that every thread serves.
+    /// The generation that every thread serves. One that has ended serves any: nothing is sent by an older one.
     pub(crate) fn served(&self) -> u64 {
         self.served.iter().map(|served| served.load(Ordering::Acquire)).min().unwrap_or(0)
     }
@@ -362,11 +362,27 @@ impl Thread {
 }
 
 /// The thread's life.
-pub(crate) async fn run(thread: Rc<Thread>, sources: Vec<Source>, mut orders: Orders) {
+pub(crate) async fn run(thread: Rc<Thread>, sources: Vec<Source>, orders: Orders) {
+    live(&thread, sources, orders).await;
+    if let Some(served) = thread.shared.served.get(thread.index) {
+        served.store(u64::MAX, Ordering::Release);
+    }
+    thread.shared.notice.notify_one();
+}
+
+async fn live(thread: &Rc<Thread>, sources: Vec<Source>, mut orders: Orders) {
     let first = orders.snapshots.borrow_and_update().clone();
     thread.take(&first);
-    let accepting: Vec<_> =
-        sources.into_iter().map(|source| tokio::task::spawn_local(thread.clone().accept(source))).collect();
+    let mut accepting = Vec::new();
+    let mut taking = tokio::task::JoinSet::new();
+    for source in sources {
+        // What was accepted elsewhere for this thread is taken, also where it comes while the gateway ends.
+        if source.ends() {
+            taking.spawn_local(thread.clone().accept(source));
+        } else {
+            accepting.push(tokio::task::spawn_local(thread.clone().accept(source)));
+        }
+    }
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -394,8 +410,9 @@ pub(crate) async fn run(thread: Rc<Thread>, sources: Vec<Source>, mut orders: Or
             }
             _ = ticks.tick() => thread.tick(),
             () = thread.freed.notified(), if thread.is_draining() => {}
+            _ = taking.join_next(), if !taking.is_empty() => {}
         }
-        if thread.is_draining() && thread.open_connections() == 0 {
+        if thread.is_draining() && taking.is_empty() && thread.open_connections() == 0 {
             return;
         }
     }

@@ -18,7 +18,8 @@ use ews_core::balancer::MemberState;
 use ews_core::balancer::PoolProtocol;
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1};
-use hyper::{Request, Response};
+use hyper::header::{self, HeaderValue};
+use hyper::{Method, Request, Response};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
@@ -70,10 +71,19 @@ impl Http1 {
 
 impl Sender {
     /// Sends a request; the answer to one that may upgrade can be followed by [`upgraded`](Self::upgraded).
-    pub(crate) async fn send(&mut self, request: Request<RequestBody>, may_upgrade: bool) -> Sent {
+    pub(crate) async fn send(&mut self, mut request: Request<RequestBody>, may_upgrade: bool) -> Sent {
         match self {
             Self::Http1(sender) => {
                 sender.may_upgrade.set(may_upgrade);
+                // With these methods hyper takes a body of unknown length for none, unless it is told.
+                if !request.body().is_empty()
+                    && (request.method() == Method::GET || request.method() == Method::HEAD)
+                    && !request.headers().contains_key(header::CONTENT_LENGTH)
+                {
+                    request
+                        .headers_mut()
+                        .insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+                }
                 sender.http.try_send_request(request).await
             }
             #[cfg(feature = "http2")]
@@ -221,7 +231,7 @@ impl LocalEndpoint {
         let under_way = std::mem::take(&mut *self.under_way.borrow_mut());
         for connection in under_way.places.into_iter().flatten() {
             connection.abort();
-            self.state.force();
+            self.state.force(1);
             self.state.end(true);
         }
     }

@@ -41,6 +41,14 @@ use self::record::{Keys, Pending, PendingRef, decode, encode};
 /// The most bytes of one transaction and of one value, within every store's limit of 1 MiB.
 const PART: usize = 512 * 1024;
 
+/// A journal whose store is closed.
+#[cfg(all(unix, feature = "handover"))]
+#[derive(Debug)]
+pub(crate) struct Paused {
+    keys: Keys,
+    state: State,
+}
+
 /// A gateway's journal in a store.
 pub(crate) struct Journal {
     store: Arc<dyn Store>,
@@ -74,6 +82,18 @@ impl std::fmt::Debug for Journal {
 impl Journal {
     pub(crate) fn new(store: Arc<dyn Store>, gateway: &GatewayId) -> Self {
         Self { store, keys: Keys::new(gateway), state: Mutex::default() }
+    }
+
+    /// What is known beside the store, for [`resume`](Self::resume); this journal is of no use after it.
+    #[cfg(all(unix, feature = "handover"))]
+    pub(crate) fn pause(&self) -> Paused {
+        Paused { keys: self.keys.clone(), state: std::mem::take(&mut self.state()) }
+    }
+
+    /// Goes on where another left off, with the same store, opened anew.
+    #[cfg(all(unix, feature = "handover"))]
+    pub(crate) fn resume(store: Arc<dyn Store>, paused: Paused) -> Self {
+        Self { store, keys: paused.keys, state: Mutex::new(paused.state) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -93,7 +93,7 @@ impl<'a> PendingRef<'a> {
 }
 
 /// Where a gateway's records are.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Keys {
     root: String,
 }
