@@ -14,7 +14,7 @@ use ews_core::{Instance, InstanceId, InstanceState, Revision};
 use crate::record::{RolloutState, ServiceState};
 use crate::rollout::{Outcome, Phase};
 use crate::slots::Slots;
-use crate::strategy::Strategy;
+use crate::strategy::{Approval, Strategy};
 
 /// What the core looks at.
 pub(crate) struct Looked<'a> {
@@ -25,6 +25,8 @@ pub(crate) struct Looked<'a> {
     pub(crate) rollout: Option<&'a RolloutState>,
     /// Whether no further unit of the rollout may begin now: paused, held, or between two batches.
     pub(crate) halted: bool,
+    /// Whether a new instance is still watched.
+    pub(crate) watches: bool,
     pub(crate) revisions: &'a BTreeMap<u64, Revision>,
     pub(crate) health: Health<'a>,
 }
@@ -69,6 +71,8 @@ pub(crate) enum Cause {
 pub(crate) enum Turn {
     /// These units of this batch, numbered from 1.
     Work { batch: usize, acts: Vec<Act> },
+    /// Nothing before somebody approves of this batch.
+    Approve { batch: usize },
     /// Nothing for now.
     Wait,
     /// It is over.
@@ -91,11 +95,15 @@ pub(crate) fn turn(looked: &Looked<'_>, rollout: &RolloutState) -> Turn {
                 if looked.halted {
                     return Turn::Wait;
                 }
+                if number > approved(rollout) {
+                    return Turn::Approve { batch: number };
+                }
                 let acts =
                     pending.iter().filter(|slot| free(slot)).map(|slot| fill(*slot, rollout.to)).collect();
                 return Turn::Work { batch: number, acts };
             }
-            if rollout.slots.iter().all(free) { Turn::Finish(Outcome::Succeeded) } else { Turn::Wait }
+            let is_over = rollout.slots.iter().all(free) && !looked.watches;
+            if is_over { Turn::Finish(Outcome::Succeeded) } else { Turn::Wait }
         }
         Phase::RollingBack if looked.halted => Turn::Wait,
         Phase::RollingBack => {
@@ -120,6 +128,16 @@ pub(crate) fn turn(looked: &Looked<'_>, rollout: &RolloutState) -> Turn {
                 back.iter().filter(|slot| free(slot)).take(room).map(|slot| fill(*slot, from)).collect();
             Turn::Work { batch: 0, acts }
         }
+    }
+}
+
+/// The last batch that may begin.
+fn approved(rollout: &RolloutState) -> usize {
+    match rollout.strategy.approval {
+        _ if rollout.rollback => usize::MAX,
+        Approval::EveryBatch => rollout.approved.max(1),
+        Approval::FirstBatch if rollout.approved == 0 => 1,
+        _ => usize::MAX,
     }
 }
 

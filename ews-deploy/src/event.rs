@@ -94,6 +94,13 @@ pub enum EventKind {
         /// What went wrong.
         reason: String,
     },
+    /// A batch waits until somebody [resumes](crate::Deployer::resume) the rollout.
+    AwaitingApproval {
+        /// Its number, from 1.
+        batch: usize,
+        /// Of how many.
+        of: usize,
+    },
     /// The rollout waits for whoever resumes it.
     Paused {
         /// Why.

@@ -16,7 +16,7 @@
 //! - **You work on EWS itself**: `record` (what is written, and by whom), `decide` (the pure core), `reconcile` (the loop, and the
 //!   work on one slot), `traffic` (the balancer's side).
 //!
-//! What is not here yet and refused: run-once jobs, canaries by weight, blue/green, approval between batches, releases of several
+//! What is not here yet and refused: run-once jobs, canaries by weight, blue/green, releases of several
 //! services, images that are not pinned, placement on chosen nodes (a runtime of several chooses).
 
 mod config;
@@ -41,4 +41,4 @@ pub use event::{DeployEvent, EventKind, Step};
 pub use plan::{Plan, PlannedUnit, UnitAction, UnitOrder};
 pub use request::{Concurrency, DeployRequest, Traffic};
 pub use rollout::{Outcome, Phase, RolloutId, RolloutReport, UnitFailure};
-pub use strategy::{Batch, OnFailure, Order, Strategy};
+pub use strategy::{Approval, Batch, OnFailure, Order, Strategy};

@@ -201,7 +201,8 @@ pub(crate) fn make(question: &Question<'_>) -> Plan {
     }
     let count = u32::try_from(batches.len()).unwrap_or(u32::MAX);
     let at_least = strategy.min_healthy.saturating_mul(count)
-        + strategy.interval.saturating_mul(count.saturating_sub(1));
+        + strategy.interval.saturating_mul(count.saturating_sub(1))
+        + if rollback || count == 0 { Duration::ZERO } else { strategy.watch(&to.spec) };
     Plan {
         service: to.spec.name.clone(),
         to: to.id.clone(),

@@ -6,8 +6,9 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use ews_core::spec::probe::Probe;
 use ews_core::time::duration;
-use ews_core::{Error, Result};
+use ews_core::{Error, Result, ServiceSpec};
 use serde::{Deserialize, Serialize};
 
 /// How a rollout proceeds.
@@ -52,6 +53,17 @@ pub struct Strategy {
     /// How long requests under way at an old instance may take before they are closed. Default 30 s (Kamal's).
     #[serde(with = "duration")]
     pub drain: Duration,
+    /// For how long each new instance is watched after it was found healthy: if it ends, or is found not to live, within this
+    /// time, that is a failure of the rollout, and a rollout ends no sooner. As long as a liveness probe takes to say no in any
+    /// case, at most half of `progress_deadline`; zero: not at all. Below `progress_deadline`. Default 30 s; Swarm's 5 s miss
+    /// what a probe finds (moby#35498). A rollback is not watched.
+    #[serde(with = "duration")]
+    pub monitor: Duration,
+    /// How many failures of new instances are taken before `on_failure` is done: each is undone and tried again. A share is of all
+    /// instances, rounded down. Default none (Swarm's ratio of 0).
+    pub max_failures: Option<Batch>,
+    /// Whether somebody has to let the next batch begin, by [`resume`](crate::Deployer::resume). Default: nobody.
+    pub approval: Approval,
     /// What happens when a new instance fails. Default: everything goes back to the last stable revision.
     pub on_failure: OnFailure,
 }
@@ -68,6 +80,9 @@ impl Default for Strategy {
             flaps: 3,
             progress_deadline: Duration::from_secs(600),
             drain: Duration::from_secs(30),
+            monitor: Duration::from_secs(30),
+            max_failures: None,
+            approval: Approval::Automatic,
             on_failure: OnFailure::Rollback,
         }
     }
@@ -116,6 +131,27 @@ impl Strategy {
         self
     }
 
+    /// Watching each new instance for so long.
+    #[must_use]
+    pub fn with_monitor(mut self, monitor: Duration) -> Self {
+        self.monitor = monitor;
+        self
+    }
+
+    /// Taking so many failures.
+    #[must_use]
+    pub fn with_max_failures(mut self, most: Batch) -> Self {
+        self.max_failures = Some(most);
+        self
+    }
+
+    /// With this approval of batches.
+    #[must_use]
+    pub fn with_approval(mut self, approval: Approval) -> Self {
+        self.approval = approval;
+        self
+    }
+
     /// With this answer to failure.
     #[must_use]
     pub fn with_on_failure(mut self, on_failure: OnFailure) -> Self {
@@ -133,8 +169,9 @@ impl Strategy {
             Err(Error::invalid(format!("`{field}` of the strategy is out of range; accepted: {accepted}"))
                 .with_context("field", field))
         };
-        for (field, batch) in [("first_batch", self.first_batch), ("batch", self.batch)] {
-            if !batch.is_valid() {
+        let counts = [("first_batch", Some(self.first_batch)), ("batch", Some(self.batch))];
+        for (field, batch) in counts.into_iter().chain([("max_failures", self.max_failures)]) {
+            if batch.is_some_and(|batch| !batch.is_valid()) {
                 return wrong(field, "a count from 1, or `1%` to `100%`".to_owned());
             }
         }
@@ -147,10 +184,33 @@ impl Strategy {
                 format!("from `healthy_deadline` ({:?}) to 7 days", self.healthy_deadline),
             );
         }
+        if self.monitor >= self.progress_deadline {
+            return wrong("monitor", format!("less than `progress_deadline` ({:?})", self.progress_deadline));
+        }
         if self.interval > DAY || self.drain > DAY {
             return wrong("interval, drain", "at most a day".to_owned());
         }
         Ok(())
+    }
+
+    /// For how long a new instance of this spec is watched: long enough for its liveness probe to say no, within the progress
+    /// deadline.
+    pub(crate) fn watch(&self, spec: &ServiceSpec) -> Duration {
+        if self.monitor.is_zero() {
+            return Duration::ZERO;
+        }
+        let says_no = |probe: &Probe| probe.interval.saturating_mul(probe.failure) + probe.timeout;
+        let probed = spec.instance.probes.liveness.as_ref().map(says_no).unwrap_or_default();
+        probed.min(self.progress_deadline / 2).max(self.monitor)
+    }
+
+    /// How many failures are taken where there are so many slots.
+    pub(crate) fn tolerates(&self, slots: usize) -> usize {
+        match self.max_failures {
+            None => 0,
+            Some(Batch::Count(count)) => count as usize,
+            Some(Batch::Percent(percent)) => slots * usize::from(percent) / 100,
+        }
     }
 
     /// The sizes of the batches for so many slots; their sum is `slots`.
@@ -179,6 +239,20 @@ pub enum Order {
     StartFirst,
     /// The old one has stopped before the new one starts. What is served is less by a batch meanwhile.
     StopFirst,
+}
+
+/// Whether somebody has to let the next batch begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Approval {
+    /// Nobody: a batch follows the one before.
+    #[default]
+    Automatic,
+    /// After the first batch the rollout waits; what follows follows by itself.
+    FirstBatch,
+    /// After every batch but the last the rollout waits.
+    EveryBatch,
 }
 
 /// What happens when a new instance fails, or a deadline passes.
@@ -283,6 +357,14 @@ mod tests {
     }
 
     #[test]
+    fn a_share_of_failures_is_rounded_down() {
+        let strategy = |most| Strategy::default().with_max_failures(most);
+        assert_eq!(Strategy::default().tolerates(10), 0);
+        assert_eq!(strategy(Batch::Count(2)).tolerates(1), 2);
+        assert_eq!([1, 3, 4, 10].map(|slots| strategy(Batch::Percent(25)).tolerates(slots)), [0, 0, 1, 2]);
+    }
+
+    #[test]
     fn a_strategy_reads_as_a_document_and_refuses_what_it_does_not_know() {
         let text =
             r#"{"first_batch":2,"batch":"50%","min_healthy":"1s","on_failure":"pause","order":"stop-first"}"#;
@@ -292,6 +374,8 @@ mod tests {
         for wrong in [r#"{"batch":"0%"}"#, r#"{"batch":"101%"}"#, r#"{"batch":0}"#, r#"{"batches":1}"#] {
             assert!(serde_json::from_str::<Strategy>(wrong).is_err(), "{wrong}");
         }
+        let hasty = Strategy::default().with_monitor(Duration::from_secs(600));
+        assert!(hasty.check().unwrap_err().message().contains("`monitor`"));
         let impatient = Strategy::default().with_deadlines(Duration::from_secs(10), Duration::from_secs(600));
         assert!(impatient.check().unwrap_err().message().contains("`healthy_deadline`"));
     }

@@ -89,7 +89,10 @@ async fn settled(world: &World) {
 /// One at a time, the old one first.
 fn stop_first() -> ews_deploy::Strategy {
     let one = ews_deploy::Batch::Count(1);
-    strategy().with_order(ews_deploy::Order::StopFirst).with_batches(one, one)
+    strategy()
+        .with_monitor(std::time::Duration::from_secs(5))
+        .with_order(ews_deploy::Order::StopFirst)
+        .with_batches(one, one)
 }
 
 async fn every_point(

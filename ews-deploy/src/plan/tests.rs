@@ -71,7 +71,7 @@ fn a_plan_reads_like_this() {
          batch 2:\n  ~ slot 1: replace ews_acme_web_{old}_1_0\n\
          batch 3:\n  = slot 2: keep ews_acme_web_{new}_2_0\n\
          batch 4:\n  + slot 3: create\n\
-         takes at least 40s"
+         takes at least 70s"
     );
     assert_eq!(plan.to_string(), expected);
     assert_eq!(plan.creates(), 3);

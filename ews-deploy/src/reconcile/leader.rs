@@ -78,6 +78,9 @@ pub(super) struct Leader {
     pub(super) again: BTreeMap<u32, Again>,
     /// The slots of the rollout whose new instance was found healthy.
     pub(super) healthy: BTreeSet<u32>,
+    /// Since when the new instances of the rollout's slots are watched; `None` for one that is being started again. Another
+    /// controller begins anew.
+    pub(super) watched: BTreeMap<u32, Option<Instant>>,
     /// The journal of an earlier controller, until its work is taken up.
     pub(super) journal: BTreeMap<u32, UnitJournal>,
     /// Since when the progress deadline has been counting.
@@ -131,6 +134,7 @@ impl Leader {
             restarts: Restarts::default(),
             again: BTreeMap::new(),
             healthy: BTreeSet::new(),
+            watched: BTreeMap::new(),
             journal,
             counted: now,
             written: now,
@@ -179,6 +183,8 @@ impl Leader {
         if let Some(rollout) = &self.rollout {
             let done = (self.done(rollout), rollout.slots.len());
             self.tools.narrator.tell(EventKind::RolloutResumed { done });
+            let new = rollout.slots.iter().filter(|slot| self.state.slots.get(slot) == Some(&rollout.to));
+            self.watched = new.map(|slot| (*slot, Some(Instant::now()))).collect();
         }
         let mut events: Option<EventStream> = None;
         let mut inputs: Option<WatchStream> = None;
@@ -276,7 +282,8 @@ impl Leader {
             .map(|again| again.until)
             .chain(self.restarts.next())
             .chain(self.sync_after)
-            .chain(self.batch_after);
+            .chain(self.batch_after)
+            .chain(self.watched_until());
         for until in due.filter(|until| *until > now) {
             wake = wake.min(until);
         }
@@ -326,6 +333,7 @@ impl Leader {
                         acts = units;
                     }
                 }
+                Turn::Approve { batch } => self.wait_for_approval(batch).await?,
                 Turn::Wait => {}
                 Turn::Finish(outcome) => {
                     self.finish(outcome).await?;
@@ -334,7 +342,9 @@ impl Leader {
             }
         }
         let taken: BTreeSet<u32> = acts.iter().map(Act::slot).collect();
-        acts.extend(decide::supervise(&self.looked(&busy, false, &observed_health), &taken));
+        let mut care = decide::supervise(&self.looked(&busy, false, &observed_health), &taken);
+        self.watch_over(&mut care).await?;
+        acts.extend(care);
         for act in acts {
             if self.busy.len() >= self.config.parallel {
                 break;

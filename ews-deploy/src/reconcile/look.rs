@@ -118,6 +118,7 @@ impl Leader {
             busy,
             rollout: self.rollout.as_ref(),
             halted,
+            watches: self.watched_until().is_some(),
             revisions: &self.revisions,
             health,
         }

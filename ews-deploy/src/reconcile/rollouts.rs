@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use ews_core::Result;
+use ews_core::{InstanceState, Result};
+use tokio::time::Instant;
 
 use super::leader::Leader;
-use crate::decide::{self, Health};
+use crate::decide::{self, Act, Cause, Health};
 use crate::event::EventKind;
 use crate::plan::{self, Question};
 use crate::record::{End, RolloutRequest, RolloutState, Versioned, numbered};
@@ -84,8 +85,11 @@ impl Leader {
             batches: plan.batches.iter().map(Vec::len).collect(),
             phase: Phase::Forward,
             held: None,
+            waits: None,
+            approved: 0,
             cause: String::new(),
             failures: Vec::new(),
+            failed: 0,
             spent: Duration::ZERO,
             done: 0,
             outcome: None,
@@ -99,6 +103,7 @@ impl Leader {
         self.rollout = Some(rollout);
         self.draft()?.commit().await?;
         self.begin_batches();
+        self.watched.clear();
         self.tools.narrator.set_rollout(Some(asked.number));
         self.tools.narrator.tell(EventKind::RolloutStarted {
             to: plan.to.clone(),
@@ -118,6 +123,9 @@ impl Leader {
         if rollout.held.is_some_and(|resumes| resumes < self.control.resumes) {
             rollout.held = None;
             rollout.cause.clear();
+            if let Some(batch) = rollout.waits.take() {
+                rollout.approved = batch;
+            }
             self.draft()?.commit().await?;
             self.begin_batches();
             self.tools.narrator.tell(EventKind::Resumed);
@@ -146,15 +154,104 @@ impl Leader {
             .rollout
             .as_ref()
             .is_some_and(|rollout| rollout.phase == Phase::RollingBack && revision == Some(rollout.to));
-        if let Some(rollout) = &mut self.rollout
-            && rollout.failures.len() < RolloutReport::FAILURES
-        {
-            rollout.failures.push(failure);
+        let mut is_taken = false;
+        if let Some(rollout) = &mut self.rollout {
+            if rollout.failures.len() < RolloutReport::FAILURES {
+                rollout.failures.push(failure);
+            }
+            if rollout.phase == Phase::Forward && !rollout.rollback {
+                rollout.failed += 1;
+                is_taken = rollout.failed <= rollout.strategy.tolerates(rollout.slots.len());
+            }
         }
-        if late {
+        if late || is_taken {
             return Ok(());
         }
         self.turned(reason).await
+    }
+
+    /// A batch may not begin before somebody says so.
+    pub(super) async fn wait_for_approval(&mut self, batch: usize) -> Result<()> {
+        let resumes = self.control.resumes;
+        let Some(rollout) = &mut self.rollout else { return Ok(()) };
+        rollout.held = Some(if self.control.rollout == rollout.number { resumes } else { 0 });
+        rollout.waits = Some(batch);
+        let of = decide::batches(rollout).len();
+        rollout.cause = format!("batch {batch} of {of} waits for approval");
+        self.draft()?.commit().await?;
+        self.tools.narrator.tell(EventKind::AwaitingApproval { batch, of });
+        Ok(())
+    }
+
+    /// New instances that were healthy, and did not stay so for as long as they are watched.
+    pub(super) async fn watch_over(&mut self, acts: &mut Vec<Act>) -> Result<()> {
+        let relapses: Vec<(u32, String)> =
+            acts.iter().filter_map(|act| Some((act.slot(), self.relapse(act)?))).collect();
+        for (slot, reason) in relapses {
+            self.watched.insert(slot, None);
+            let Some(rollout) = &self.rollout else { return Ok(()) };
+            let Some(revision) = self.revisions.get(&rollout.to) else { return Ok(()) };
+            let instance = self.observed.split(slot, &revision.id).0;
+            let exit = instance.and_then(|instance| match &instance.state {
+                InstanceState::Exited(status) => Some(status.clone()),
+                _ => None,
+            });
+            let (id, to) = (instance.map(|instance| instance.id.clone()), rollout.to);
+            let mut failure = UnitFailure {
+                slot,
+                instance: id.clone(),
+                revision: revision.id.clone(),
+                reason,
+                exit,
+                log: Vec::new(),
+                at: self.tools.clock.now(),
+            };
+            if let Some(id) = &id {
+                failure.log = self.tools.tail(id).await;
+            }
+            self.tools.narrator.tell(EventKind::UnitFailed(failure.clone()));
+            self.failed(Some(to), failure).await?;
+            // One that goes back is not started once more before.
+            if self.rollout.as_ref().is_none_or(|rollout| rollout.phase != Phase::Forward) {
+                acts.retain(|act| act.slot() != slot);
+            }
+        }
+        Ok(())
+    }
+
+    /// Why what supervision is about to do is a failure of the rollout, where it is one.
+    fn relapse(&self, act: &Act) -> Option<String> {
+        let rollout = self.rollout.as_ref().filter(|rollout| rollout.phase == Phase::Forward)?;
+        let monitor = rollout.strategy.watch(&self.revisions.get(&rollout.to)?.spec);
+        let since = (*self.watched.get(&act.slot())?)?;
+        if rollout.rollback || since.elapsed() >= monitor || !rollout.slots.contains(&act.slot()) {
+            return None;
+        }
+        let how = match act {
+            Act::Fill { revision, .. } | Act::Bounce { revision, .. } if *revision != rollout.to => {
+                return None;
+            }
+            Act::Fill { cause: Cause::Ended(_), .. } => "its program ended",
+            Act::Fill { cause: Cause::Empty, .. } => "it was gone",
+            Act::Bounce { why, .. } => why,
+            _ => return None,
+        };
+        Some(format!("{how} within {monitor:?} of being healthy"))
+    }
+
+    /// Until when new instances are watched; `None` where none is, or the last is healthy for long enough.
+    pub(super) fn watched_until(&self) -> Option<Instant> {
+        let rollout = self.rollout.as_ref().filter(|rollout| rollout.phase == Phase::Forward)?;
+        let monitor = rollout.strategy.watch(&self.revisions.get(&rollout.to)?.spec);
+        if rollout.rollback || monitor.is_zero() {
+            return None;
+        }
+        let now = Instant::now();
+        // One that is being started again is watched when it is healthy again; the progress deadline bounds that. What ran
+        // before the rollout began is not watched.
+        let far = now + rollout.strategy.progress_deadline;
+        let watched = rollout.slots.iter().filter_map(|slot| self.watched.get(slot));
+        watched.map(|since| since.map_or(far, |since| since + monitor)).max().filter(|until| *until > now)
     }
 
     /// Something went wrong: what the strategy says is done about it.

@@ -49,6 +49,26 @@ pub(crate) struct Tools {
     pub(crate) tick: Duration,
 }
 
+impl Tools {
+    /// The last lines that an instance wrote; none where they can't be had.
+    pub(crate) async fn tail(&self, id: &InstanceId) -> Vec<String> {
+        let options = LogOptions::tail(UnitFailure::LINES);
+        let read = async {
+            let lines = self.runtime.logs(id, &options).await?;
+            let lines: Vec<_> = lines.take(UnitFailure::LINES).collect().await;
+            Ok::<_, Error>(lines)
+        };
+        let Ok(Ok(lines)) = timeout(self.call_limit, read).await else { return Vec::new() };
+        let text = |bytes: &[u8]| {
+            let cut = bytes.get(..bytes.len().min(UnitFailure::LINE)).unwrap_or_default();
+            // A terminal that shows a report must not be steered by what a program wrote.
+            let shown: String = String::from_utf8_lossy(cut).into_owned();
+            shown.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect()
+        };
+        lines.into_iter().flatten().map(|line| text(&line.bytes)).collect()
+    }
+}
+
 /// One piece of work.
 pub(crate) struct Unit {
     pub(crate) tools: Arc<Tools>,
@@ -320,7 +340,7 @@ impl Unit {
                         reason.push_str(&format!("; {kind}: {}", outcome.reason));
                     }
                     let mut failure = self.failure(revision, Some(&instance.id), reason);
-                    failure.log = self.tail(&instance.id).await;
+                    failure.log = self.tools.tail(&instance.id).await;
                     return Err(Halt::Failed(Box::new(failure)));
                 }
                 Verdict::Wait(patience) => patience,
@@ -346,7 +366,7 @@ impl Unit {
         let reason = if status.is_some() { "its program ended before it was healthy" } else { "it is gone" };
         let mut failure = self.failure(revision, Some(id), reason.to_owned());
         failure.exit = status;
-        failure.log = self.tail(id).await;
+        failure.log = self.tools.tail(id).await;
         Halt::Failed(Box::new(failure))
     }
 
@@ -360,24 +380,6 @@ impl Unit {
             log: Vec::new(),
             at: self.tools.clock.now(),
         }
-    }
-
-    /// The last lines that an instance wrote; none where they can't be had.
-    async fn tail(&self, id: &InstanceId) -> Vec<String> {
-        let options = LogOptions::tail(UnitFailure::LINES);
-        let read = async {
-            let lines = self.tools.runtime.logs(id, &options).await?;
-            let lines: Vec<_> = lines.take(UnitFailure::LINES).collect().await;
-            Ok::<_, Error>(lines)
-        };
-        let Ok(Ok(lines)) = timeout(self.tools.call_limit, read).await else { return Vec::new() };
-        let text = |bytes: &[u8]| {
-            let cut = bytes.get(..bytes.len().min(UnitFailure::LINE)).unwrap_or_default();
-            // A terminal that shows a report must not be steered by what a program wrote.
-            let shown: String = String::from_utf8_lossy(cut).into_owned();
-            shown.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect()
-        };
-        lines.into_iter().flatten().map(|line| text(&line.bytes)).collect()
     }
 
     /// Drains, stops and removes an instance.

@@ -144,6 +144,10 @@ impl Leader {
         match end {
             End::Filled(instance) => {
                 self.again.remove(&slot);
+                if busy.revision.is_some() && busy.revision == self.rollout.as_ref().map(|rollout| rollout.to)
+                {
+                    self.watched.insert(slot, Some(Instant::now()));
+                }
                 if let Some(revision) = busy.revision.and_then(|number| self.revisions.get(&number)) {
                     filled = Some(EventKind::Filled { slot, instance, revision: revision.id.clone() });
                 }

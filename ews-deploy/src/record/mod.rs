@@ -166,8 +166,17 @@ pub(crate) struct RolloutState {
     pub(crate) phase: Phase,
     /// Paused by the rollout itself, after a failure: until a resume beyond this one.
     pub(crate) held: Option<u64>,
+    /// The batch that waits for approval, numbered from 1.
+    #[serde(default)]
+    pub(crate) waits: Option<usize>,
+    /// The last batch that was approved; before any was, the first may begin.
+    #[serde(default)]
+    pub(crate) approved: usize,
     pub(crate) cause: String,
     pub(crate) failures: Vec<UnitFailure>,
+    /// How many failures there were in all.
+    #[serde(default)]
+    pub(crate) failed: usize,
     /// How much of the progress deadline is used up.
     #[serde(with = "duration")]
     pub(crate) spent: Duration,

@@ -246,6 +246,7 @@ pub(crate) fn strategy() -> Strategy {
         .with_min_healthy(Duration::from_secs(3))
         .with_deadlines(Duration::from_secs(30), Duration::from_secs(120))
         .with_batches(Batch::Count(1), Batch::Count(2))
+        .with_monitor(Duration::ZERO)
 }
 
 pub(crate) fn request(spec: ServiceSpec) -> DeployRequest {

@@ -286,7 +286,8 @@ fn request(root: &Path, version: &str) -> Result<DeployRequest> {
         .with_batches(Batch::Count(1), Batch::Count(1))
         .with_min_healthy(Duration::from_millis(400))
         .with_deadlines(Duration::from_secs(15), Duration::from_secs(40))
-        .with_drain(Duration::from_secs(5));
+        .with_drain(Duration::from_secs(5))
+        .with_monitor(Duration::from_millis(300));
     let traffic = Traffic::new([DomainName::new("hello.test")?], PortName::new("http")?);
     let why = if version == service::BROKEN { "a version that is broken" } else { "the tour" };
     Ok(DeployRequest::new(spec)
