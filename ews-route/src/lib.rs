@@ -18,8 +18,7 @@
 //! - **You work on it**: the headers of [`gateway`]'s modules, from `guard` on.
 //!
 //! # What it does not do yet
-//! TCP, the PROXY protocol, TLS to endpoints and endpoints by DNS name, active health checks, forward authentication,
-//! handing its listeners to a successor. What it can't do is no capability of it, and a change that asks for it is refused with
+//! Handing its listeners to a successor. What it can't do is no capability of it, and a change that asks for it is refused with
 //! `Unsupported`.
 
 pub mod access;
@@ -38,8 +37,8 @@ pub mod wire;
 
 pub use access::{AccessFile, AccessFormat, AccessLog};
 pub use gateway::{
-    Accept, ForwardedBy, Forwarding, Gateway, GatewayBuilder, GatewayConfig, RequestLimits, SampleConfig,
-    TcpListen, Timeouts, UpstreamConfig,
+    Accept, ForwardedBy, Forwarding, Gateway, GatewayBuilder, GatewayConfig, NamesConfig, RequestLimits,
+    Resolver, SampleConfig, SystemResolver, TcpListen, Timeouts, UpstreamConfig,
 };
 #[cfg(feature = "remote")]
 pub use remote::{RemoteBalancer, RemoteConfig, RemoteMetrics};

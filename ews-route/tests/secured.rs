@@ -10,19 +10,22 @@
 
 mod stage;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use ews_core::balancer::{DomainName, Object, Op, Pool, PoolProtocol, UpstreamTls};
+use ews_core::endpoint::HostName;
 use ews_core::{Error, ErrorKind, SecretRef, SecretValue, Secrets};
-use ews_route::{Gateway, TcpListen};
+use ews_route::{Gateway, Resolver, TcpListen};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use stage::upstream::Deed;
-use stage::{PATIENCE, Stage, Upstream, config, forward, pool, put_domain, put_member, put_rules};
+use stage::{
+    PATIENCE, Stage, Upstream, config, forward, member, pool, put_domain, put_member, put_rules, until,
+};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -167,6 +170,35 @@ async fn who_is_not_who_it_must_be_gets_nothing() {
     assert!(upstream.received().is_empty());
     stage.apply([put("p", PoolProtocol::Http1, shop())]).await;
     assert_eq!(stage.get("a", "/").await.status, 200, "an ejected endpoint that is the only one is tried");
+}
+
+/// Knows two names of this host.
+struct Here;
+
+#[async_trait::async_trait]
+impl Resolver for Here {
+    async fn resolve(&self, host: &HostName) -> ews_core::Result<Vec<IpAddr>> {
+        match host.bare() {
+            "shop.example" | "other.example" => Ok(vec![Ipv4Addr::LOCALHOST.into()]),
+            _ => Err(Error::new(ErrorKind::NotFound, "no such host")),
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_endpoint_at_a_name_must_be_who_its_name_says() {
+    let upstream = Upstream::named("secret").await;
+    let front = Front::new(upstream.address, false, &[b"http/1.1"]).await;
+    let builder = Gateway::builder(config()).with_secrets(Arc::new(Shelf)).with_resolver(Arc::new(Here));
+    let stage = Stage::of(builder.start().await.unwrap()).await;
+    stage.apply([put("p", PoolProtocol::Http1, UpstreamTls::new("ca".parse().unwrap()))]).await;
+    for (host, status) in [("shop.example", 200), ("other.example", 502), ("shop.example.", 200)] {
+        let mut member = member("p", "i0", front.address);
+        member.endpoint.address = format!("{host}:{}", front.address.port()).parse().unwrap();
+        stage.apply([Op::Put(Object::Endpoint(member))]).await;
+        until("the name is known", async || stage.get("a", "/").await.status != 503).await;
+        assert_eq!(stage.get("a", "/").await.status, status, "{host}");
+    }
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::balancer::{ObjectRef, RouteSet, TrafficPolicy};
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Endpoint, EndpointAddress};
 use crate::error::{Error, Result};
 use crate::id::{CertificateId, PoolId, RouteSetId, TrafficPolicyId};
 use crate::spec::content::SecretRef;
@@ -183,7 +183,8 @@ pub struct Pool {
 pub struct UpstreamTls {
     /// Certificates, PEM, one of which must have signed an endpoint's own.
     pub ca: SecretRef,
-    /// The name that is asked for, and that the endpoint's certificate must be for. Default: the endpoint's address.
+    /// The name that is asked for, and that the endpoint's certificate must be for. Default: the endpoint's own
+    /// name, or its address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server_name: Option<String>,
     /// How the balancer proves itself. Default: not at all.
@@ -434,8 +435,9 @@ impl Default for Outlier {
 pub struct Member {
     /// Its pool.
     pub pool: PoolId,
-    /// The endpoint.
-    pub endpoint: Endpoint,
+    /// The endpoint. One at a name needs the capability `endpoint_names`; until the name has been found out, it counts as one
+    /// that can't be connected to.
+    pub endpoint: Endpoint<EndpointAddress>,
     /// Its share within the pool, 0 to [`Member::MAX_WEIGHT`]. 0 gets no new traffic. Default 100.
     pub weight: u32,
     /// Whether it gets traffic.
@@ -451,8 +453,8 @@ impl Member {
     pub const MAX_WEIGHT: u32 = 10_000;
 
     /// An active endpoint of weight 100.
-    pub fn new(pool: PoolId, endpoint: Endpoint) -> Self {
-        Self { pool, endpoint, weight: Self::WEIGHT, state: MemberState::Active }
+    pub fn new(pool: PoolId, endpoint: impl Into<Endpoint<EndpointAddress>>) -> Self {
+        Self { pool, endpoint: endpoint.into(), weight: Self::WEIGHT, state: MemberState::Active }
     }
 
     /// With this weight.

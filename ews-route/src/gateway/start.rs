@@ -15,6 +15,7 @@ use tokio::sync::{Notify, broadcast, watch};
 use super::client::Trust;
 use super::config::{Accept, GatewayConfig};
 use super::listen::{self, Bound, Kind};
+use super::names::{Resolver, SystemResolver};
 use super::policy::{Presence, RateTable};
 use super::snapshot::{self, Routing};
 use super::thread::{self, Ending, Orders, Shared, Thread};
@@ -35,6 +36,7 @@ pub struct GatewayBuilder {
     listeners: Vec<(TcpListener, Kind)>,
     store: Option<StoreOf>,
     access: Option<AccessLog>,
+    resolver: Option<ResolverOf>,
     #[cfg(feature = "tls")]
     secrets: Option<SecretsOf>,
 }
@@ -46,6 +48,14 @@ struct SecretsOf(Arc<dyn ews_core::Secrets>);
 impl std::fmt::Debug for SecretsOf {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("a source of secrets")
+    }
+}
+
+struct ResolverOf(Arc<dyn Resolver>);
+
+impl std::fmt::Debug for ResolverOf {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a resolver")
     }
 }
 
@@ -64,6 +74,7 @@ impl GatewayBuilder {
             listeners: Vec::new(),
             store: None,
             access: None,
+            resolver: None,
             #[cfg(feature = "tls")]
             secrets: None,
         }
@@ -96,6 +107,13 @@ impl GatewayBuilder {
     #[must_use]
     pub fn with_access_log(mut self, log: AccessLog) -> Self {
         self.access = Some(log);
+        self
+    }
+
+    /// Finds out there what names of endpoints stand for. Default: as the [system](SystemResolver) does.
+    #[must_use]
+    pub fn with_resolver(mut self, resolver: Arc<dyn Resolver>) -> Self {
+        self.resolver = Some(ResolverOf(resolver));
         self
     }
 
@@ -133,6 +151,7 @@ impl GatewayBuilder {
             listeners,
             store,
             access,
+            resolver,
             #[cfg(feature = "tls")]
             secrets,
         } = self;
@@ -220,12 +239,13 @@ impl GatewayBuilder {
             addresses,
             ended: of_ended,
         });
+        let resolver = resolver.map_or_else(|| Arc::new(SystemResolver::default()) as _, |ResolverOf(of)| of);
         let weak = Arc::downgrade(&core);
         spawn("ews-route-control".to_owned(), move || {
             local(async move {
                 #[cfg(feature = "tls")]
                 tokio::task::spawn_local(loads.run());
-                control::run(weak, dealers, of_ending).await;
+                control::run(weak, dealers, resolver, of_ending).await;
             });
         })?;
         let gateway = Gateway { core, end: Arc::new(End(ending)) };
@@ -255,7 +275,11 @@ fn spawn(name: String, work: impl FnOnce() + Send + 'static) -> Result<()> {
 /// Runs a future and the local tasks that it starts; those that are left end with it.
 fn local(future: impl Future<Output = ()>) {
     match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => tokio::task::LocalSet::new().block_on(&runtime, future),
+        Ok(runtime) => {
+            tokio::task::LocalSet::new().block_on(&runtime, future);
+            // A question to the system's resolver can't be taken back, and must not hold the thread's end up.
+            runtime.shutdown_background();
+        }
         Err(error) => tracing::error!(%error, "a thread's runtime could not be made"),
     }
 }

@@ -145,6 +145,7 @@ fn object_needs(object: &Object) -> Vec<Capability> {
         Object::Endpoint(member) => {
             need(member.weight != Member::WEIGHT, Capability::Weights);
             need(member.state == MemberState::Closed, Capability::ForceClose);
+            need(member.endpoint.address.host().is_some(), Capability::EndpointNames);
         }
         Object::TrafficPolicy(policy) => {
             need(true, Capability::TrafficPolicies);
@@ -229,8 +230,8 @@ fn check_health(check: &HealthCheck) -> Result<()> {
 
 fn check_member(member: &Member) -> Result<()> {
     check_weight(member.weight)?;
-    let address = member.endpoint.address;
-    if address.port() == 0 || address.ip().is_unspecified() {
+    let address = &member.endpoint.address;
+    if address.port() == 0 || address.socket().is_some_and(|address| address.ip().is_unspecified()) {
         return Err(Error::invalid(format!("the address {address} can't be connected to")));
     }
     if member.endpoint.protocol != Protocol::Tcp {

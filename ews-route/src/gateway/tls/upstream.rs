@@ -2,10 +2,10 @@
 
 use std::fmt;
 use std::io::{Error, ErrorKind, Result};
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use ews_core::balancer::{Pool, PoolProtocol, UpstreamTls};
+use ews_core::endpoint::EndpointAddress;
 use ews_core::id::PoolId;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
@@ -52,14 +52,17 @@ impl Upstream {
 pub(crate) async fn connect(
     thread: &Thread,
     upstream: &Arc<Upstream>,
-    address: SocketAddr,
+    address: &EndpointAddress,
     stream: TcpStream,
 ) -> Result<TlsStream<TcpStream>> {
     let shaking = async {
         let config = thread.shared.certificates.client(upstream).await.map_err(Error::other)?;
-        let name = match &upstream.spec.server_name {
-            Some(name) => ServerName::try_from(name.clone()).map_err(Error::other)?,
-            None => ServerName::from(address.ip()),
+        let name = match (&upstream.spec.server_name, address) {
+            (Some(name), _) => ServerName::try_from(name.clone()).map_err(Error::other)?,
+            (None, EndpointAddress::Ip(address)) => ServerName::from(address.ip()),
+            (None, EndpointAddress::Name { host, .. }) => {
+                ServerName::try_from(host.bare().to_owned()).map_err(Error::other)?
+            }
         };
         TlsConnector::from(config).connect(name, stream).await
     };

@@ -2,8 +2,11 @@
 //!
 //! The control thread runs it, so that no check waits for traffic and no request for a check.
 
+mod checker;
+
 use std::collections::HashMap;
 use std::future::pending;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -13,18 +16,19 @@ use ews_core::endpoint::{Endpoint, Scope};
 use ews_core::event::Notice;
 use ews_core::id::{InstanceId, NodeId, OwnerId, PoolId, RevisionId, ServiceName};
 use ews_core::instance::{Instance, InstanceKey};
-use ews_core::probe::{Probed, Prober, ProberConfig, StandardChecker, Target};
+use ews_core::probe::{Probed, Prober, ProberConfig, Target};
 use ews_core::spec::network::Protocol;
 use ews_core::spec::probe::{Check, HttpCheck, Probe, Probes, TcpCheck};
 use ews_core::{Clock as _, Digest, Result, SystemClock};
 
 use super::Core;
 use super::endpoint::EndpointState;
+use checker::Tries;
 
 /// The endpoints that are tried. Nothing is started before there is one.
 #[derive(Default)]
 pub(super) struct Checks {
-    prober: Option<(Prober, Subscription<Probed>)>,
+    prober: Option<(Prober, Subscription<Probed>, Arc<Tries>)>,
     known: HashMap<InstanceId, Known>,
     /// Which generation they are of.
     generation: Option<u64>,
@@ -38,7 +42,7 @@ struct Known {
 impl Checks {
     /// Waits until a check has changed its mind.
     pub(super) async fn changed(&mut self) {
-        let Some((prober, changes)) = &mut self.prober else { return pending().await };
+        let Some((prober, changes, _)) = &mut self.prober else { return pending().await };
         match changes.next().await {
             Some(Notice::Event(changed)) => {
                 let Probed { instance, transition, .. } = changed.event;
@@ -84,8 +88,11 @@ impl Checks {
         drop(state);
         let before = std::mem::replace(&mut self.known, wanted);
         let gone = before.keys().filter(|id| !self.known.contains_key(*id));
-        if let Some((prober, _)) = &self.prober {
-            gone.for_each(|id| prober.remove(id));
+        if let Some((prober, _, tries)) = &self.prober {
+            gone.for_each(|id| {
+                prober.remove(id);
+                tries.remove(id);
+            });
         }
         let new = self.known.iter();
         let new: Vec<_> = new
@@ -94,14 +101,14 @@ impl Checks {
         if new.is_empty() {
             return;
         }
-        let prober = match &mut self.prober {
-            Some((prober, _)) => prober,
+        let (prober, _, tries) = match &mut self.prober {
+            Some(prober) => prober,
             none => {
-                let checker = Arc::new(StandardChecker::network());
-                match Prober::new(checker, Arc::new(SystemClock), ProberConfig::default()) {
+                let tries = Arc::new(Tries::new(core.shared.clone()));
+                match Prober::new(tries.clone(), Arc::new(SystemClock), ProberConfig::default()) {
                     Ok(prober) => {
                         let changes = prober.transitions();
-                        &mut none.insert((prober, changes)).0
+                        none.insert((prober, changes, tries))
                     }
                     Err(error) => {
                         tracing::error!(%error, "checks could not be started");
@@ -111,6 +118,7 @@ impl Checks {
             }
         };
         for (id, known) in new {
+            tries.add(id.clone(), known.endpoint.clone());
             if let Err(error) = target(id, known).and_then(|target| prober.set(target)) {
                 // It gets nothing then, unless all others fail.
                 tracing::warn!(%error, endpoint = %known.endpoint.address, "an endpoint can't be checked");
@@ -142,12 +150,16 @@ fn target(id: &InstanceId, known: &Known) -> Result<Target> {
     let mut instance = Instance::new(id.clone(), key, NodeId::new("gateway")?, digest, SystemClock.now());
     let mut key = endpoint.key.clone();
     (instance.incarnation, key.instance) = (key.incarnation, id.clone());
-    let (address, scope) = (endpoint.address, Scope::Host);
+    // For a name, each try puts in what that stands for.
+    let unknown = || SocketAddr::from((Ipv4Addr::UNSPECIFIED, endpoint.address.port()));
+    let (address, scope) = (endpoint.address.socket().unwrap_or_else(unknown), Scope::Host);
     instance.endpoints = vec![Endpoint { key, address, protocol: Protocol::Tcp, scope }];
     let mut probe = Probe::new(match &check.path {
         Some(path) => {
             let mut http = HttpCheck::new(path);
-            (http.host, http.status) = (check.host.clone(), check.status);
+            let name =
+                endpoint.address.host().map(|host| format!("{}:{}", host.bare(), endpoint.address.port()));
+            (http.host, http.status) = (check.host.clone().or(name), check.status);
             Check::Http(http)
         }
         None => Check::Tcp(TcpCheck::default()),
