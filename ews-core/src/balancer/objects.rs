@@ -181,8 +181,9 @@ pub struct Pool {
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct UpstreamTls {
-    /// Certificates, PEM, one of which must have signed an endpoint's own.
-    pub ca: SecretRef,
+    /// Certificates, PEM, one of which must have signed an endpoint's own. Default: those that the balancer's system trusts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca: Option<SecretRef>,
     /// The name that is asked for, and that the endpoint's certificate must be for. Default: the endpoint's own
     /// name, or its address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -203,9 +204,14 @@ pub struct ClientCertificate {
 }
 
 impl UpstreamTls {
-    /// Endpoints whose certificates one of these has signed, for their addresses.
+    /// Endpoints whose certificates one of these has signed, for their names or addresses.
     pub fn new(ca: SecretRef) -> Self {
-        Self { ca, server_name: None, client: None }
+        Self { ca: Some(ca), server_name: None, client: None }
+    }
+
+    /// Endpoints whose certificates are signed by whom the balancer's system trusts, for their names or addresses.
+    pub fn public() -> Self {
+        Self { ca: None, server_name: None, client: None }
     }
 
     /// Certificates must be for this name.

@@ -125,6 +125,11 @@ impl Routing {
         self.pools.get(id)
     }
 
+    /// A pool as it is newest.
+    pub(crate) fn view(&self, id: &PoolId) -> Option<&Arc<PoolView>> {
+        self.snapshot.pool(id)
+    }
+
     pub(crate) fn endpoints(&self) -> &Endpoints {
         &self.endpoints
     }

@@ -333,7 +333,7 @@ pub(crate) async fn secure(
 ) -> io::Result<Stream> {
     #[cfg(feature = "tls")]
     if let Some(tls) = &pool.tls {
-        let secured = super::tls::connect(thread, tls, &state.address, stream).await?;
+        let secured = super::tls::connect(&thread.shared, tls, &state.address, stream).await?;
         return Ok(Stream::Tls(Box::new(secured)));
     }
     #[cfg(not(feature = "tls"))]

@@ -170,9 +170,11 @@ fn check_pool(pool: &Pool) -> Result<()> {
                 "the name of endpoints within TLS; accepted: a host name without `*`",
             ));
         }
-        if pool.check.as_ref().is_some_and(|check| check.path.is_some()) {
+        let asks = pool.check.as_ref().is_some_and(|check| check.path.is_some());
+        if asks && pool.protocol != PoolProtocol::Http1 {
             return Err(Error::invalid(
-                "a check by HTTP of endpoints that speak TLS; accepted: one without a path, which is a connection",
+                "a check by HTTP of endpoints that speak something else than HTTP/1.1 within TLS; accepted: one without a \
+                 path, which is a connection",
             ));
         }
     }

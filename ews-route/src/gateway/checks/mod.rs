@@ -23,6 +23,7 @@ use ews_core::{Clock as _, Digest, Result, SystemClock};
 
 use super::Core;
 use super::endpoint::EndpointState;
+use super::pool::PoolView;
 use checker::Tries;
 
 /// The endpoints that are tried. Nothing is started before there is one.
@@ -36,6 +37,7 @@ pub(super) struct Checks {
 
 struct Known {
     endpoint: Arc<EndpointState>,
+    pool: Arc<PoolView>,
     check: HealthCheck,
 }
 
@@ -70,29 +72,32 @@ impl Checks {
             return;
         }
         self.generation = Some(generation);
-        let mut pools: HashMap<&PoolId, Option<HealthCheck>> = HashMap::new();
+        let mut pools: HashMap<&PoolId, Option<(HealthCheck, Arc<PoolView>)>> = HashMap::new();
         let mut wanted = HashMap::new();
         for ((pool, _), known) in state.routing.endpoints() {
             let Some(endpoint) = known.last().filter(|endpoint| !endpoint.is_removed()) else { continue };
             let check = pools.entry(pool).or_insert_with(|| {
                 match &state.table.get(&ObjectRef::Pool(pool.clone()))?.object {
-                    Object::Pool(pool) => pool.check.as_deref().cloned(),
+                    Object::Pool(spec) => {
+                        Some((spec.check.as_deref()?.clone(), state.routing.view(pool)?.clone()))
+                    }
                     _ => None,
                 }
             });
-            let (Some(check), Ok(id)) = (check, InstanceId::new(format!("endpoint-{}", endpoint.uid))) else {
+            let (Some((check, pool)), Ok(id)) =
+                (check, InstanceId::new(format!("endpoint-{}", endpoint.uid)))
+            else {
                 continue;
             };
-            wanted.insert(id, Known { endpoint: endpoint.clone(), check: check.clone() });
+            let known = Known { endpoint: endpoint.clone(), pool: pool.clone(), check: check.clone() };
+            wanted.insert(id, known);
         }
         drop(state);
         let before = std::mem::replace(&mut self.known, wanted);
         let gone = before.keys().filter(|id| !self.known.contains_key(*id));
         if let Some((prober, _, tries)) = &self.prober {
-            gone.for_each(|id| {
-                prober.remove(id);
-                tries.remove(id);
-            });
+            gone.for_each(|id| prober.remove(id));
+            tries.set(self.known.iter().map(|(id, known)| (id, &known.endpoint, &known.pool)));
         }
         let new = self.known.iter();
         let new: Vec<_> = new
@@ -101,13 +106,14 @@ impl Checks {
         if new.is_empty() {
             return;
         }
-        let (prober, _, tries) = match &mut self.prober {
+        let (prober, ..) = match &mut self.prober {
             Some(prober) => prober,
             none => {
                 let tries = Arc::new(Tries::new(core.shared.clone()));
                 match Prober::new(tries.clone(), Arc::new(SystemClock), ProberConfig::default()) {
                     Ok(prober) => {
                         let changes = prober.transitions();
+                        tries.set(self.known.iter().map(|(id, known)| (id, &known.endpoint, &known.pool)));
                         none.insert((prober, changes, tries))
                     }
                     Err(error) => {
@@ -118,7 +124,6 @@ impl Checks {
             }
         };
         for (id, known) in new {
-            tries.add(id.clone(), known.endpoint.clone());
             if let Err(error) = target(id, known).and_then(|target| prober.set(target)) {
                 // It gets nothing then, unless all others fail.
                 tracing::warn!(%error, endpoint = %known.endpoint.address, "an endpoint can't be checked");
@@ -138,7 +143,7 @@ impl Checks {
 
 /// An endpoint as the prober knows instances.
 fn target(id: &InstanceId, known: &Known) -> Result<Target> {
-    let Known { endpoint, check } = known;
+    let Known { endpoint, check, .. } = known;
     let key = InstanceKey {
         owner: OwnerId::new("gateway")?,
         service: ServiceName::new("pool")?,
