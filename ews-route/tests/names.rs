@@ -23,6 +23,7 @@ use ews_core::balancer::{
 use ews_core::endpoint::{Endpoint, EndpointAddress, HostName, Scope};
 use ews_core::id::ChangeId;
 use ews_core::spec::network::Protocol;
+use ews_core::store::MemoryStore;
 use ews_core::{Error, ErrorKind};
 use ews_route::{Gateway, GatewayConfig, NamesConfig, Resolver, TcpListen};
 use stage::upstream::{Deed, ok};
@@ -399,4 +400,26 @@ async fn the_system_knows_this_host() {
     let stage = Stage::new(config()).await;
     stage.apply([put_named("p", "i0", "localhost", address.port())]).await;
     until("it is found", async || stage.get("a", "/").await.text() == "here").await;
+}
+
+#[tokio::test]
+async fn a_gateway_starts_without_waiting_for_the_names_that_it_remembers() {
+    let store = Arc::new(MemoryStore::new());
+    let upstream = Upstream::named("found").await;
+    let start = async |says: Says| {
+        let book = Arc::new(Book::default());
+        book.say("db.example", says);
+        let builder = Gateway::builder(quick()).with_store(store.clone()).with_resolver(book.clone());
+        (Stage::of(builder.start().await.unwrap()).await, book)
+    };
+    let (stage, _) = start(Says::These(vec![ONE.into()])).await;
+    stage.apply([put_named("p", "i0", "db.example", upstream.address.port())]).await;
+    until("it is well", async || healthy(&stage, "i0").await).await;
+    stage.gateway.shutdown(PATIENCE).await;
+    drop(stage);
+    let (stage, book) = start(Says::Hangs).await;
+    assert_eq!(stage.get("a", "/").await.status, 503);
+    book.these("db.example", &[ONE]);
+    until("it is well", async || healthy(&stage, "i0").await).await;
+    assert_eq!(stage.get("a", "/").await.text(), "found");
 }

@@ -185,9 +185,14 @@ pub struct RequestLimits {
     /// The most handshakes of TLS per second of one client, for as many at once. Beyond, connections are closed before they
     /// cost anything. Not for proxies that are believed. 1 to 1,000,000. Default: unlimited.
     pub handshakes_per_client: Option<u32>,
-    /// The least bytes per second at which a client may send a request's body, over 10 seconds of waiting for it. Slower ones are closed. 0 for
-    /// none, at most 1,000,000. Default 240 (Kestrel's `MinRequestBodyDataRate`; Apache 500). Over HTTP/2 it is not looked at.
+    /// The least bytes per second at which a client may send a request's body, over 10 seconds of waiting for it. Slower ones
+    /// are closed. 0 for none, at most 1,000,000. Default 240 (Kestrel's `MinRequestBodyDataRate`; Apache 500). Over HTTP/2 only
+    /// until the answer begins, and not for gRPC, whose streams may be silent.
     pub body_rate: u32,
+    /// The least bytes per second at which a client must take answers, as far as it is waited for. Slower ones are closed, once
+    /// they owe 10 seconds' worth and as much as may lie in the buffers between. 0 for none, at most 1,000,000. Default 240
+    /// (Kestrel's `MinResponseDataRate`; Windows' `http.sys` 150). Not after an upgrade.
+    pub response_rate: u32,
     /// The most certificates that are kept in memory; of more, those that were not used for longest are loaded anew when they
     /// are asked for. 1 to 1,000,000. Default 10,000, at some 10 kB each.
     pub certificates: usize,
@@ -203,6 +208,7 @@ impl Default for RequestLimits {
             connections_per_client: None,
             handshakes_per_client: None,
             body_rate: 240,
+            response_rate: 240,
             certificates: 10_000,
         }
     }
@@ -496,6 +502,7 @@ impl GatewayConfig {
         between("limits.connections_per_client", per_client(at_once), 1, 10_000_000)?;
         between("limits.handshakes_per_client", per_client(hands), 1, 1_000_000)?;
         between("limits.body_rate", self.limits.body_rate as usize, 0, 1_000_000)?;
+        between("limits.response_rate", self.limits.response_rate as usize, 0, 1_000_000)?;
         between("upstream.idle_connections", self.upstream.idle_connections, 0, 65_536)?;
         between("upstream.attempts", self.upstream.attempts as usize, 1, 10)?;
         between("upstream.retry_percent", self.upstream.retry_percent as usize, 0, 100)?;

@@ -39,6 +39,7 @@ pub(crate) mod io;
 pub(crate) mod listen;
 pub(crate) mod names;
 pub(crate) mod networks;
+pub(crate) mod pace;
 pub(crate) mod policy;
 pub(crate) mod pool;
 mod proxy_protocol;

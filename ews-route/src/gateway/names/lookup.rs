@@ -16,6 +16,7 @@ use tokio::task::JoinHandle;
 
 use super::{MAX_ADDRESSES, Named, Resolver};
 use crate::gateway::Core;
+use crate::gateway::snapshot::Routing;
 use crate::gateway::thread::Shared;
 
 /// How many names are looked up at once.
@@ -58,18 +59,21 @@ impl Names {
     /// Looks up what is to be looked up by the newest change, and lets the threads know what was found.
     pub(in crate::gateway) fn follow(&mut self, core: &Core) {
         let mut state = core.state();
+        let generation = state.table.generation();
+        if self.generation != Some(generation) {
+            self.generation = Some(generation);
+            self.want(&mut state.routing, core);
+        }
         if self.all.has_changed.take() {
             // The same snapshot once more: who waits for an endpoint looks again, and connections to addresses that are gone
-            // are closed.
+            // are closed. Within the lock, so that none older than that is handed over.
             core.snapshots.send_modify(|_| {});
         }
-        let generation = state.table.generation();
-        if self.generation == Some(generation) {
-            return;
-        }
-        self.generation = Some(generation);
+    }
+
+    fn want(&mut self, routing: &mut Routing, core: &Core) {
         self.hosts.retain(|_, (_, task)| !task.is_finished());
-        for (name, named) in state.routing.names_mut().all() {
+        for (name, named) in routing.names_mut().all() {
             let (host, _) = self.hosts.entry(name.clone()).or_insert_with(|| {
                 let host = Rc::new(Host {
                     name: name.clone(),
