@@ -195,6 +195,8 @@ capabilities! {
     Blackhole = "blackhole",
     /// Balancer: says per endpoint what it sees.
     EndpointHealth = "endpoint_health",
+    /// Balancer: finds out what the names of endpoints stand for, again and again.
+    EndpointNames = "endpoint_names",
 
     /// Metrics: rates, increases and other functions of a window.
     MetricWindows = "metric_windows",

@@ -75,7 +75,7 @@ pub use bus::Bus;
 pub use capability::{Capability, CapabilitySet, Enforcement, RuntimeCapabilities};
 pub use clock::{Clock, SystemClock};
 pub use detach::detach;
-pub use endpoint::{Endpoint, EndpointKey, Scope};
+pub use endpoint::{Endpoint, EndpointAddress, EndpointKey, HostName, Scope};
 pub use error::{Error, ErrorKind, Result, Retry};
 pub use event::{EventStream, Gap, Notice, RuntimeEvent};
 pub use histogram::Histogram;

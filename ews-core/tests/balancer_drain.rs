@@ -52,7 +52,7 @@ fn gateway(number: u32) -> GatewayId {
 }
 
 fn member() -> Member {
-    let address = "127.0.0.1:8080".parse().unwrap();
+    let address: std::net::SocketAddr = "127.0.0.1:8080".parse().unwrap();
     Member::new(pool(), Endpoint { key: key(), address, protocol: Protocol::Tcp, scope: Scope::Loopback })
 }
 

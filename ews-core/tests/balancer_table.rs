@@ -47,7 +47,7 @@ fn ops() -> impl Strategy<Value = Op> {
         n().prop_map(|p| Op::Put(Object::Pool(Pool::new(pool(p))))),
         n().prop_map(|p| Op::Delete(ObjectRef::Pool(pool(p)))),
         (n(), n()).prop_map(|(p, k)| {
-            let address = "127.0.0.1:80".parse().unwrap();
+            let address: std::net::SocketAddr = "127.0.0.1:80".parse().unwrap();
             let endpoint = Endpoint { key: key(k), address, protocol: Protocol::Tcp, scope: Scope::Loopback };
             Op::Put(Object::Endpoint(Member::new(pool(p), endpoint)))
         }),

@@ -22,6 +22,7 @@ use ews_core::balancer::{
     Applied, Balancer, BalancerEvent, Change, GatewayView, Limits, MemberState, Object, ObjectQuery,
     ObjectRef, ObserveQuery, Op, Stored,
 };
+use ews_core::endpoint::EndpointAddress;
 use ews_core::event::Notice;
 use ews_core::testkit::conformance::balancer::{BalancerHarness, Target, run};
 use ews_core::testkit::conformance::{Stop, Verdict};
@@ -59,6 +60,7 @@ enum Mutation {
     DropsUnsupported,
     TakesAnyPath,
     StripsQuotes,
+    ResolvesNames,
     Unordered,
     StopsAtAPage,
     KeepsEndedBlackholes,
@@ -105,6 +107,7 @@ const TABLE: &[(Mutation, &str)] = &[
     (M::DropsUnsupported, "what_it_can_not_do_is_refused"),
     (M::TakesAnyPath, "wrong_objects_are_refused"),
     (M::StripsQuotes, "hostile_texts_come_back_unharmed"),
+    (M::ResolvesNames, "a_name_stays_a_name"),
     (M::Unordered, "objects_come_in_pages_and_in_order"),
     (M::StopsAtAPage, "ten_thousand_endpoints"),
     (M::KeepsEndedBlackholes, "a_blackhole_that_has_ended_is_forgotten"),
@@ -323,6 +326,15 @@ impl Balancer for Broken {
                 for op in &mut change.ops {
                     if let Op::Put(object) = op {
                         Self::unquoted(object);
+                    }
+                }
+            }
+            M::ResolvesNames => {
+                for op in &mut change.ops {
+                    if let Op::Put(Object::Endpoint(member)) = op
+                        && member.endpoint.address.host().is_some()
+                    {
+                        member.endpoint.address = EndpointAddress::Ip(([127, 0, 0, 1], 80).into());
                     }
                 }
             }

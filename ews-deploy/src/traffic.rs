@@ -17,8 +17,8 @@ use ews_core::balancer::{
     ObjectQuery, ObjectRef, Op, PathMatch, Pool, RouteAction, RouteRule, RouteSet, Stored, WeightedPool,
 };
 use ews_core::{
-    ChangeId, Endpoint, EndpointKey, Error, ErrorKind, Instance, InstanceId, Labels, PoolId, Result, Retry,
-    RevisionId, RouteSetId, ServiceName,
+    ChangeId, Endpoint, EndpointAddress, EndpointKey, Error, ErrorKind, Instance, InstanceId, Labels, PoolId,
+    Result, Retry, RevisionId, RouteSetId, ServiceName,
 };
 use tokio::time::{Instant, sleep, timeout};
 
@@ -56,7 +56,7 @@ struct Wanted {
 #[derive(Clone, PartialEq)]
 struct Entry {
     pool: PoolId,
-    endpoint: Endpoint,
+    endpoint: Endpoint<EndpointAddress>,
     state: MemberState,
 }
 
@@ -147,7 +147,7 @@ impl Director {
         };
         wanted.revisions.insert(instance.key.revision.clone());
         let key = endpoint.key.clone();
-        let entry = Entry { pool, endpoint, state };
+        let entry = Entry { pool, endpoint: endpoint.into(), state };
         if wanted.endpoints.get(&key) != Some(&entry) {
             wanted.endpoints.insert(key, entry);
             wanted.dirty = true;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use ews_core::balancer::{
-    Applied, Balancer, BalancerEvent, Change, EndpointView, GatewayView, ObjectQuery, ObjectRef,
+    Applied, Balancer, BalancerEvent, Change, EndpointView, GatewayView, Object, ObjectQuery, ObjectRef,
     ObserveQuery, Outcome, Prepared, Stored,
 };
 use ews_core::event::{Gap, Notice};
@@ -49,6 +49,7 @@ pub(crate) fn capabilities() -> CapabilitySet {
         Capability::InFlight,
         Capability::ForceClose,
         Capability::EndpointHealth,
+        Capability::EndpointNames,
     ]
     .into_iter()
     .collect()
@@ -76,6 +77,13 @@ impl Core {
         objects
             .into_iter()
             .try_for_each(snapshot::check)
+            .and_then(|()| {
+                let addresses = prepared.touched().filter_map(|(_, object)| match object? {
+                    Object::Endpoint(member) => Some(&member.endpoint.address),
+                    _ => None,
+                });
+                self.state().routing.names().check(addresses, self.shared.config.names.most)
+            })
             .map_err(|error| error.with_operation("balancer.apply").with_context("change", &change.id))?;
         let Some(journal) = self.journal() else { return self.commit_new(prepared, change) };
         // Until the store has answered, and for good where this future is dropped meanwhile.

@@ -19,8 +19,8 @@
 //! - **You work on it**: the headers of [`gateway`]'s modules, from `guard` on.
 //!
 //! # What it does not do yet
-//! HTTP/3, SNI without ending TLS, HTTP checks of endpoints that speak TLS. What it can't do is no capability of it, and a
-//! change that asks for it is refused with `Unsupported`.
+//! HTTP/3, SNI without ending TLS. What it can't do is no capability of it, and a change that asks for it is refused with
+//! `Unsupported`.
 
 pub mod access;
 #[cfg(feature = "admin")]
@@ -40,8 +40,8 @@ pub mod wire;
 
 pub use access::{AccessFile, AccessFormat, AccessLog};
 pub use gateway::{
-    Accept, ForwardedBy, Forwarding, Gateway, GatewayBuilder, GatewayConfig, RequestLimits, SampleConfig,
-    TcpListen, Timeouts, UpstreamConfig,
+    Accept, ForwardedBy, Forwarding, Gateway, GatewayBuilder, GatewayConfig, NamesConfig, RequestLimits,
+    Resolver, SampleConfig, SystemResolver, TcpListen, Timeouts, UpstreamConfig,
 };
 #[cfg(feature = "remote")]
 pub use remote::{RemoteBalancer, RemoteConfig, RemoteMetrics};

@@ -11,7 +11,7 @@
 
 mod stage;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -19,12 +19,14 @@ use std::time::Duration;
 
 use ews_core::ErrorKind;
 use ews_core::balancer::{
-    Balancer as _, Change, Drained, HealthCheck, Object, ObjectKind, ObjectQuery, ObserveQuery, Op,
+    Balancer as _, Change, Drained, HealthCheck, Member, Object, ObjectKind, ObjectQuery, ObserveQuery, Op,
 };
+use ews_core::endpoint::{Endpoint, EndpointAddress, HostName, Scope};
 use ews_core::id::ChangeId;
+use ews_core::spec::network::Protocol;
 use ews_route::handover::{HandOver, Outcome, Predecessor, Successors};
 use ews_route::server::{Server, ServerConfig};
-use ews_route::{Accept, Gateway, GatewayConfig};
+use ews_route::{Accept, Gateway, GatewayConfig, Resolver};
 use stage::upstream::ok;
 use stage::{
     Client, PATIENCE, Stage, Upstream, config, key, pool, put_domain, put_member, put_pool, put_routes, until,
@@ -458,4 +460,44 @@ async fn what_checks_have_found_is_known_from_the_start() {
     assert_eq!(new.get("a", "/").await.text(), "ok");
     assert!(upstream.connections().0 > connections);
     running.await.unwrap().unwrap();
+}
+
+/// Knows this machine, or never answers.
+#[derive(Debug)]
+struct Oracle(bool);
+
+#[async_trait::async_trait]
+impl Resolver for Oracle {
+    async fn resolve(&self, _: &HostName) -> ews_core::Result<Vec<IpAddr>> {
+        if !self.0 {
+            std::future::pending::<()>().await;
+        }
+        Ok(vec![IpAddr::from([127, 0, 0, 1])])
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_names_stand_for_is_known_from_the_start() {
+    let (upstream, _gate) = holding().await;
+    let folder = tempfile::tempdir().unwrap();
+    let gateway = Gateway::builder(config()).with_resolver(Arc::new(Oracle(true))).start().await.unwrap();
+    let old = Stage::of(gateway).await;
+    let endpoint = Endpoint {
+        key: key("i0"),
+        address: format!("up.example:{}", upstream.address.port()).parse::<EndpointAddress>().unwrap(),
+        protocol: Protocol::Tcp,
+        scope: Scope::Host,
+    };
+    old.apply([Op::Put(Object::Endpoint(Member::new(pool("p"), endpoint)))]).await;
+    until("it serves", async || old.get("a", "/").await.status == 200).await;
+    let socket = folder.path().join("gateway.socket");
+    let running = offer(&old.gateway, &socket, HandOver::default());
+
+    let predecessor = Predecessor::ask(&socket, "gateway").await.unwrap().unwrap();
+    let builder =
+        Gateway::builder(config().with_listen([old.address])).with_resolver(Arc::new(Oracle(false)));
+    let gateway = builder.with_predecessor(predecessor).start().await.unwrap();
+    running.await.unwrap().unwrap();
+    let new = Stage { gateway, address: old.address };
+    assert_eq!(new.get("a", "/").await.text(), "ok");
 }

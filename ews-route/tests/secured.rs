@@ -10,19 +10,23 @@
 
 mod stage;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
-use ews_core::balancer::{DomainName, Object, Op, Pool, PoolProtocol, UpstreamTls};
+use ews_core::balancer::{DomainName, HealthCheck, Object, Op, Pool, PoolProtocol, UpstreamTls};
+use ews_core::endpoint::HostName;
 use ews_core::{Error, ErrorKind, SecretRef, SecretValue, Secrets};
-use ews_route::{Gateway, TcpListen};
+use ews_route::{Gateway, Resolver, TcpListen};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
-use stage::upstream::Deed;
-use stage::{PATIENCE, Stage, Upstream, config, forward, pool, put_domain, put_member, put_rules};
+use stage::upstream::{Deed, ok};
+use stage::{
+    PATIENCE, Stage, Upstream, config, forward, member, pool, put_domain, put_member, put_rules, until,
+};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -169,6 +173,35 @@ async fn who_is_not_who_it_must_be_gets_nothing() {
     assert_eq!(stage.get("a", "/").await.status, 200, "an ejected endpoint that is the only one is tried");
 }
 
+/// Knows two names of this host.
+struct Here;
+
+#[async_trait::async_trait]
+impl Resolver for Here {
+    async fn resolve(&self, host: &HostName) -> ews_core::Result<Vec<IpAddr>> {
+        match host.bare() {
+            "shop.example" | "other.example" => Ok(vec![Ipv4Addr::LOCALHOST.into()]),
+            _ => Err(Error::new(ErrorKind::NotFound, "no such host")),
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_endpoint_at_a_name_must_be_who_its_name_says() {
+    let upstream = Upstream::named("secret").await;
+    let front = Front::new(upstream.address, false, &[b"http/1.1"]).await;
+    let builder = Gateway::builder(config()).with_secrets(Arc::new(Shelf)).with_resolver(Arc::new(Here));
+    let stage = Stage::of(builder.start().await.unwrap()).await;
+    stage.apply([put("p", PoolProtocol::Http1, UpstreamTls::new("ca".parse().unwrap()))]).await;
+    for (host, status) in [("shop.example", 200), ("other.example", 502), ("shop.example.", 200)] {
+        let mut member = member("p", "i0", front.address);
+        member.endpoint.address = format!("{host}:{}", front.address.port()).parse().unwrap();
+        stage.apply([Op::Put(Object::Endpoint(member))]).await;
+        until("the name is known", async || stage.get("a", "/").await.status != 503).await;
+        assert_eq!(stage.get("a", "/").await.status, status, "{host}");
+    }
+}
+
 #[tokio::test]
 async fn the_gateway_proves_itself_where_that_is_asked_for() {
     let upstream = Upstream::named("secret").await;
@@ -231,4 +264,96 @@ async fn upgrades_and_plain_tcp_pass_within_tls() {
     let mut answer = [0; 12];
     tokio::time::timeout(PATIENCE, stream.read_exact(&mut answer)).await.expect("in time").unwrap();
     assert_eq!(&answer, b"HTTP/1.1 200");
+}
+
+#[tokio::test]
+async fn checks_ask_within_tls_by_the_rules_of_traffic() {
+    let is_well = Arc::new(AtomicBool::new(true));
+    let well = is_well.clone();
+    let upstream = Upstream::new(move |received| {
+        let is_well = received.path() != "/healthz" || well.load(Ordering::SeqCst);
+        async move {
+            if is_well {
+                ok("secret")
+            } else {
+                Deed::Send(b"HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n".to_vec())
+            }
+        }
+    })
+    .await;
+    let front = Front::new(upstream.address, false, &[b"http/1.1"]).await;
+    let builder = Gateway::builder(config()).with_secrets(Arc::new(Shelf)).with_resolver(Arc::new(Here));
+    let stage = Stage::of(builder.start().await.unwrap()).await;
+    let checked = |tls: UpstreamTls| {
+        let mut pool = Pool::new(pool("p"));
+        let check =
+            HealthCheck::http("/healthz").with_interval(Duration::from_millis(100)).with_thresholds(1, 1);
+        (pool.tls, pool.check) = (Some(Box::new(tls)), Some(Box::new(check)));
+        Op::Put(Object::Pool(pool))
+    };
+    let is_healthy = async || stage.seen("i0").await.unwrap().healthy == Some(true);
+    let named = |host: &str| {
+        let mut member = member("p", "i0", front.address);
+        member.endpoint.address = format!("{host}:{}", front.address.port()).parse().unwrap();
+        Op::Put(Object::Endpoint(member))
+    };
+    stage.apply([checked(shop()), put_member("p", "i0", front.address)]).await;
+    until("it passes", is_healthy).await;
+    let asked = upstream.received().remove(0);
+    assert_eq!((asked.path(), asked.header("host")), ("/healthz", vec![front.address.to_string()]));
+    is_well.store(false, Ordering::SeqCst);
+    until("it fails", async || !is_healthy().await).await;
+    is_well.store(true, Ordering::SeqCst);
+    until("it passes again", is_healthy).await;
+    // Who is not who it must be is not even asked.
+    stage.apply([checked(shop().with_server_name("other.example"))]).await;
+    until("it is somebody else", async || !is_healthy().await).await;
+    let before = upstream.received().len();
+    stage.apply([checked(UpstreamTls::new("ca".parse().unwrap())), named("other.example")]).await;
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    assert!(!is_healthy().await);
+    assert_eq!(upstream.received().len(), before);
+    stage.apply([named("shop.example")]).await;
+    until("it is at its name", is_healthy).await;
+    assert_eq!(stage.get("a", "/").await.text(), "secret");
+}
+
+/// Runs one of this program's tests with other certificates for the system's.
+fn with_system(file: &str, test: &str) {
+    let file = format!("{}/tests/{file}", env!("CARGO_MANIFEST_DIR"));
+    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+    command.args([test, "--exact", "--ignored"]).env("SSL_CERT_FILE", file).env_remove("SSL_CERT_DIR");
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("1 passed"), "{said}");
+}
+
+#[test]
+fn whom_the_system_trusts_is_trusted_where_a_pool_names_nobody() {
+    with_system("certificates/ca.pem", "trusted_by_the_system");
+    with_system("certificates/stranger.pem", "not_trusted_by_the_system");
+    // It holds no certificate at all.
+    with_system("secured.rs", "not_trusted_by_the_system");
+}
+
+/// The status of a request to an endpoint that the system may vouch for. There is no source of secrets, and none is needed.
+async fn by_the_system() -> u16 {
+    let upstream = Upstream::named("secret").await;
+    let front = Front::new(upstream.address, false, &[b"http/1.1"]).await;
+    let stage = Stage::new(config()).await;
+    let tls = UpstreamTls::public().with_server_name("shop.example");
+    stage.apply([put("p", PoolProtocol::Http1, tls), put_member("p", "i0", front.address)]).await;
+    stage.get("a", "/").await.status
+}
+
+#[tokio::test]
+#[ignore = "run by another test, with certificates of its own"]
+async fn trusted_by_the_system() {
+    assert_eq!(by_the_system().await, 200);
+}
+
+#[tokio::test]
+#[ignore = "run by another test, with certificates of its own"]
+async fn not_trusted_by_the_system() {
+    assert_eq!(by_the_system().await, 502);
 }

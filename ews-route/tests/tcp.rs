@@ -16,8 +16,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use ews_core::balancer::{
-    Balancer as _, BalancerExt as _, DomainName, Drained, Hold, Object, ObserveQuery, Op, Pool, PoolProtocol,
-    ProxyProtocol, TrafficPolicy,
+    Balancer as _, BalancerExt as _, DomainName, Drained, Hold, Object, ObjectRef, ObserveQuery, Op, Pool,
+    PoolProtocol, ProxyProtocol, TrafficPolicy,
 };
 use ews_core::id::{ChangeId, TrafficPolicyId};
 use ews_route::{AccessFormat, AccessLog, Forwarding, Gateway, GatewayConfig, TcpListen};
@@ -235,6 +235,16 @@ async fn a_connection_has_its_line_in_the_access_log() {
     );
     assert_eq!((&line["client"], &line["endpoint"]), (&"127.0.0.1".into(), &endpoint.to_string().into()));
     assert_eq!(line["bytes"], 6, "what the endpoint said: its name and goodbye");
+    // One that is refused has a line too.
+    sink.0.lock().unwrap().clear();
+    stage.apply([Op::Delete(ObjectRef::Domain(DomainName::new("echo.tcp").unwrap()))]).await;
+    stage.apply([Op::Delete(ObjectRef::Domain(DomainName::new("*").unwrap()))]).await;
+    let mut client = TcpStream::connect(address).await.unwrap();
+    assert_eq!(rest(&mut client).await.as_deref(), Some(""));
+    until("its line is there", async || sink.0.lock().unwrap().ends_with(b"\n")).await;
+    let line: serde_json::Value = serde_json::from_slice(&sink.0.lock().unwrap()).unwrap();
+    assert_eq!((&line["host"], &line["failure"]), (&"echo.tcp".into(), &"no_route".into()));
+    assert!(line.get("pool").is_none() && line.get("status").is_none(), "{line}");
 }
 
 /// A server of Debian's, ended with the test.

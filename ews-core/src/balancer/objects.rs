@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::balancer::{ObjectRef, RouteSet, TrafficPolicy};
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Endpoint, EndpointAddress};
 use crate::error::{Error, Result};
 use crate::id::{CertificateId, PoolId, RouteSetId, TrafficPolicyId};
 use crate::spec::content::SecretRef;
@@ -181,9 +181,11 @@ pub struct Pool {
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct UpstreamTls {
-    /// Certificates, PEM, one of which must have signed an endpoint's own.
-    pub ca: SecretRef,
-    /// The name that is asked for, and that the endpoint's certificate must be for. Default: the endpoint's address.
+    /// Certificates, PEM, one of which must have signed an endpoint's own. Default: those that the balancer's system trusts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca: Option<SecretRef>,
+    /// The name that is asked for, and that the endpoint's certificate must be for. Default: the endpoint's own
+    /// name, or its address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server_name: Option<String>,
     /// How the balancer proves itself. Default: not at all.
@@ -202,9 +204,14 @@ pub struct ClientCertificate {
 }
 
 impl UpstreamTls {
-    /// Endpoints whose certificates one of these has signed, for their addresses.
+    /// Endpoints whose certificates one of these has signed, for their names or addresses.
     pub fn new(ca: SecretRef) -> Self {
-        Self { ca, server_name: None, client: None }
+        Self { ca: Some(ca), server_name: None, client: None }
+    }
+
+    /// Endpoints whose certificates are signed by whom the balancer's system trusts, for their names or addresses.
+    pub fn public() -> Self {
+        Self { ca: None, server_name: None, client: None }
     }
 
     /// Certificates must be for this name.
@@ -434,8 +441,9 @@ impl Default for Outlier {
 pub struct Member {
     /// Its pool.
     pub pool: PoolId,
-    /// The endpoint.
-    pub endpoint: Endpoint,
+    /// The endpoint. One at a name needs the capability `endpoint_names`; until the name has been found out, it counts as one
+    /// that can't be connected to.
+    pub endpoint: Endpoint<EndpointAddress>,
     /// Its share within the pool, 0 to [`Member::MAX_WEIGHT`]. 0 gets no new traffic. Default 100.
     pub weight: u32,
     /// Whether it gets traffic.
@@ -451,8 +459,8 @@ impl Member {
     pub const MAX_WEIGHT: u32 = 10_000;
 
     /// An active endpoint of weight 100.
-    pub fn new(pool: PoolId, endpoint: Endpoint) -> Self {
-        Self { pool, endpoint, weight: Self::WEIGHT, state: MemberState::Active }
+    pub fn new(pool: PoolId, endpoint: impl Into<Endpoint<EndpointAddress>>) -> Self {
+        Self { pool, endpoint: endpoint.into(), weight: Self::WEIGHT, state: MemberState::Active }
     }
 
     /// With this weight.

@@ -30,7 +30,8 @@ const BODY_TIME: Duration = Duration::from_millis(250);
 
 /// One request. The caller bounds it in time.
 pub(super) async fn check(address: SocketAddr, check: &HttpCheck) -> Outcome {
-    let request = match request(address, check) {
+    // What can't be asked for is not connected for.
+    let request = match request(&address.to_string(), check) {
         Ok(request) => request,
         Err(fault) => return Outcome::fail(fault),
     };
@@ -40,6 +41,25 @@ pub(super) async fn check(address: SocketAddr, check: &HttpCheck) -> Outcome {
     };
     // A small request should not wait for a full packet; without it the try is only slower.
     let _ = stream.set_nodelay(true);
+    ask(stream, request, check).await
+}
+
+/// One request over a connection that is there already, such as one within TLS. The `Host` is `authority`, unless the check
+/// has one. The caller bounds it in time.
+pub async fn http_over<S>(stream: S, authority: &str, check: &HttpCheck) -> Outcome
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin,
+{
+    match request(authority, check) {
+        Ok(request) => ask(stream, request, check).await,
+        Err(fault) => Outcome::fail(fault),
+    }
+}
+
+async fn ask<S>(stream: S, request: Request<NoBody>, check: &HttpCheck) -> Outcome
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin,
+{
     let handshake = hyper::client::conn::http1::Builder::new()
         .max_headers(MAX_HEADERS)
         .max_buf_size(MAX_HEAD)
@@ -73,12 +93,12 @@ pub(super) async fn check(address: SocketAddr, check: &HttpCheck) -> Outcome {
     .await
 }
 
-fn request(address: SocketAddr, check: &HttpCheck) -> Result<Request<NoBody>, &'static str> {
+fn request(authority: &str, check: &HttpCheck) -> Result<Request<NoBody>, &'static str> {
     let uri: Uri = check.path.parse().map_err(|_| "the probe's path is not accepted in a request")?;
     if !check.path.starts_with('/') {
         return Err("the probe's path does not start with `/`");
     }
-    let host = check.host.clone().unwrap_or_else(|| address.to_string());
+    let host = check.host.clone().unwrap_or_else(|| authority.to_owned());
     let mut request = Request::new(NoBody);
     *request.method_mut() = Method::GET;
     *request.uri_mut() = uri;
@@ -149,9 +169,9 @@ impl hyper::body::Body for NoBody {
 }
 
 /// A tokio stream as hyper wants it. Reading goes through a small buffer, which spares unsafe code; a probe reads little.
-struct TokioIo(TcpStream);
+struct TokioIo<S>(S);
 
-impl hyper::rt::Read for TokioIo {
+impl<S: AsyncRead + Unpin> hyper::rt::Read for TokioIo<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -167,7 +187,7 @@ impl hyper::rt::Read for TokioIo {
     }
 }
 
-impl hyper::rt::Write for TokioIo {
+impl<S: AsyncWrite + Unpin> hyper::rt::Write for TokioIo<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,

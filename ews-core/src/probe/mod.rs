@@ -15,5 +15,6 @@ pub mod prober;
 pub mod thresholds;
 
 pub use check::{Checker, Outcome, StandardChecker, Target, Verdict};
+pub use http::http_over;
 pub use prober::{Probed, Prober, ProberConfig, State};
 pub use thresholds::{ProbeKind, Startup, Status, Thresholds, Transition};

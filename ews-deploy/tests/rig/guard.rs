@@ -62,8 +62,8 @@ impl Guard {
             Object::Endpoint(member)
                 if member.state == MemberState::Active && shares.contains(&member.pool) =>
             {
-                let answers = self.engine.dial(member.endpoint.address);
-                answers.is_ok_and(|id| id == member.endpoint.key.instance)
+                let answers = member.endpoint.address.socket().map(|address| self.engine.dial(address));
+                answers.is_some_and(|answers| answers.is_ok_and(|id| id == member.endpoint.key.instance))
             }
             _ => false,
         };

@@ -1,10 +1,10 @@
 //! One line.
 
 use std::io::Write as _;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use ews_core::Timestamp;
+use ews_core::endpoint::EndpointAddress;
 use hyper::header::{self, HeaderValue};
 use hyper::http::uri::PathAndQuery;
 use hyper::{HeaderMap, Method, Request, StatusCode, Version};
@@ -41,7 +41,7 @@ pub(crate) struct End<'a> {
     pub(crate) bytes: u64,
     pub(crate) duration: Duration,
     pub(crate) pool: Option<&'a str>,
-    pub(crate) endpoint: Option<SocketAddr>,
+    pub(crate) endpoint: Option<&'a EndpointAddress>,
     pub(crate) failure: Option<&'static str>,
 }
 
@@ -227,13 +227,14 @@ mod tests {
         entry.request_id = Some(HeaderValue::from_static("id-1"));
         entry.trace =
             Some(HeaderValue::from_static("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"));
+        let address = "127.0.0.1:80".parse().unwrap();
         let mut all = End {
             at: "2026-11-26T03:42:31.5Z".parse().unwrap(),
             status: Some(StatusCode::OK),
             bytes: 12,
             duration: Duration::from_micros(1_234),
             pool: Some("shop-v1"),
-            endpoint: Some("127.0.0.1:80".parse().unwrap()),
+            endpoint: Some(&address),
             failure: None,
         };
         end(&mut all);

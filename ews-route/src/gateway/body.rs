@@ -31,6 +31,8 @@ pub(crate) struct ClientBody {
     /// What may still come, where that is limited.
     left: Option<u64>,
     connection: Rc<Connection>,
+    /// Whether its pace is judged here; over HTTP/1.1 that is done where bytes come in.
+    is_paced: bool,
     fate: Rc<Cell<Fate>>,
     /// The request is under way until its body is sent too.
     pub(crate) lease: Option<Rc<Lease>>,
@@ -51,10 +53,11 @@ pub(crate) enum Fate {
 }
 
 impl RequestBody {
-    /// The client's body, of which so much may come, and where its fate is told.
+    /// The client's body, of which so much may come, at some pace or not, and where its fate is told.
     pub(crate) fn new(
         incoming: Incoming,
         left: Option<u64>,
+        is_paced: bool,
         connection: &Rc<Connection>,
     ) -> (Self, Rc<Cell<Fate>>) {
         let fate = Rc::new(Cell::new(Fate::Untouched));
@@ -62,7 +65,11 @@ impl RequestBody {
             return (Self::Empty, fate);
         }
         let (connection, told) = (connection.clone(), fate.clone());
-        (Self::Client(ClientBody { incoming, left, connection, fate: told, lease: None }), fate)
+        let is_paced = is_paced && connection.is_stream();
+        if is_paced {
+            connection.set_paced(true);
+        }
+        (Self::Client(ClientBody { incoming, left, connection, is_paced, fate: told, lease: None }), fate)
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -89,7 +96,17 @@ impl Body for RequestBody {
         if body.fate.get() == Fate::Untouched {
             body.fate.set(Fate::Moving);
         }
-        let frame = ready!(Pin::new(&mut body.incoming).poll_frame(cx));
+        let frame = Pin::new(&mut body.incoming).poll_frame(cx);
+        if body.is_paced {
+            match &frame {
+                Poll::Pending => body.connection.waits(),
+                Poll::Ready(Some(Ok(frame))) => {
+                    body.connection.came(frame.data_ref().map_or(0, Bytes::len));
+                }
+                Poll::Ready(_) => body.connection.set_paced(false),
+            }
+        }
+        let frame = ready!(frame);
         body.connection.progress();
         let Some(frame) = frame else { return Poll::Ready(None) };
         let frame = frame.inspect_err(|_| body.fate.set(Fate::Broken))?;

@@ -40,6 +40,8 @@ pub struct GatewayConfig {
     pub timeouts: Timeouts,
     /// How upstream connections are kept and attempts repeated.
     pub upstream: UpstreamConfig,
+    /// How names of endpoints are looked up.
+    pub names: NamesConfig,
     /// How signals are sampled.
     pub metrics: SampleConfig,
     /// Who is believed about whom a request is from, and what endpoints are told.
@@ -183,9 +185,14 @@ pub struct RequestLimits {
     /// The most handshakes of TLS per second of one client, for as many at once. Beyond, connections are closed before they
     /// cost anything. Not for proxies that are believed. 1 to 1,000,000. Default: unlimited.
     pub handshakes_per_client: Option<u32>,
-    /// The least bytes per second at which a client may send a request's body, over 10 seconds of waiting for it. Slower ones are closed. 0 for
-    /// none, at most 1,000,000. Default 240 (Kestrel's `MinRequestBodyDataRate`; Apache 500). Over HTTP/2 it is not looked at.
+    /// The least bytes per second at which a client may send a request's body, over 10 seconds of waiting for it. Slower ones
+    /// are closed. 0 for none, at most 1,000,000. Default 240 (Kestrel's `MinRequestBodyDataRate`; Apache 500). Over HTTP/2 only
+    /// until the answer begins, and not for gRPC, whose streams may be silent.
     pub body_rate: u32,
+    /// The least bytes per second at which a client must take answers, as far as it is waited for. Slower ones are closed, once
+    /// they owe 10 seconds' worth and as much as may lie in the buffers between. 0 for none, at most 1,000,000. Default 240
+    /// (Kestrel's `MinResponseDataRate`; Windows' `http.sys` 150). Not after an upgrade.
+    pub response_rate: u32,
     /// The most certificates that are kept in memory; of more, those that were not used for longest are loaded anew when they
     /// are asked for. 1 to 1,000,000. Default 10,000, at some 10 kB each.
     pub certificates: usize,
@@ -201,6 +208,7 @@ impl Default for RequestLimits {
             connections_per_client: None,
             handshakes_per_client: None,
             body_rate: 240,
+            response_rate: 240,
             certificates: 10_000,
         }
     }
@@ -285,6 +293,56 @@ impl Default for UpstreamConfig {
     }
 }
 
+/// How names of endpoints are looked up.
+///
+/// The last good answer holds until there is another one. A system's resolver says nothing of how long an answer holds, so that
+/// it is asked at regular times; most answer from a cache that knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct NamesConfig {
+    /// From an answer to the next look, a tenth more or less; 10 ms to a day. One that failed is repeated after 0.5 s, then after
+    /// twice as long each time up to this. Default 5 s (Envoy's `dns_refresh_rate`; HAProxy's `hold valid` 10 s).
+    #[serde(with = "duration")]
+    pub refresh: Duration,
+    /// How long an answer is waited for; 10 ms to a day. At most 16 are waited for at once. Default 5 s (`timeout` in
+    /// `resolv.conf`; HAProxy 1 s, three times).
+    #[serde(with = "duration")]
+    pub timeout: Duration,
+    /// The most names, each with a port; a change that brings more is refused. What goes in the same change is still counted.
+    /// 1 to 100,000. Default 1,000 (Envoy's cache: 1,024). Of each name 64 addresses are used.
+    pub most: usize,
+}
+
+impl Default for NamesConfig {
+    fn default() -> Self {
+        Self { refresh: Duration::from_secs(5), timeout: Duration::from_secs(5), most: 1_000 }
+    }
+}
+
+impl NamesConfig {
+    /// Looking again after so much time.
+    #[must_use]
+    pub fn with_refresh(mut self, refresh: Duration) -> Self {
+        self.refresh = refresh;
+        self
+    }
+
+    /// Waiting for an answer so long.
+    #[must_use]
+    pub fn with_timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// With so many names at most.
+    #[must_use]
+    pub fn with_most(mut self, most: usize) -> Self {
+        self.most = most;
+        self
+    }
+}
+
 /// How signals are sampled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -319,6 +377,7 @@ impl Default for GatewayConfig {
             limits: RequestLimits::default(),
             timeouts: Timeouts::default(),
             upstream: UpstreamConfig::default(),
+            names: NamesConfig::default(),
             metrics: SampleConfig::default(),
             forwarding: Forwarding::default(),
         }
@@ -392,6 +451,13 @@ impl GatewayConfig {
         self
     }
 
+    /// With names of endpoints looked up so.
+    #[must_use]
+    pub fn with_names(mut self, names: NamesConfig) -> Self {
+        self.names = names;
+        self
+    }
+
     /// Sampled so.
     #[must_use]
     pub fn with_metrics(mut self, metrics: SampleConfig) -> Self {
@@ -436,9 +502,11 @@ impl GatewayConfig {
         between("limits.connections_per_client", per_client(at_once), 1, 10_000_000)?;
         between("limits.handshakes_per_client", per_client(hands), 1, 1_000_000)?;
         between("limits.body_rate", self.limits.body_rate as usize, 0, 1_000_000)?;
+        between("limits.response_rate", self.limits.response_rate as usize, 0, 1_000_000)?;
         between("upstream.idle_connections", self.upstream.idle_connections, 0, 65_536)?;
         between("upstream.attempts", self.upstream.attempts as usize, 1, 10)?;
         between("upstream.retry_percent", self.upstream.retry_percent as usize, 0, 100)?;
+        between("names.most", self.names.most, 1, 100_000)?;
         between("metrics.samples", self.metrics.samples, 2, 100_000)?;
         between("metrics.histogram_every", self.metrics.histogram_every, 1, 1_000)?;
         between("metrics.series", self.metrics.series, 1, 1_000_000)?;
@@ -453,6 +521,8 @@ impl GatewayConfig {
             ("timeouts.tunnel", t.tunnel, tick, DAY),
             ("upstream.idle", u.idle, tick, DAY),
             ("upstream.eject", u.eject, tick, Duration::from_secs(30)),
+            ("names.refresh", self.names.refresh, tick * 10, DAY),
+            ("names.timeout", self.names.timeout, tick * 10, DAY),
             ("metrics.interval", self.metrics.interval, tick * 10, Duration::from_secs(60)),
         ] {
             if value < least || value > most {

@@ -22,6 +22,7 @@ use super::forward;
 use super::guard::Refusal;
 use super::io::ClientIo;
 use super::listen::Kind;
+use super::pace::{Coming, Taking};
 use super::policy::Present;
 use super::proxy_protocol;
 use super::stream::Stream;
@@ -35,9 +36,6 @@ const LINGER: Duration = Duration::from_secs(1);
 /// How long a connection may wait for its first request though the gateway ends, in milliseconds: one that was just accepted
 /// has a client that was not told anything else.
 const FIRST: u64 = 3_000;
-
-/// For how long a body is waited for before its pace is judged, in milliseconds.
-const PACE: u64 = 10_000;
 
 /// What a connection waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,7 +83,9 @@ pub(crate) struct Connection {
     /// Whether a request is not complete.
     is_within_request: Cell<bool>,
     /// How its body comes.
-    pace: Cell<Pace>,
+    coming: Coming,
+    /// How answers are taken.
+    taking: Taking,
     /// Which head was refused, by its number.
     refused: Cell<Option<(u64, Refusal)>>,
     calls: Cell<u64>,
@@ -93,20 +93,10 @@ pub(crate) struct Connection {
     aborted: Cell<bool>,
     /// It ends without another byte. Apart from `aborted`, whose requests were counted by who closed them.
     is_dropped: Cell<bool>,
+    /// It is reset, so that what it was sent and did not read is not kept for it either.
+    is_reset: Cell<bool>,
     /// An endpoint's side of an upgrade that is just being answered.
     tunnel: RefCell<Option<Tunnel>>,
-}
-
-/// How a request's body comes, as far as it is waited for.
-#[derive(Debug, Clone, Copy, Default)]
-struct Pace {
-    /// Whether the next bytes are asked for and not there.
-    waits: bool,
-    /// For how long that was so, in milliseconds, and how much came by it.
-    waited: u64,
-    bytes: u64,
-    /// When it was looked at last.
-    looked: u64,
 }
 
 /// Whom a connection speaks for.
@@ -147,11 +137,13 @@ impl Connection {
             patience: Cell::new(None),
             has_partial_head: Cell::new(false),
             is_within_request: Cell::new(false),
-            pace: Cell::default(),
+            coming: Coming::default(),
+            taking: Taking::default(),
             refused: Cell::new(None),
             calls: Cell::new(0),
             aborted: Cell::new(false),
             is_dropped: Cell::new(false),
+            is_reset: Cell::new(false),
             tunnel: RefCell::new(None),
         }
     }
@@ -224,39 +216,56 @@ impl Connection {
 
     /// More of what a client sends is asked for and not there yet.
     pub(crate) fn waits(&self) {
-        let is_body = matches!(self.phase.get(), Phase::Response | Phase::Body);
-        if is_body && self.is_within_request.get() {
-            let pace = self.pace.get();
-            let looked = if pace.waits { pace.looked } else { self.thread.now() };
-            self.pace.set(Pace { waits: true, looked, ..pace });
+        if self.is_paced() {
+            self.coming.waits(self.thread.now());
         }
     }
 
     /// So much of it came.
     pub(crate) fn came(&self, bytes: usize) {
-        let pace = self.pace.get();
-        if pace.waits || pace.waited > 0 {
-            self.pace.set(Pace { waits: false, bytes: pace.bytes + bytes as u64, ..pace });
-        }
+        self.coming.came(bytes);
     }
 
-    /// Whether the body comes too slowly, judged every ten seconds of waiting for it.
-    fn is_slow(&self, now: u64) -> bool {
-        let (mut pace, least) = (self.pace.get(), self.thread.shared.config.limits.body_rate);
-        if !self.is_within_request.get() {
-            self.pace.set(Pace::default());
-            return false;
+    /// Of a stream: whether its body is to come at some pace.
+    pub(crate) fn set_paced(&self, is_paced: bool) {
+        self.is_within_request.set(is_paced);
+    }
+
+    /// Whether it is a stream.
+    pub(crate) fn is_stream(&self) -> bool {
+        self.parent.is_some()
+    }
+
+    /// Whether a body is to come now. Over HTTP/2 the two sides may talk for as long as they like once there is an answer.
+    fn is_paced(&self) -> bool {
+        self.is_within_request.get()
+            && match self.phase.get() {
+                Phase::Response => true,
+                Phase::Body => !self.is_stream(),
+                _ => false,
+            }
+    }
+
+    /// The client takes nothing more for now, with so much in between.
+    pub(crate) fn blocked(&self, between: impl FnOnce() -> u64) {
+        self.taking.blocked(self.thread.now(), between);
+    }
+
+    /// It takes so much.
+    pub(crate) fn took(&self, bytes: usize) {
+        self.taking.took(self.thread.now(), self.thread.shared.config.limits.response_rate, bytes);
+    }
+
+    /// Whether the client sends or reads too slowly.
+    fn is_slow(&self, now: u64) -> Option<Refusal> {
+        let limits = &self.thread.shared.config.limits;
+        if !self.is_within_request.get() || (self.is_stream() && !self.is_paced()) {
+            self.coming.reset();
+        } else if self.coming.is_slow(now, limits.body_rate) {
+            return Some(Refusal::SlowBody);
         }
-        if pace.waits {
-            pace.waited += now.saturating_sub(pace.looked);
-            pace.looked = now;
-        }
-        let is_slow = pace.waited >= PACE && pace.bytes * 1_000 < u64::from(least) * pace.waited;
-        if pace.waited >= PACE {
-            (pace.waited, pace.bytes) = (0, 0);
-        }
-        self.pace.set(pace);
-        is_slow
+        let is_slow = self.phase.get() != Phase::Tunnel && self.taking.is_slow(now, limits.response_rate);
+        is_slow.then_some(Refusal::SlowRead)
     }
 
     /// What the guard saw last.
@@ -292,8 +301,10 @@ impl Connection {
     /// The thread's regular look.
     pub(crate) fn look(&self, now: u64) {
         let timeouts = &self.thread.shared.config.timeouts;
-        if self.is_slow(now) {
-            self.thread.counts.refused(Refusal::SlowBody);
+        if let Some(refusal) = self.is_slow(now) {
+            self.thread.counts.refused(refusal);
+            let of_stream = self.parent.as_deref().unwrap_or(self);
+            of_stream.is_reset.set(refusal == Refusal::SlowRead);
             self.cut();
             return;
         }
@@ -354,6 +365,10 @@ impl Connection {
 
     pub(crate) fn is_dropped(&self) -> bool {
         self.is_dropped.get()
+    }
+
+    pub(crate) fn is_reset(&self) -> bool {
+        self.is_reset.get()
     }
 
     pub(crate) fn is_aborted(&self) -> bool {
@@ -541,6 +556,10 @@ async fn serve_http1(connection: Rc<Connection>, io: ClientIo) {
     let is_whole = poll_fn(|cx| {
         connection.register(cx.waker());
         if connection.is_over() {
+            if connection.is_reset() {
+                // The socket is within, and learns of it when it is asked for anything.
+                let _ = Pin::new(&mut protocol).poll(cx);
+            }
             return Poll::Ready(false);
         }
         loop {

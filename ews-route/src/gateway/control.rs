@@ -10,6 +10,8 @@ use tokio::sync::watch;
 use super::Core;
 use super::checks::Checks;
 use super::listen::Dealer;
+use super::names::Resolver;
+use super::names::lookup::Names;
 use super::thread::Ending;
 use crate::metrics::sampler::Sampler;
 
@@ -24,13 +26,19 @@ struct Said {
 }
 
 /// Runs until the gateway is gone.
-pub(super) async fn run(core: Weak<Core>, dealers: Vec<Dealer>, mut ending: watch::Receiver<Ending>) {
+pub(super) async fn run(
+    core: Weak<Core>,
+    dealers: Vec<Dealer>,
+    resolver: Arc<dyn Resolver>,
+    mut ending: watch::Receiver<Ending>,
+) {
     let Some(strong) = core.upgrade() else { return };
     for dealer in dealers {
         tokio::task::spawn_local(dealer.run(strong.shared.clone(), ending.clone()));
     }
     let (shared, mut sampler) = (strong.shared.clone(), Sampler::new(&strong));
-    let mut checks = Checks::default();
+    let (mut checks, mut names) = (Checks::default(), Names::new(resolver));
+    names.follow(&strong);
     checks.follow(&strong);
     drop(strong);
     let mut samples = tokio::time::interval(shared.config.metrics.interval);
@@ -50,6 +58,7 @@ pub(super) async fn run(core: Weak<Core>, dealers: Vec<Dealer>, mut ending: watc
         }
         // It must not keep the gateway alive while it waits.
         let Some(core) = core.upgrade() else { return };
+        names.follow(&core);
         checks.follow(&core);
         look(&core, &mut served, &mut said);
         if takes_sample {

@@ -3,13 +3,15 @@
 //! It is found by pool and key, not by place in a list, so that it outlives every change of its pool: counters, latency and
 //! ejection stay until the endpoint is removed and idle.
 
-use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use ews_core::balancer::{EndpointView, MemberState};
-use ews_core::endpoint::EndpointKey;
+use ews_core::endpoint::{EndpointAddress, EndpointKey};
 use ews_core::id::PoolId;
+
+use super::names::{Named, Remote};
 
 /// The longest ejection.
 const MAX_EJECTION: Duration = Duration::from_secs(30);
@@ -36,7 +38,9 @@ pub(crate) struct EndpointState {
     pub(crate) uid: u64,
     pub(crate) pool: PoolId,
     pub(crate) key: EndpointKey,
-    pub(crate) address: SocketAddr,
+    pub(crate) address: EndpointAddress,
+    /// What its name stands for, where it has one.
+    pub(crate) named: Option<Arc<Named>>,
     /// What was applied last; what threads act by is in their snapshots.
     state: AtomicU8,
     weight: AtomicU32,
@@ -63,12 +67,19 @@ pub(crate) struct EndpointState {
 }
 
 impl EndpointState {
-    pub(crate) fn new(uid: u64, pool: PoolId, key: EndpointKey, address: SocketAddr) -> Self {
+    pub(crate) fn new(
+        uid: u64,
+        pool: PoolId,
+        key: EndpointKey,
+        address: EndpointAddress,
+        named: Option<Arc<Named>>,
+    ) -> Self {
         Self {
             uid,
             pool,
             key,
             address,
+            named,
             state: AtomicU8::new(0),
             weight: AtomicU32::new(0),
             removed: AtomicBool::new(false),
@@ -239,9 +250,24 @@ impl EndpointState {
         self.checked.load(Ordering::Relaxed) == Checked::Waiting as u8
     }
 
-    /// Whether it gets nothing, for errors of its own or by its checks.
+    /// Whether there is an address to connect to.
+    pub(crate) fn is_known(&self) -> bool {
+        self.named.as_ref().is_none_or(|named| named.is_known())
+    }
+
+    /// Whether it still is where this connection leads.
+    pub(crate) fn is_at(&self, remote: Option<&Remote>) -> bool {
+        match (&self.named, remote) {
+            (Some(named), Some(remote)) => remote.is_current(named),
+            _ => true,
+        }
+    }
+
+    /// Whether it gets nothing: for errors of its own, by its checks, or because nobody knows where it is.
     pub(crate) fn is_out(&self, now: u64) -> bool {
-        self.checked.load(Ordering::Relaxed) >= Checked::Waiting as u8 || self.is_ejected(now)
+        !self.is_known()
+            || self.checked.load(Ordering::Relaxed) >= Checked::Waiting as u8
+            || self.is_ejected(now)
     }
 
     /// An answer began after so many microseconds. A peak counts at once and fades (linkerd's peak EWMA). Threads may
@@ -294,7 +320,7 @@ mod tests {
             incarnation: Incarnation(1),
             port: PortName::new("http").unwrap(),
         };
-        EndpointState::new(1, PoolId::new("p").unwrap(), key, "127.0.0.1:1".parse().unwrap())
+        EndpointState::new(1, PoolId::new("p").unwrap(), key, "127.0.0.1:1".parse().unwrap(), None)
     }
 
     #[test]

@@ -150,7 +150,7 @@ fn entry_line(connection: &Connection, entry: &Entry, exchange: &Exchange, failu
         bytes: exchange.bytes,
         duration: exchange.began.elapsed(),
         pool: Some(exchange.pool.id.as_str()),
-        endpoint: endpoint.map(|endpoint| endpoint.address),
+        endpoint: endpoint.map(|endpoint| &endpoint.address),
         failure: failure.map(Failure::as_str),
     };
     connection.thread.log(entry, &end);

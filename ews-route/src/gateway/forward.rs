@@ -502,7 +502,10 @@ fn prepare(
     if let Some(edits) = &target.edits {
         edits.request(&mut parts.headers, &mut parts.uri);
     }
-    let (body, fate) = RequestBody::new(body, target.max_body(connection), connection);
+    // Of gRPC's streams either side may be silent for as long as it likes.
+    let kind = parts.headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
+    let is_paced = !kind.is_some_and(|kind| kind.starts_with(b"application/grpc"));
+    let (body, fate) = RequestBody::new(body, target.max_body(connection), is_paced, connection);
     let mut request = Request::new(body);
     *request.method_mut() = parts.method;
     *request.uri_mut() = parts.uri;

@@ -61,6 +61,10 @@ pub(crate) async fn serve(connection: &Rc<Connection>, io: ClientIo) {
     poll_fn(|cx| {
         connection.register(cx.waker());
         if connection.is_over() {
+            if connection.is_reset() {
+                // The socket is within, and learns of it when it is asked for anything.
+                let _ = protocol.as_mut().poll(cx);
+            }
             return Poll::Ready(());
         }
         if connection.thread.is_draining() && !is_told {
@@ -128,7 +132,14 @@ impl Body for StreamBody {
         if connection.is_over() {
             return Poll::Ready(Some(Err("the response was cut off".into())));
         }
-        Pin::new(&mut this.body).poll_frame(cx)
+        // It is asked for more only when the client's window is open, and everything before has gone out.
+        connection.took(0);
+        let frame = Pin::new(&mut this.body).poll_frame(cx);
+        if let Poll::Ready(Some(Ok(frame))) = &frame {
+            connection.took(frame.data_ref().map_or(0, Bytes::len));
+            connection.blocked(|| SEND_BUFFER as u64);
+        }
+        frame
     }
 
     fn is_end_stream(&self) -> bool {

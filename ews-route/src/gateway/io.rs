@@ -112,6 +112,29 @@ impl ClientIo {
         }
     }
 
+    /// Whether the connection is to end without another byte either way.
+    fn is_reset(&self) -> Result<()> {
+        if self.connection.is_reset() {
+            // What the client has not read goes with it.
+            let _ = self.stream.set_zero_linger();
+            return Err(ErrorKind::ConnectionAborted.into());
+        }
+        Ok(())
+    }
+
+    /// What came of writing to the client.
+    fn wrote(&self, written: Poll<Result<usize>>) -> Poll<Result<usize>> {
+        match &written {
+            Poll::Pending => self.connection.blocked(|| self.stream.between()),
+            Poll::Ready(Ok(bytes)) => {
+                self.connection.took(*bytes);
+                self.connection.progress();
+            }
+            Poll::Ready(Err(_)) => {}
+        }
+        written
+    }
+
     fn judged(&mut self, verdict: Verdict) {
         match verdict {
             Verdict::Fine => {}
@@ -136,6 +159,7 @@ impl Read for ClientIo {
         mut target: ReadBufCursor<'_>,
     ) -> Poll<Result<()>> {
         let this = self.get_mut();
+        this.is_reset()?;
         loop {
             if !this.ready.is_empty() {
                 this.hand_over(&mut target);
@@ -194,14 +218,20 @@ impl Read for ClientIo {
 impl Write for ClientIo {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<Result<usize>> {
         let this = self.get_mut();
-        let written = ready!(Pin::new(&mut this.stream).poll_write(cx, bytes))?;
-        this.connection.progress();
-        Poll::Ready(Ok(written))
+        this.is_reset()?;
+        let written = Pin::new(&mut this.stream).poll_write(cx, bytes);
+        this.wrote(written)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
         // A socket holds nothing back; what is around it may.
-        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+        let this = self.get_mut();
+        let flushed = Pin::new(&mut this.stream).poll_flush(cx);
+        match flushed {
+            Poll::Pending => this.connection.blocked(|| this.stream.between()),
+            Poll::Ready(_) => this.connection.took(0),
+        }
+        flushed
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
@@ -237,9 +267,9 @@ impl Write for ClientIo {
         pieces: &[std::io::IoSlice<'_>],
     ) -> Poll<Result<usize>> {
         let this = self.get_mut();
-        let written = ready!(Pin::new(&mut this.stream).poll_write_vectored(cx, pieces))?;
-        this.connection.progress();
-        Poll::Ready(Ok(written))
+        this.is_reset()?;
+        let written = Pin::new(&mut this.stream).poll_write_vectored(cx, pieces);
+        this.wrote(written)
     }
 }
 

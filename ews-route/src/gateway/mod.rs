@@ -15,7 +15,7 @@
 //! threads do: this is what makes a drain's zero a proof.
 //!
 //! # Reading order
-//! [`guard`], [`connection`], [`forward`], [`route`], [`policy`], [`pool`], [`upstream`], [`tunnel`], [`snapshot`], [`thread`]; then what
+//! [`guard`], [`connection`], [`forward`], [`route`], [`policy`], [`pool`], [`upstream`], [`names`], [`tunnel`], [`snapshot`], [`thread`]; then what
 //! features add: `tls`, `http2`.
 
 pub(crate) mod affinity;
@@ -37,7 +37,9 @@ pub(crate) mod headers;
 pub(crate) mod http2;
 pub(crate) mod io;
 pub(crate) mod listen;
+pub(crate) mod names;
 pub(crate) mod networks;
+pub(crate) mod pace;
 pub(crate) mod policy;
 pub(crate) mod pool;
 mod proxy_protocol;
@@ -70,9 +72,10 @@ use ews_core::id::GatewayId;
 use tokio::sync::{broadcast, watch};
 
 pub use config::{
-    Accept, ForwardedBy, Forwarding, GatewayConfig, RequestLimits, SampleConfig, TcpListen, Timeouts,
-    UpstreamConfig,
+    Accept, ForwardedBy, Forwarding, GatewayConfig, NamesConfig, RequestLimits, SampleConfig, TcpListen,
+    Timeouts, UpstreamConfig,
 };
+pub use names::{Resolver, SystemResolver};
 pub use start::GatewayBuilder;
 
 use crate::journal::Journal;

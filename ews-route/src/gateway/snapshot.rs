@@ -8,12 +8,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32};
 
 use ews_core::balancer::{Domains, MemberState, Object, ObjectRef, Site, Table};
-use ews_core::endpoint::EndpointKey;
+use ews_core::endpoint::{EndpointAddress, EndpointKey};
 use ews_core::id::{CertificateId, PoolId, TrafficPolicyId};
 use ews_core::{Error, Labels, Result, SecretRef};
 
 use super::blackhole::Blackholes;
 use super::endpoint::EndpointState;
+use super::names::Registry;
 use super::policy::Policy;
 use super::pool::{PoolIdentity, PoolView};
 use super::route::Routes;
@@ -87,6 +88,7 @@ pub(crate) struct Routing {
     snapshot: Snapshot,
     pools: BTreeMap<PoolId, Arc<PoolIdentity>>,
     endpoints: Endpoints,
+    names: Registry,
     next_uid: u64,
 }
 
@@ -105,7 +107,13 @@ impl Routing {
             certificates: Sharded::new(),
             blackholes: Blackholes::new(),
         };
-        Self { snapshot, pools: BTreeMap::new(), endpoints: Endpoints::new(), next_uid: 1 }
+        Self {
+            snapshot,
+            pools: BTreeMap::new(),
+            endpoints: Endpoints::new(),
+            names: Registry::default(),
+            next_uid: 1,
+        }
     }
 
     /// Every pool as it is counted.
@@ -117,12 +125,25 @@ impl Routing {
         self.pools.get(id)
     }
 
+    /// A pool as it is newest.
+    pub(crate) fn view(&self, id: &PoolId) -> Option<&Arc<PoolView>> {
+        self.snapshot.pool(id)
+    }
+
     pub(crate) fn endpoints(&self) -> &Endpoints {
         &self.endpoints
     }
 
     pub(crate) fn endpoints_mut(&mut self) -> &mut Endpoints {
         &mut self.endpoints
+    }
+
+    pub(crate) fn names(&self) -> &Registry {
+        &self.names
+    }
+
+    pub(crate) fn names_mut(&mut self) -> &mut Registry {
+        &mut self.names
     }
 
     /// The snapshot after a change that touched these objects, which the table holds already.
@@ -183,7 +204,7 @@ impl Routing {
                         Some(Object::Endpoint(member)) => Some(member),
                         _ => None,
                     };
-                    let address = member.map(|member| member.endpoint.address);
+                    let address = member.map(|member| &member.endpoint.address);
                     self.learn(pool, key, address, member.map(|member| (member.state, member.weight)));
                 }
                 _ => {}
@@ -208,20 +229,21 @@ impl Routing {
         &mut self,
         pool: &PoolId,
         key: &EndpointKey,
-        address: Option<std::net::SocketAddr>,
+        address: Option<&EndpointAddress>,
         member: Option<(MemberState, u32)>,
     ) {
         let uid = self.next_uid;
         let known = self.endpoints.entry((pool.clone(), key.clone())).or_default();
         let current = known.last().filter(|last| !last.is_removed());
         match (address, current) {
-            (Some(address), Some(current)) if current.address == address => current.set(member),
+            (Some(address), Some(current)) if current.address == *address => current.set(member),
             // It is there anew, or somewhere else: what it was goes like one that is removed.
             (Some(address), current) => {
                 if let Some(current) = current {
                     current.set(None);
                 }
-                let state = EndpointState::new(uid, pool.clone(), key.clone(), address);
+                let named = self.names.named(address);
+                let state = EndpointState::new(uid, pool.clone(), key.clone(), address.clone(), named);
                 state.set(member);
                 known.push(Arc::new(state));
                 self.next_uid += 1;

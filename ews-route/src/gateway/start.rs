@@ -15,6 +15,7 @@ use tokio::sync::{Notify, broadcast, watch};
 use super::client::Trust;
 use super::config::{Accept, GatewayConfig};
 use super::listen::{self, Bound, Kind};
+use super::names::{Resolver, SystemResolver};
 use super::policy::{Presence, RateTable};
 use super::snapshot::{self, Routing};
 use super::thread::{self, Ending, Orders, Shared, Thread};
@@ -37,6 +38,7 @@ pub struct GatewayBuilder {
     listeners: Vec<(TcpListener, Kind)>,
     store: Option<StoreOf>,
     access: Option<AccessLog>,
+    resolver: Option<ResolverOf>,
     #[cfg(feature = "tls")]
     secrets: Option<SecretsOf>,
     #[cfg(all(unix, feature = "handover"))]
@@ -50,6 +52,14 @@ struct SecretsOf(Arc<dyn ews_core::Secrets>);
 impl std::fmt::Debug for SecretsOf {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("a source of secrets")
+    }
+}
+
+struct ResolverOf(Arc<dyn Resolver>);
+
+impl std::fmt::Debug for ResolverOf {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a resolver")
     }
 }
 
@@ -68,6 +78,7 @@ impl GatewayBuilder {
             listeners: Vec::new(),
             store: None,
             access: None,
+            resolver: None,
             #[cfg(feature = "tls")]
             secrets: None,
             #[cfg(all(unix, feature = "handover"))]
@@ -114,6 +125,13 @@ impl GatewayBuilder {
         self
     }
 
+    /// Finds out there what names of endpoints stand for. Default: as the [system](SystemResolver) does.
+    #[must_use]
+    pub fn with_resolver(mut self, resolver: Arc<dyn Resolver>) -> Self {
+        self.resolver = Some(ResolverOf(resolver));
+        self
+    }
+
     /// Remembers there what is applied, under `gateway/<name>/`: a record for each object. The gateway starts with what is
     /// there; a store belongs to one gateway of a name at a time.
     ///
@@ -149,6 +167,7 @@ impl GatewayBuilder {
             listeners,
             store,
             access,
+            resolver,
             #[cfg(feature = "tls")]
             secrets,
             #[cfg(all(unix, feature = "handover"))]
@@ -163,12 +182,12 @@ impl GatewayBuilder {
             None => Table::new(capabilities(), limits),
         };
         #[cfg(all(unix, feature = "handover"))]
-        let (table, well) = match &mut predecessor {
-            None => (table, Vec::new()),
+        let (table, well, named) = match &mut predecessor {
+            None => (table, Vec::new(), Vec::new()),
             Some(predecessor) => {
                 let stored = journal.as_ref().map(|_| &table);
                 let told = predecessor.tell(stored, capabilities(), limits).await?;
-                (told.table.unwrap_or(table), told.well)
+                (told.table.unwrap_or(table), told.well, told.named)
             }
         };
         let mut routing = Routing::new();
@@ -187,6 +206,10 @@ impl GatewayBuilder {
             if let Some(endpoint) = routing.endpoints().get(place).and_then(|known| known.last()) {
                 endpoint.set_well_before();
             }
+        }
+        #[cfg(all(unix, feature = "handover"))]
+        for (address, found) in &named {
+            routing.names_mut().learn(address, found);
         }
 
         let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
@@ -261,12 +284,13 @@ impl GatewayBuilder {
             addresses,
             ended: of_ended,
         });
+        let resolver = resolver.map_or_else(|| Arc::new(SystemResolver::default()) as _, |ResolverOf(of)| of);
         let weak = Arc::downgrade(&core);
         spawn("ews-route-control".to_owned(), move || {
             local(async move {
                 #[cfg(feature = "tls")]
                 tokio::task::spawn_local(loads.run());
-                control::run(weak, dealers, of_ending).await;
+                control::run(weak, dealers, resolver, of_ending).await;
             });
         })?;
         let gateway = Gateway { core, end: Arc::new(End(ending)) };
@@ -300,7 +324,11 @@ fn spawn(name: String, work: impl FnOnce() + Send + 'static) -> Result<()> {
 /// Runs a future and the local tasks that it starts; those that are left end with it.
 fn local(future: impl Future<Output = ()>) {
     match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => tokio::task::LocalSet::new().block_on(&runtime, future),
+        Ok(runtime) => {
+            tokio::task::LocalSet::new().block_on(&runtime, future);
+            // A question to the system's resolver can't be taken back, and must not hold the thread's end up.
+            runtime.shutdown_background();
+        }
         Err(error) => tracing::error!(%error, "a thread's runtime could not be made"),
     }
 }

@@ -18,11 +18,34 @@ pub(crate) enum Stream {
 impl Stream {
     /// This end's address.
     pub(crate) fn local_address(&self) -> Result<std::net::SocketAddr> {
+        self.socket().local_addr()
+    }
+
+    fn socket(&self) -> &TcpStream {
         match self {
-            Self::Plain(stream) => stream.local_addr(),
+            Self::Plain(stream) => stream,
             #[cfg(feature = "tls")]
-            Self::Tls(stream) => stream.get_ref().0.local_addr(),
+            Self::Tls(stream) => stream.get_ref().0,
         }
+    }
+
+    /// Lets its end be a reset, with which all that was not read yet is gone.
+    pub(crate) fn set_zero_linger(&self) -> Result<()> {
+        socket2::SockRef::from(self.socket()).set_linger(Some(std::time::Duration::ZERO))
+    }
+
+    /// How many bytes may lie between a write and the other side's read: the socket's own buffer, and what TLS keeps.
+    pub(crate) fn between(&self) -> u64 {
+        #[cfg(feature = "tls")]
+        const OF_TLS: usize = 64 * 1024;
+        let own = match self {
+            Self::Plain(_) => 0,
+            #[cfg(feature = "tls")]
+            Self::Tls(_) => OF_TLS,
+        };
+        let buffer = socket2::SockRef::from(self.socket()).send_buffer_size();
+        // Linux' largest by default, where it can't be asked for.
+        (buffer.unwrap_or(4 << 20) + own) as u64
     }
 }
 

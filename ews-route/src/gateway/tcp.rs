@@ -25,7 +25,7 @@ use super::route::{Action, Ask};
 use super::stream::Stream;
 use super::tunnel::Tunnel;
 use super::upstream::{self, Lease};
-use crate::access::Entry;
+use crate::access::{End, Entry};
 use crate::metrics::recorder::Failure;
 
 /// Serves one connection to its end.
@@ -36,6 +36,18 @@ pub(crate) async fn serve(connection: &Rc<Connection>, stream: Stream, host: &st
         Ok(target) => target,
         Err(failure) => {
             thread.own.failed(failure);
+            if thread.logs() {
+                let end = End {
+                    at: SystemClock.now(),
+                    status: None,
+                    bytes: 0,
+                    duration: began.elapsed(),
+                    pool: None,
+                    endpoint: None,
+                    failure: Some(failure.as_str()),
+                };
+                thread.log(&Entry::connection(host, connection.client()), &end);
+            }
             return;
         }
     };

@@ -221,7 +221,10 @@ impl Thread {
         let locals: Vec<Rc<LocalEndpoint>> = self.endpoints.borrow().values().cloned().collect();
         for local in locals {
             match local.state.state() {
-                MemberState::Active => continue,
+                MemberState::Active => {
+                    local.close_gone();
+                    continue;
+                }
                 MemberState::Draining => local.close_idle(),
                 MemberState::Closed => {
                     local.close_idle();

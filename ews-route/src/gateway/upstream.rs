@@ -8,6 +8,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -27,6 +28,7 @@ use super::body::RequestBody;
 use super::connection::Connection;
 use super::endpoint::EndpointState;
 use super::io::UpstreamIo;
+use super::names::Remote;
 use super::pool::PoolView;
 use super::stream::Stream;
 use super::thread::Thread;
@@ -50,6 +52,8 @@ pub(crate) struct Http1 {
     upgraded: oneshot::Receiver<Upgraded>,
     /// How it was made; a pool that is changed takes none of before.
     flavour: u64,
+    /// Where it leads, where its endpoint is known by name.
+    remote: Option<Remote>,
 }
 
 /// What comes of sending: an answer's begin, or the request again where it was not sent.
@@ -160,7 +164,7 @@ impl LocalEndpoint {
         let flavour = pool.flavour();
         match pool.protocol {
             #[cfg(feature = "http2")]
-            PoolProtocol::H2c => self.http2.stream(flavour).map(Sender::Http2),
+            PoolProtocol::H2c => self.http2.stream(flavour, &self.state).map(Sender::Http2),
             _ => self.idle(flavour).map(Sender::Http1),
         }
     }
@@ -171,7 +175,7 @@ impl LocalEndpoint {
         let mut found = None;
         for _ in 0..LOOKS {
             let Some(candidate) = idle.pop_back() else { break };
-            if candidate.sender.flavour != flavour {
+            if candidate.sender.flavour != flavour || !self.state.is_at(candidate.sender.remote.as_ref()) {
                 continue;
             }
             if candidate.sender.is_ready() {
@@ -197,6 +201,9 @@ impl LocalEndpoint {
         if sender.is_closed() || self.state.state() != MemberState::Active || thread.is_draining() {
             return;
         }
+        if !self.state.is_at(sender.remote.as_ref()) {
+            return;
+        }
         let mut idle = self.idle.borrow_mut();
         let most = thread.shared.config.upstream.idle_connections;
         while idle.len() >= most {
@@ -208,13 +215,22 @@ impl LocalEndpoint {
         idle.push_back(Idle { sender, since: thread.now() });
     }
 
-    /// Closes what was idle for too long, or is closed already.
+    /// Closes what was idle for too long, is closed already, or leads to where the endpoint is no more.
     pub(crate) fn sweep(&self, now: u64, limit: u64) {
-        self.idle
-            .borrow_mut()
-            .retain(|idle| now.saturating_sub(idle.since) < limit && !idle.sender.is_closed());
+        self.idle.borrow_mut().retain(|idle| {
+            now.saturating_sub(idle.since) < limit
+                && !idle.sender.is_closed()
+                && self.state.is_at(idle.sender.remote.as_ref())
+        });
         #[cfg(feature = "http2")]
-        self.http2.sweep(now, limit);
+        self.http2.sweep(now, limit, &self.state);
+    }
+
+    /// Closes what is idle and leads to where the endpoint is no more.
+    pub(crate) fn close_gone(&self) {
+        if self.state.named.is_some() {
+            self.sweep(0, u64::MAX);
+        }
     }
 
     /// Closes all that is idle.
@@ -289,12 +305,30 @@ impl Drop for Lease {
     }
 }
 
-/// Opens a socket to an endpoint.
+/// Opens a socket to an endpoint; of several addresses to the first that can be connected to.
 pub(crate) async fn open(thread: &Thread, state: &EndpointState) -> io::Result<TcpStream> {
     let limit = thread.shared.config.timeouts.connect;
-    let stream = tokio::time::timeout(limit, TcpStream::connect(state.address))
-        .await
-        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    let connect = async |address| {
+        tokio::time::timeout(limit, TcpStream::connect::<SocketAddr>(address))
+            .await
+            .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+    };
+    let stream = match (&state.named, state.address.socket()) {
+        (None, Some(address)) => connect(address).await?,
+        (named, _) => {
+            let tries = named.as_ref().map(|named| named.tries(thread.now())).unwrap_or_default();
+            let mut opened = Err(io::Error::new(io::ErrorKind::NotFound, "nobody knows its address"));
+            for one in tries {
+                opened = connect(one.address).await;
+                if opened.is_ok() {
+                    one.reached();
+                    break;
+                }
+                one.failed(thread.now());
+            }
+            opened?
+        }
+    };
     // A head and a small body are one write; without this a larger one would wait for an acknowledgement.
     stream.set_nodelay(true)?;
     Ok(stream)
@@ -309,7 +343,7 @@ pub(crate) async fn secure(
 ) -> io::Result<Stream> {
     #[cfg(feature = "tls")]
     if let Some(tls) = &pool.tls {
-        let secured = super::tls::connect(thread, tls, state.address, stream).await?;
+        let secured = super::tls::connect(&thread.shared, tls, &state.address, stream).await?;
         return Ok(Stream::Tls(Box::new(secured)));
     }
     #[cfg(not(feature = "tls"))]
@@ -327,12 +361,17 @@ pub(crate) async fn connect(
     local: &LocalEndpoint,
     pool: &PoolView,
 ) -> io::Result<Sender> {
-    let stream = secure(thread, &local.state, pool, open(thread, &local.state).await?).await?;
+    let stream = open(thread, &local.state).await?;
+    let remote = match &local.state.named {
+        Some(_) => Some(Remote::new(stream.peer_addr()?)),
+        None => None,
+    };
+    let stream = secure(thread, &local.state, pool, stream).await?;
     let io = UpstreamIo::new(stream, thread.clone());
     let flavour = pool.flavour();
     #[cfg(feature = "http2")]
     if pool.protocol == PoolProtocol::H2c {
-        return local.http2.open(io, thread, flavour).await.map(Sender::Http2);
+        return local.http2.open(io, &local.state, thread, flavour, remote).await.map(Sender::Http2);
     }
     let (http, mut connection) = http1::handshake(io).await.map_err(io::Error::other)?;
     let (tell, upgraded) = oneshot::channel();
@@ -346,5 +385,5 @@ pub(crate) async fn connect(
             let _ = tell.send(Upgraded(parts.io, parts.read_buf));
         }
     });
-    Ok(Sender::Http1(Http1 { http, may_upgrade, upgraded, flavour }))
+    Ok(Sender::Http1(Http1 { http, may_upgrade, upgraded, flavour, remote }))
 }

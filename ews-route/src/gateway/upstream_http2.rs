@@ -14,8 +14,10 @@ use hyper::http::uri::{Authority, PathAndQuery, Scheme};
 use hyper::{Request, Response, Uri, header};
 
 use super::body::RequestBody;
+use super::endpoint::EndpointState;
 use super::http2::Local;
 use super::io::UpstreamIo;
+use super::names::Remote;
 use super::thread::Thread;
 
 /// The most requests at once on one connection (the least that RFC 9113, section 6.5.2 asks a server to allow).
@@ -36,6 +38,8 @@ struct Connection {
     streams: Rc<Streams>,
     /// How it was made: zero without TLS.
     flavour: u64,
+    /// Where it leads, where its endpoint is known by name.
+    remote: Option<Remote>,
 }
 
 #[derive(Debug, Default)]
@@ -55,16 +59,26 @@ pub(crate) struct Stream {
 
 impl Connections {
     /// Room on a connection that is open.
-    pub(super) fn stream(&self, flavour: u64) -> Option<Stream> {
+    pub(super) fn stream(&self, flavour: u64, state: &EndpointState) -> Option<Stream> {
         let connections = self.0.borrow();
         let mut free = connections.iter().filter(|one| {
-            one.flavour == flavour && one.streams.count.get() < STREAMS && one.sender.is_ready()
+            one.flavour == flavour
+                && state.is_at(one.remote.as_ref())
+                && one.streams.count.get() < STREAMS
+                && one.sender.is_ready()
         });
         free.next().map(Connection::stream)
     }
 
     /// Opens one more connection, and takes room on it.
-    pub(super) async fn open(&self, io: UpstreamIo, thread: &Thread, flavour: u64) -> io::Result<Stream> {
+    pub(super) async fn open(
+        &self,
+        io: UpstreamIo,
+        state: &EndpointState,
+        thread: &Thread,
+        flavour: u64,
+        remote: Option<Remote>,
+    ) -> io::Result<Stream> {
         let mut builder = http2::Builder::new(Local);
         builder
             .initial_stream_window_size(STREAM_WINDOW)
@@ -77,22 +91,27 @@ impl Connections {
         });
         let streams = Rc::new(Streams::default());
         streams.idle_since.set(thread.now());
-        let connection = Connection { sender, streams, flavour };
+        let connection = Connection { sender, streams, flavour, remote };
         let stream = connection.stream();
         let mut connections = self.0.borrow_mut();
         // Those of before a change take no more requests, and end with their last ones.
-        connections.retain(|one| !one.sender.is_closed() && one.flavour == flavour);
+        connections.retain(|one| {
+            !one.sender.is_closed() && one.flavour == flavour && state.is_at(one.remote.as_ref())
+        });
         connections.push(connection);
         Ok(stream)
     }
 
-    /// Closes what was idle for too long, or is closed already.
-    pub(super) fn sweep(&self, now: u64, limit: u64) {
+    /// Closes what was idle for too long, or is closed already. One that leads to where the endpoint is no more takes no more
+    /// requests, and ends with its last one.
+    pub(super) fn sweep(&self, now: u64, limit: u64, state: &EndpointState) {
         self.0.borrow_mut().retain(|one| {
             if one.streams.count.get() > 0 {
                 one.streams.idle_since.set(now);
             }
-            !one.sender.is_closed() && now.saturating_sub(one.streams.idle_since.get()) < limit
+            !one.sender.is_closed()
+                && state.is_at(one.remote.as_ref())
+                && now.saturating_sub(one.streams.idle_since.get()) < limit
         });
     }
 

@@ -1,10 +1,10 @@
 //! What is said between a gateway and its successor.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use ews_core::ErrorKind;
 use ews_core::balancer::{Change, GatewayView, Remembered, Stored};
-use ews_core::endpoint::EndpointKey;
+use ews_core::endpoint::{EndpointAddress, EndpointKey};
 use ews_core::id::{GatewayId, PoolId};
 use serde::{Deserialize, Serialize};
 
@@ -36,6 +36,8 @@ pub(super) enum Tells {
     Remembered(Vec<Remembered>),
     /// Endpoints that are well by their checks.
     Well(Vec<(PoolId, EndpointKey)>),
+    /// What names of endpoints stand for.
+    Named(Vec<(EndpointAddress, Vec<IpAddr>)>),
     /// Nothing more is to be known.
     All,
     /// It accepts no more connections.

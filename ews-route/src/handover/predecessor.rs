@@ -1,13 +1,13 @@
 //! The one before, as its successor has it.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ews_core::balancer::{Limits, Table, TableLoader};
-use ews_core::endpoint::EndpointKey;
+use ews_core::endpoint::{EndpointAddress, EndpointKey};
 use ews_core::id::{GatewayId, PoolId};
 use ews_core::{CapabilitySet, Error, ErrorKind, Result};
 use tokio::net::UnixStream;
@@ -36,6 +36,8 @@ pub(crate) struct Told {
     pub(crate) table: Option<Table>,
     /// Endpoints that are well by their checks.
     pub(crate) well: Vec<(PoolId, EndpointKey)>,
+    /// What names of endpoints stand for.
+    pub(crate) named: Vec<(EndpointAddress, Vec<IpAddr>)>,
 }
 
 impl Predecessor {
@@ -107,19 +109,20 @@ impl Predecessor {
             .with_operation("handover.take"));
         }
         self.channel.send(&Asks::Tell { everything: stored.is_none() }).await?;
-        let (mut loader, mut changes, mut well) =
-            (TableLoader::new(capabilities, limits), Vec::new(), Vec::new());
+        let mut loader = TableLoader::new(capabilities, limits);
+        let (mut changes, mut well, mut named) = (Vec::new(), Vec::new(), Vec::new());
         loop {
             match self.channel.receive().await? {
                 Tells::Objects(objects) => objects.into_iter().for_each(|object| loader.add(object)),
                 Tells::Remembered(some) => changes.extend(some),
                 Tells::Well(some) => well.extend(some),
+                Tells::Named(some) => named.extend(some),
                 Tells::All => break,
                 _ => return Err(confused("the predecessor tells something else")),
             }
         }
         let table = if stored.is_none() { Some(loader.finish(self.generation, changes)?) } else { None };
-        Ok(Told { table, well })
+        Ok(Told { table, well, named })
     }
 
     /// We serve: it drains.

@@ -338,6 +338,10 @@ impl Successor {
                 for some in core.well().chunks(DOMAINS) {
                     self.channel.send(&Tells::Well(some.to_vec())).await?;
                 }
+                let named = core.state().routing.names_mut().known();
+                for some in named.chunks(DOMAINS) {
+                    self.channel.send(&Tells::Named(some.to_vec())).await?;
+                }
                 self.channel.send(&Tells::All).await?;
             }
             _ => return Err(confused("the successor asks for something else")),

@@ -145,6 +145,7 @@ fn object_needs(object: &Object) -> Vec<Capability> {
         Object::Endpoint(member) => {
             need(member.weight != Member::WEIGHT, Capability::Weights);
             need(member.state == MemberState::Closed, Capability::ForceClose);
+            need(member.endpoint.address.host().is_some(), Capability::EndpointNames);
         }
         Object::TrafficPolicy(policy) => {
             need(true, Capability::TrafficPolicies);
@@ -169,9 +170,11 @@ fn check_pool(pool: &Pool) -> Result<()> {
                 "the name of endpoints within TLS; accepted: a host name without `*`",
             ));
         }
-        if pool.check.as_ref().is_some_and(|check| check.path.is_some()) {
+        let asks = pool.check.as_ref().is_some_and(|check| check.path.is_some());
+        if asks && pool.protocol != PoolProtocol::Http1 {
             return Err(Error::invalid(
-                "a check by HTTP of endpoints that speak TLS; accepted: one without a path, which is a connection",
+                "a check by HTTP of endpoints that speak something else than HTTP/1.1 within TLS; accepted: one without a \
+                 path, which is a connection",
             ));
         }
     }
@@ -229,8 +232,8 @@ fn check_health(check: &HealthCheck) -> Result<()> {
 
 fn check_member(member: &Member) -> Result<()> {
     check_weight(member.weight)?;
-    let address = member.endpoint.address;
-    if address.port() == 0 || address.ip().is_unspecified() {
+    let address = &member.endpoint.address;
+    if address.port() == 0 || address.socket().is_some_and(|address| address.ip().is_unspecified()) {
         return Err(Error::invalid(format!("the address {address} can't be connected to")));
     }
     if member.endpoint.protocol != Protocol::Tcp {

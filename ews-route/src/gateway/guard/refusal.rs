@@ -45,6 +45,8 @@ pub(crate) enum Refusal {
     Crowded,
     /// A body came too slowly.
     SlowBody,
+    /// An answer was taken too slowly.
+    SlowRead,
     /// A connection did not begin with the PROXY protocol as it was to.
     ProxyProtocol,
     /// No handshake of TLS came about.
@@ -55,7 +57,7 @@ pub(crate) enum Refusal {
 
 impl Refusal {
     /// Every reason.
-    pub(crate) const ALL: [Self; 23] = [
+    pub(crate) const ALL: [Self; 24] = [
         Self::BareLineEnd,
         Self::RequestLine,
         Self::Version,
@@ -76,6 +78,7 @@ impl Refusal {
         Self::HeadTimeout,
         Self::Crowded,
         Self::SlowBody,
+        Self::SlowRead,
         Self::ProxyProtocol,
         Self::Handshake,
         Self::Blackhole,
@@ -104,6 +107,7 @@ impl Refusal {
             Self::HeadTimeout => "head_timeout",
             Self::Crowded => "crowded",
             Self::SlowBody => "slow_body",
+            Self::SlowRead => "slow_read",
             Self::ProxyProtocol => "proxy_protocol",
             Self::Handshake => "handshake",
             Self::Blackhole => "blackhole",

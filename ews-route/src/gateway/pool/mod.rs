@@ -121,7 +121,7 @@ impl PoolView {
 
     /// Whether an endpoint may get traffic at all.
     pub(crate) fn has_any(&self) -> bool {
-        self.members.iter().any(|member| member.weight > 0)
+        self.members.iter().any(|member| member.weight > 0 && member.endpoint.is_known())
     }
 
     /// Whether it is chosen by a hash of the request.
@@ -139,6 +139,7 @@ impl PoolView {
     ) -> Option<&Arc<EndpointState>> {
         let fresh = |member: &&MemberView| {
             member.weight > 0
+                && member.endpoint.is_known()
                 && (tried.is_empty() || !tried.contains(&member.endpoint.uid))
                 && (self.most == u64::MAX || member.endpoint.in_flight() < self.most)
         };
@@ -175,8 +176,8 @@ impl PoolView {
 
     /// Whether an endpoint may get one more request.
     pub(crate) fn has_room(&self) -> bool {
-        let mut with_weight = self.members.iter().filter(|member| member.weight > 0);
-        with_weight.any(|member| self.most == u64::MAX || member.endpoint.in_flight() < self.most)
+        let mut known = self.members.iter().filter(|member| member.weight > 0 && member.endpoint.is_known());
+        known.any(|member| self.most == u64::MAX || member.endpoint.in_flight() < self.most)
     }
 
     /// Whether so many are ejected that ejection is no help any more.
@@ -191,10 +192,11 @@ impl PoolView {
         ejected * 2 > all
     }
 
-    /// How many are ejected, of how many that would get traffic. Those that wait for their first check are in neither number.
+    /// How many are ejected, of how many that would get traffic. Those that wait for their first check, or for somebody to find
+    /// out where they are, are in neither number.
     fn ejected(&self, now: u64) -> (usize, usize) {
-        let counted =
-            || self.members.iter().filter(|member| member.weight > 0 && !member.endpoint.is_waiting());
+        let is_seen = |endpoint: &EndpointState| !endpoint.is_waiting() && endpoint.is_known();
+        let counted = || self.members.iter().filter(|member| member.weight > 0 && is_seen(&member.endpoint));
         (counted().filter(|member| member.endpoint.is_out(now)).count(), counted().count())
     }
 
@@ -304,7 +306,7 @@ mod tests {
                 port: PortName::new("http").unwrap(),
             };
             let address = "127.0.0.1:1".parse().unwrap();
-            (Arc::new(EndpointState::new(at as u64, id.clone(), key, address)), *state, *weight)
+            (Arc::new(EndpointState::new(at as u64, id.clone(), key, address, None)), *state, *weight)
         });
         let identity = Arc::new(PoolIdentity {
             uid: 1,

@@ -78,7 +78,7 @@ enum Load {
 /// What is to be loaded, for the control thread.
 pub(crate) struct Loads {
     receiver: mpsc::Receiver<Load>,
-    secrets: Option<Arc<dyn Secrets>>,
+    secrets: load::Source,
     loader: load::Loader,
 }
 
@@ -206,20 +206,15 @@ impl Loads {
         let loader = Arc::new(self.loader);
         while let Some(load) = self.receiver.recv().await {
             let (secrets, loader) = (self.secrets.clone(), loader.clone());
-            let secrets = secrets.ok_or_else(|| {
-                Error::invalid("the gateway was given no source of secrets to load certificates from")
-            });
             // Whoever asked may have gone.
             tokio::task::spawn_local(async move {
-                match (load, secrets) {
-                    (Load::Server(certificate, tell), Ok(secrets)) => {
-                        let _ = tell.send(loader.load(&certificate, &*secrets).await);
+                match load {
+                    Load::Server(certificate, tell) => {
+                        let _ = tell.send(loader.load(&certificate, &secrets).await);
                     }
-                    (Load::Client(upstream, tell), Ok(secrets)) => {
-                        let _ = tell.send(loader.load_client(&upstream, &*secrets).await);
+                    Load::Client(upstream, tell) => {
+                        let _ = tell.send(loader.load_client(&upstream, &secrets).await);
                     }
-                    (Load::Server(_, tell), Err(error)) => drop(tell.send(Err(error))),
-                    (Load::Client(_, tell), Err(error)) => drop(tell.send(Err(error))),
                 }
             });
         }

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use ews_core::balancer::PoolProtocol;
-use ews_core::{Error, Result, SecretRef, Secrets};
+use ews_core::{Error, ErrorKind, Result, SecretRef, Secrets};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{NoServerSessionStorage, ProducesTickets, WebPkiClientVerifier};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use tokio::sync::OnceCell;
 
 use super::upstream::Upstream;
 use crate::gateway::snapshot::CertificateView;
@@ -23,18 +24,25 @@ pub(super) struct Loader {
     /// One for all certificates and threads, so that a session is found again wherever a client connects, and after a change
     /// of its certificate.
     tickets: Arc<dyn ProducesTickets>,
+    /// Whom the system trusts, once somebody asked.
+    public: OnceCell<Arc<RootCertStore>>,
 }
+
+/// Whatever keeps references' values; there may be none.
+pub(super) type Source = Option<Arc<dyn Secrets>>;
 
 impl Loader {
     pub(super) fn new() -> Result<Self> {
-        Ok(Self { provider: Arc::new(rustls::crypto::ring::default_provider()), tickets: ticketer()? })
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        Ok(Self { provider, tickets: ticketer()?, public: OnceCell::new() })
     }
 
     pub(super) async fn load(
         &self,
         certificate: &CertificateView,
-        secrets: &dyn Secrets,
+        source: &Source,
     ) -> Result<Arc<ServerConfig>> {
+        let secrets = secrets(source)?;
         let (chain, key) = own(secrets, &certificate.chain, &certificate.key).await?;
         let key = CertifiedKey::from_der(chain, key, &self.provider)
             .map_err(|error| Error::invalid(format!("the certificate and its key can't be used: {error}")))?;
@@ -67,9 +75,12 @@ impl Loader {
     pub(super) async fn load_client(
         &self,
         upstream: &Upstream,
-        secrets: &dyn Secrets,
+        source: &Source,
     ) -> Result<Arc<ClientConfig>> {
-        let roots = roots(secrets, &upstream.spec.ca, "ca").await?;
+        let roots = match &upstream.spec.ca {
+            Some(ca) => Arc::new(roots(secrets(source)?, ca, "ca").await?),
+            None => self.public.get_or_try_init(public).await?.clone(),
+        };
         let builder = ClientConfig::builder_with_provider(self.provider.clone())
             .with_safe_default_protocol_versions()
             .map_err(|error| Error::internal(format!("no version of TLS can be spoken: {error}")))?
@@ -77,7 +88,7 @@ impl Loader {
         let mut config = match &upstream.spec.client {
             None => builder.with_no_client_auth(),
             Some(client) => {
-                let (chain, key) = own(secrets, &client.chain, &client.key).await?;
+                let (chain, key) = own(secrets(source)?, &client.chain, &client.key).await?;
                 builder.with_client_auth_cert(chain, key).map_err(|error| {
                     Error::invalid(format!("the certificate and its key can't be used: {error}"))
                 })?
@@ -90,6 +101,34 @@ impl Loader {
         };
         Ok(Arc::new(config))
     }
+}
+
+fn secrets(source: &Source) -> Result<&dyn Secrets> {
+    source
+        .as_deref()
+        .ok_or_else(|| Error::invalid("the gateway was given no source of secrets to load certificates from"))
+}
+
+/// Whom the system trusts, as its other programs see it. What can't be used of it is passed over: systems keep certificates
+/// that are older than today's rules.
+async fn public() -> Result<Arc<RootCertStore>> {
+    // A file of 200 kB and more, or a question to the system's keeper of certificates.
+    let found = tokio::task::spawn_blocking(rustls_native_certs::load_native_certs)
+        .await
+        .map_err(|_| Error::internal("the system's certificates were not loaded"))?;
+    let mut roots = RootCertStore::empty();
+    let (added, _) = roots.add_parsable_certificates(found.certs);
+    if added == 0 {
+        let why = found.errors.first().map_or_else(|| "none was found".to_owned(), ToString::to_string);
+        return Err(Error::new(
+            ErrorKind::Unavailable,
+            format!(
+                "the system has no certificates of authorities that it trusts ({why}); they come with a package such as \
+                 `ca-certificates`, or `SSL_CERT_FILE` says where they are, or the pool's `tls.ca`"
+            ),
+        ));
+    }
+    Ok(Arc::new(roots))
 }
 
 /// A chain and its key.

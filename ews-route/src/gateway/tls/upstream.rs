@@ -2,10 +2,10 @@
 
 use std::fmt;
 use std::io::{Error, ErrorKind, Result};
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use ews_core::balancer::{Pool, PoolProtocol, UpstreamTls};
+use ews_core::endpoint::EndpointAddress;
 use ews_core::id::PoolId;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, TlsStream};
 
 use super::certificates::Place;
-use crate::gateway::thread::Thread;
+use crate::gateway::thread::Shared;
 
 /// How a pool's endpoints are spoken to. Its configuration is loaded when the first is connected to.
 pub(crate) struct Upstream {
@@ -50,20 +50,23 @@ impl Upstream {
 
 /// Does the handshake with an endpoint.
 pub(crate) async fn connect(
-    thread: &Thread,
+    shared: &Shared,
     upstream: &Arc<Upstream>,
-    address: SocketAddr,
+    address: &EndpointAddress,
     stream: TcpStream,
 ) -> Result<TlsStream<TcpStream>> {
     let shaking = async {
-        let config = thread.shared.certificates.client(upstream).await.map_err(Error::other)?;
-        let name = match &upstream.spec.server_name {
-            Some(name) => ServerName::try_from(name.clone()).map_err(Error::other)?,
-            None => ServerName::from(address.ip()),
+        let config = shared.certificates.client(upstream).await.map_err(Error::other)?;
+        let name = match (&upstream.spec.server_name, address) {
+            (Some(name), _) => ServerName::try_from(name.clone()).map_err(Error::other)?,
+            (None, EndpointAddress::Ip(address)) => ServerName::from(address.ip()),
+            (None, EndpointAddress::Name { host, .. }) => {
+                ServerName::try_from(host.bare().to_owned()).map_err(Error::other)?
+            }
         };
         TlsConnector::from(config).connect(name, stream).await
     };
-    let limit = thread.shared.config.timeouts.handshake;
+    let limit = shared.config.timeouts.handshake;
     let stream =
         tokio::time::timeout(limit, shaking).await.map_err(|_| Error::from(ErrorKind::TimedOut))??;
     let agreed = stream.get_ref().1.alpn_protocol();

@@ -216,6 +216,7 @@ pub(super) async fn what_it_can_not_do_is_refused(bench: Bench<'_>) -> CaseResul
         bench.put_routes("t", &[("a", 1), ("b", 1)])?,
         Op::Put(Object::Endpoint(bench.member("a", 2, 1)?.weight(7))),
         Op::Weight { pool: bench.pool("a")?, endpoint: bench.key(1, 1)?, weight: 7 },
+        named(&bench, "service.invalid:80")?,
         pool(|pool| pool.protocol = PoolProtocol::Tcp)?,
         pool(|pool| pool.algorithm = Algorithm::PeakEwma)?,
         pool(|pool| pool.algorithm = Algorithm::LeastRequest)?,
@@ -305,7 +306,7 @@ pub(super) async fn wrong_objects_are_refused(bench: Bench<'_>) -> CaseResult {
     for rule in rules {
         wrong.push(Op::Put(Object::RouteSet(RouteSet { id: bench.set("s")?, rules: vec![rule] })));
     }
-    for address in ["127.0.0.1:0", "0.0.0.0:80"] {
+    for address in ["127.0.0.1:0", "0.0.0.0:80", "service.invalid:0"] {
         let mut member = bench.member("a", 1, 1)?;
         member.endpoint.address = address.parse()?;
         wrong.push(Op::Put(Object::Endpoint(member)));
@@ -325,6 +326,32 @@ pub(super) async fn wrong_objects_are_refused(bench: Bench<'_>) -> CaseResult {
         }
         refused(&what, bench.apply(&number.to_string(), [op]).await, &kinds)?;
         ensure!(bench.get(&reference).await?.is_none(), "{what} was refused and is there");
+    }
+    bench.clean([bench.pool_ref("a")?]).await;
+    Ok(())
+}
+
+/// An endpoint at a name.
+fn named(bench: &Bench<'_>, address: &str) -> Result<Op, Stop> {
+    let mut member = bench.member("a", 3, 1)?;
+    member.endpoint.address = address.parse()?;
+    Ok(Op::Put(Object::Endpoint(member)))
+}
+
+pub(super) async fn a_name_stays_a_name(bench: Bench<'_>) -> CaseResult {
+    bench.needs(Capability::EndpointNames)?;
+    // A name that stands for nothing (RFC 6761, section 6.4) and one that stands for an address: neither is waited for, and
+    // what comes back is what was given.
+    for (step, address) in
+        ["service.invalid:80", "localhost:80", "service.invalid.:5432"].into_iter().enumerate()
+    {
+        let op = named(&bench, address)?;
+        let reference = op.reference();
+        let Op::Put(wanted) = op.clone() else { return Err(Stop::fail("an endpoint is put")) };
+        let applied = bench.apply(&step.to_string(), [bench.put_pool("a")?, op]).await?;
+        bench.settled(applied.generation, "a").await?;
+        let stored = bench.get(&reference).await?.map(|stored| stored.object);
+        same("the endpoint", &stored, &Some(wanted))?;
     }
     bench.clean([bench.pool_ref("a")?]).await;
     Ok(())

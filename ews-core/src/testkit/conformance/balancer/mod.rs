@@ -36,7 +36,7 @@ use crate::balancer::{
     ObserveQuery, Op, PathMatch, Pool, RouteAction, RouteRule, RouteSet, Stored, WeightedPool,
 };
 use crate::capability::Capability;
-use crate::endpoint::{Endpoint, EndpointKey, Scope};
+use crate::endpoint::{Endpoint, EndpointAddress, EndpointKey, Scope};
 use crate::error::Result as EwsResult;
 use crate::id::{ChangeId, GatewayId, InstanceId, PoolId, PortName, RouteSetId};
 use crate::instance::Incarnation;
@@ -121,7 +121,7 @@ pub struct Target {
     /// The pool.
     pub pool: PoolId,
     /// Its only active endpoint.
-    pub endpoint: Endpoint,
+    pub endpoint: Endpoint<EndpointAddress>,
 }
 
 /// Runs every case.
@@ -162,6 +162,7 @@ pub async fn run(harness: &dyn BalancerHarness) -> Report {
         31 content::objects_come_in_pages_and_in_order;
         32 content::ten_thousand_endpoints;
         33 content::a_blackhole_that_has_ended_is_forgotten;
+        34 content::a_name_stays_a_name;
         40 gateways::every_gateway_reaches_the_generation;
         41 gateways::weights_and_states_reach_every_gateway;
         42 gateways::only_what_was_asked_for_is_observed;

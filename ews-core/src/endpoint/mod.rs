@@ -1,9 +1,13 @@
 //! Endpoints: where a port of an instance is reached, and by whom.
 
+mod address;
+
 use std::fmt;
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
+
+pub use address::{EndpointAddress, HostName};
 
 use crate::id::{InstanceId, PortName};
 use crate::instance::Incarnation;
@@ -28,17 +32,25 @@ impl fmt::Display for EndpointKey {
     }
 }
 
-/// Where a port of an instance is reached.
+/// Where a port of an instance is reached. Instances are at addresses; a pool's endpoint may be at an [`EndpointAddress`],
+/// which may be a name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Endpoint {
+pub struct Endpoint<A = SocketAddr> {
     /// What it belongs to.
     pub key: EndpointKey,
     /// The address to connect to.
-    pub address: SocketAddr,
+    pub address: A,
     /// What is spoken.
     pub protocol: Protocol,
     /// From where the address is reached.
     pub scope: Scope,
+}
+
+impl From<Endpoint> for Endpoint<EndpointAddress> {
+    fn from(endpoint: Endpoint) -> Self {
+        let Endpoint { key, address, protocol, scope } = endpoint;
+        Self { key, address: address.into(), protocol, scope }
+    }
 }
 
 /// From where an address is reached, the narrowest first.
