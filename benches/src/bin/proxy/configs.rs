@@ -42,7 +42,7 @@ http {{
   uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
   proxy_max_temp_file_size 0;
   keepalive_requests 100000000;
-  ssl_certificate {folder}/chain; ssl_certificate_key {folder}/key;
+  ssl_protocols TLSv1.2 TLSv1.3; ssl_certificate {folder}/chain; ssl_certificate_key {folder}/key;
   upstream up {{ server {upstream}; keepalive 256; keepalive_requests 100000000; }}
   proxy_http_version 1.1;
   server {{
