@@ -273,7 +273,8 @@ async fn forward(
             break;
         };
         let local = thread.endpoint(state);
-        let spare = replayable.then(|| head_of(&sending));
+        // A copy of the head costs as much as reading it did, so it is made only where somebody else could get it.
+        let spare = (replayable && pool.has_another(state, &tried)).then(|| head_of(&sending));
         let lease = Rc::new(local.lease(&connection));
         let ask = Asking { connection: &connection, lease: &lease, fate: &fate, pool: &pool, may_upgrade };
         let mut result = ask.attempt(sending, true).await;
