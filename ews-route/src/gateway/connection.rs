@@ -477,7 +477,9 @@ fn may_shake_hands(connection: &Connection) -> bool {
 pub(crate) async fn serve(connection: Rc<Connection>, mut stream: TcpStream, kind: Kind) {
     if connection.thread.shared.trust.announces(connection.peer.ip()) {
         connection.enter(Phase::Handshake);
-        let Some(Ok(client)) = alive(&connection, proxy_protocol::read(&mut stream)).await else {
+        // What only some connections do is in a box, so that the others need no room for it.
+        let announced = Box::pin(proxy_protocol::read(&mut stream));
+        let Some(Ok(client)) = alive(&connection, announced).await else {
             connection.thread.counts.refused(Refusal::ProxyProtocol);
             return;
         };
@@ -507,7 +509,7 @@ pub(crate) async fn serve(connection: Rc<Connection>, mut stream: TcpStream, kin
                 return;
             }
             connection.enter(Phase::Handshake);
-            let secured = alive(&connection, super::tls::accept(&connection, stream)).await;
+            let secured = alive(&connection, Box::pin(super::tls::accept(&connection, stream))).await;
             let Some(Ok(secured)) = secured else {
                 connection.thread.counts.refused(Refusal::Handshake);
                 return;
@@ -520,7 +522,7 @@ pub(crate) async fn serve(connection: Rc<Connection>, mut stream: TcpStream, kin
         true => return,
     };
     if let Some(listener) = of_tcp {
-        return tcp::serve(&connection, stream, listener.host.as_str()).await;
+        return Box::pin(tcp::serve(&connection, stream, listener.host.as_str())).await;
     }
     #[cfg(feature = "http2")]
     {
@@ -533,7 +535,7 @@ pub(crate) async fn serve(connection: Rc<Connection>, mut stream: TcpStream, kin
             }
         }
         io.pass_all();
-        super::http2::serve(&connection, io).await;
+        Box::pin(super::http2::serve(&connection, io)).await;
     }
     #[cfg(not(feature = "http2"))]
     {
@@ -586,6 +588,6 @@ async fn serve_http1(connection: Rc<Connection>, io: ClientIo) {
     // Who sent a second request after one for an upgrade meant it for somebody else.
     if !parts.io.is_refused() {
         connection.enter(Phase::Tunnel);
-        tunnel.run(&connection, parts.io, parts.read_buf).await;
+        Box::pin(tunnel.run(&connection, parts.io, parts.read_buf)).await;
     }
 }

@@ -70,7 +70,7 @@ pub(crate) async fn answer(
         }
     };
     if let Some(auth) = target.policy.as_ref().and_then(|policy| policy.auth.clone())
-        && let Err(response) = auth.ask(&connection, &client, &mut request).await
+        && let Err(response) = Box::pin(auth.ask(&connection, &client, &mut request)).await
     {
         return Ok(own(&connection, began, response, Some(Failure::Unauthorized), entry.as_deref()));
     }
@@ -256,7 +256,7 @@ async fn forward(
     let (mut request, mut tried) = (Some(request), Vec::new());
     let mut reason = Failure::NoEndpoint;
     if !pool.has_room() && pool.hold.is_some() {
-        match held(&connection, &pool).await {
+        match Box::pin(held(&connection, &pool)).await {
             Some(there) => pool = there,
             None => reason = Failure::Overloaded,
         }
@@ -273,7 +273,8 @@ async fn forward(
             break;
         };
         let local = thread.endpoint(state);
-        let spare = replayable.then(|| head_of(&sending));
+        // A copy of the head costs as much as reading it did, so it is made only where somebody else could get it.
+        let spare = (replayable && pool.has_another(state, &tried)).then(|| head_of(&sending));
         let lease = Rc::new(local.lease(&connection));
         let ask = Asking { connection: &connection, lease: &lease, fate: &fate, pool: &pool, may_upgrade };
         let mut result = ask.attempt(sending, true).await;
@@ -390,7 +391,8 @@ impl Asking<'_> {
         let is_kept = kept.is_some();
         let mut sender = match kept {
             Some(sender) => sender,
-            None => match until_abort(connection, connect(thread, local, pool)).await {
+            // In a box, as all that is rare: what a connection needs in memory is the largest of all that may come.
+            None => match until_abort(connection, Box::pin(connect(thread, local, pool))).await {
                 Some(Ok(sender)) => {
                     state.reached();
                     sender

@@ -55,7 +55,8 @@ pub(crate) async fn serve(connection: &Rc<Connection>, io: ClientIo) {
         .max_send_buf_size(SEND_BUFFER)
         .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX));
     let parent = connection.clone();
-    let service = service_fn(move |request| answer(parent.clone(), request));
+    // In a box from the start: hyper hands it on three times before it runs, and it is large.
+    let service = service_fn(move |request| Box::pin(answer(parent.clone(), request)));
     let mut protocol = pin!(builder.serve_connection(io, service));
     let mut is_told = false;
     poll_fn(|cx| {

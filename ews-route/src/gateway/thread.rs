@@ -26,6 +26,7 @@ use super::guard::Refusal;
 use super::listen::{Kind, Source};
 use super::policy::{Presence, RateTable};
 use super::pool::{PoolIdentity, PoolView};
+use super::sharded::Quick;
 use super::snapshot::Snapshot;
 use super::upstream::LocalEndpoint;
 use crate::access::{End, Entry, Lines, Written};
@@ -101,8 +102,8 @@ pub(crate) struct Thread {
     now: Cell<u64>,
     random: Cell<u64>,
     snapshot: RefCell<Rc<Snapshot>>,
-    endpoints: RefCell<HashMap<u64, Rc<LocalEndpoint>>>,
-    pools: RefCell<HashMap<u64, CountedPool>>,
+    endpoints: RefCell<HashMap<u64, Rc<LocalEndpoint>, Quick>>,
+    pools: RefCell<HashMap<u64, CountedPool, Quick>>,
     /// What goes to no pool.
     pub(crate) own: Arc<PoolCounts>,
     pub(crate) counts: Arc<ThreadCounts>,

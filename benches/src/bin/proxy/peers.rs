@@ -2,18 +2,19 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::net::{SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
+
+use super::configs::{self, Names};
+use super::load::Addresses;
 
 /// A running process; it ends with this value.
 pub(crate) struct Process {
     pub(crate) name: &'static str,
     pub(crate) pid: u32,
-    pub(crate) address: SocketAddr,
+    pub(crate) addresses: Addresses,
     child: Child,
-    /// What it stands on.
-    _upstream: Option<Box<Process>>,
 }
 
 impl Drop for Process {
@@ -21,6 +22,15 @@ impl Drop for Process {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// All that was started.
+pub(crate) struct Proxies {
+    /// Ours first.
+    pub(crate) all: Vec<Process>,
+    pub(crate) missing: Vec<String>,
+    /// What they stand on.
+    pub(crate) upstream: Process,
 }
 
 /// The processor time of all threads of a process.
@@ -33,45 +43,76 @@ pub(crate) fn cpu(pid: u32) -> Duration {
     Duration::from_nanos(nanos)
 }
 
-/// Every proxy that is there, ours first, and the names of those that are not.
-pub(crate) async fn start_all(folder: &Path) -> (Vec<Process>, Vec<String>) {
+/// The resident memory of a process, in MB.
+pub(crate) fn resident_mb(pid: u32) -> f64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().strip_suffix("kB").unwrap().trim().parse::<f64>().unwrap() * 1024.0 / 1e6
+}
+
+/// Every proxy that is there, with so many domains in ours.
+pub(crate) async fn start_all(folder: &Path, domains: usize) -> Proxies {
+    configs::write_certificate(folder);
     let upstream = own("upstream", &["upstream"], 1);
-    let target = upstream.address;
-    let mut ews = own("ews", &["gateway", &target.to_string()], 0);
-    ews._upstream = Some(Box::new(upstream));
-    let (mut proxies, mut missing) = (vec![ews], Vec::new());
-    for (name, program) in [("nginx", "/usr/sbin/nginx"), ("haproxy", "/usr/sbin/haproxy")] {
-        if !PathBuf::from(program).exists() {
+    let target = upstream.addresses.plain;
+    let arguments = ["gateway", &target.to_string(), &domains.to_string(), &folder.display().to_string()];
+    let (mut all, mut missing) = (vec![own("ews", &arguments, 0)], Vec::new());
+    for name in ["nginx", "haproxy", "haproxy (tcp)"] {
+        let program = if name == "nginx" { "/usr/sbin/nginx" } else { "/usr/sbin/haproxy" };
+        if !Path::new(program).exists() {
             missing.push(name.to_owned());
             continue;
         }
-        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let addresses = Addresses { plain: free(), tls: free(), h2c: free() };
         let file = folder.join(name);
-        let mut command = if name == "nginx" {
-            std::fs::write(&file, nginx(folder, address, target)).unwrap();
-            pinned(program, 0, &["-c", &file.display().to_string(), "-p", &folder.display().to_string()])
-        } else {
-            std::fs::write(&file, haproxy(address, target)).unwrap();
-            pinned(program, 0, &["-db", "-f", &file.display().to_string()])
+        let file_name = file.display().to_string();
+        let names = Names { folder, addresses, upstream: target };
+        let mut command = match name {
+            "nginx" => {
+                std::fs::write(&file, configs::nginx(&names)).unwrap();
+                pinned(program, 0, &["-c", &file_name, "-p", &folder.display().to_string()])
+            }
+            "haproxy" => {
+                std::fs::write(&file, configs::haproxy(&names)).unwrap();
+                pinned(program, 0, &["-db", "-f", &file_name])
+            }
+            _ => {
+                std::fs::write(&file, configs::relay(&names)).unwrap();
+                pinned(program, 0, &["-db", "-f", &file_name])
+            }
         };
-        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        let process = Process { name, pid: child.id(), address, child, _upstream: None };
-        while tokio::net::TcpStream::connect(address).await.is_err() {
+        let log = std::fs::File::create(folder.join(format!("{name}.log"))).unwrap();
+        let child = command.stdout(Stdio::null()).stderr(log).spawn().unwrap();
+        let mut process = Process { name, pid: child.id(), addresses, child };
+        while tokio::net::TcpStream::connect(addresses.plain).await.is_err() {
+            if let Some(status) = process.child.try_wait().unwrap() {
+                let log = std::fs::read_to_string(folder.join(format!("{name}.log"))).unwrap();
+                panic!("{name} ended at once: {status}\n{log}");
+            }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        proxies.push(process);
+        all.push(process);
     }
-    (proxies, missing)
+    Proxies { all, missing, upstream }
 }
 
-/// This program in another role. It says its address in its first line.
+/// An address that nobody has.
+fn free() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+/// This program in another role. It says its addresses in its first line.
 fn own(name: &'static str, args: &[&str], core: usize) -> Process {
     let program = std::env::current_exe().unwrap();
     let mut child =
         pinned(&program.display().to_string(), core, args).stdout(Stdio::piped()).spawn().unwrap();
     let mut line = String::new();
     BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-    Process { name, pid: child.id(), address: line.trim().parse().unwrap(), child, _upstream: None }
+    let mut addresses = line.split_whitespace().map(|address| address.parse().unwrap());
+    let plain = addresses.next().unwrap();
+    // Ours takes both forms of HTTP at one address.
+    let addresses = Addresses { plain, tls: addresses.next().unwrap_or(plain), h2c: plain };
+    Process { name, pid: child.id(), addresses, child }
 }
 
 /// The proxies share one core, upstream and load have the other, where there are two and `taskset` is there. It becomes the
@@ -87,54 +128,4 @@ fn pinned(program: &str, core: usize, args: &[&str]) -> Command {
     };
     command.args(args);
     command
-}
-
-fn nginx(folder: &Path, address: SocketAddr, upstream: SocketAddr) -> String {
-    let folder = folder.display();
-    format!(
-        "daemon off; master_process off; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/nginx.log crit;
-events {{ worker_connections 1024; }}
-http {{
-  access_log off;
-  client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/fastcgi;
-  uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
-  keepalive_requests 100000000;
-  upstream up {{ server {upstream}; keepalive 256; keepalive_requests 100000000; }}
-  server {{
-    listen {address}; server_name bench.example;
-    location / {{
-      proxy_pass http://up; proxy_http_version 1.1;
-      proxy_set_header Connection \"\"; proxy_set_header Host $http_host;
-      proxy_set_header X-Forwarded-For $remote_addr; proxy_set_header X-Forwarded-Proto http;
-      proxy_set_header X-Forwarded-Host $http_host; proxy_set_header X-Request-Id $request_id;
-    }}
-  }}
-}}
-"
-    )
-}
-
-fn haproxy(address: SocketAddr, upstream: SocketAddr) -> String {
-    format!(
-        "global
-  nbthread 1
-  maxconn 4096
-defaults
-  mode http
-  timeout connect 5s
-  timeout client 60s
-  timeout server 60s
-  http-reuse always
-frontend in
-  bind {address}
-  unique-id-format %rt-%Ts
-  unique-id-header X-Request-Id
-  http-request set-header X-Forwarded-Proto http
-  http-request set-header X-Forwarded-Host %[req.hdr(host)]
-  http-request set-header X-Forwarded-For %[src]
-  default_backend up
-backend up
-  server one {upstream}
-"
-    )
 }

@@ -80,10 +80,66 @@ pub(super) const fn is_host(byte: u8) -> bool {
     is(byte, HOST)
 }
 
+/// The same byte in every place of a word.
+const fn each(byte: u8) -> u64 {
+    u64::from_ne_bytes([byte; 8])
+}
+
+/// The highest bit of the first byte that is below `limit`, which is at most 128, and of none where none is. Above the first
+/// there may be more.
+const fn below(word: u64, limit: u8) -> u64 {
+    word.wrapping_sub(each(limit)) & !word & each(0x80)
+}
+
+/// Where the first line feed is; eight bytes at once.
+pub(super) fn line_feed(bytes: &[u8]) -> Option<usize> {
+    let (words, rest) = bytes.as_chunks::<8>();
+    for (at, word) in words.iter().enumerate() {
+        let found = below(u64::from_le_bytes(*word) ^ each(b'\n'), 1);
+        if found != 0 {
+            return Some(at * 8 + found.trailing_zeros() as usize / 8);
+        }
+    }
+    rest.iter().position(|byte| *byte == b'\n').map(|at| words.len() * 8 + at)
+}
+
+/// Whether all of these may stand in a header's value; eight at once, and one by one where any may not, such as a tab.
+pub(super) fn are_value(bytes: &[u8]) -> bool {
+    let (words, rest) = bytes.as_chunks::<8>();
+    let is_fine = |bytes: &[u8]| bytes.iter().all(|byte| is_value(*byte));
+    words.iter().all(|bytes| {
+        let word = u64::from_le_bytes(*bytes);
+        below(word, 0x20) | below(word ^ each(0x7f), 1) == 0 || is_fine(bytes)
+    }) && is_fine(rest)
+}
+
 /// Without spaces and tabs around it, the only white space that HTTP knows.
 pub(super) fn trim(value: &[u8]) -> &[u8] {
     let start = value.iter().position(|byte| !matches!(byte, b' ' | b'\t')).unwrap_or(value.len());
     let value = value.get(start..).unwrap_or_default();
     let end = value.iter().rposition(|byte| !matches!(byte, b' ' | b'\t')).map_or(0, |last| last + 1);
     value.get(..end).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn eight_at_once_is_the_same_as_one_by_one(bytes in proptest::collection::vec(any::<u8>(), 0..40)) {
+            prop_assert_eq!(line_feed(&bytes), bytes.iter().position(|byte| *byte == b'\n'));
+            prop_assert_eq!(are_value(&bytes), bytes.iter().all(|byte| is_value(*byte)));
+        }
+
+        #[test]
+        fn one_byte_of_any_kind_is_seen_at_any_place(byte in any::<u8>(), place in 0_usize..24) {
+            let mut bytes = *b"text of a header's value";
+            bytes[place] = byte;
+            prop_assert_eq!(are_value(&bytes), is_value(byte));
+            prop_assert_eq!(line_feed(&bytes), (byte == b'\n').then_some(place));
+        }
+    }
 }

@@ -3,7 +3,7 @@
 //! What is accepted is far narrower than what servers accept: the part of HTTP/1 on which no two of them disagree. So the
 //! framing found here is the framing that hyper and the upstream find.
 
-use super::chars::{is_host, is_target, is_token, is_value, trim};
+use super::chars::{are_value, is_host, is_target, is_token, line_feed, trim};
 use super::refusal::Refusal;
 
 /// How much a head may hold.
@@ -58,7 +58,7 @@ impl Head {
     pub(crate) fn feed(&mut self, bytes: &[u8], limits: &HeadLimits) -> Step {
         loop {
             let rest = bytes.get(self.seen..).unwrap_or_default();
-            let Some(at) = rest.iter().position(|byte| *byte == b'\n') else {
+            let Some(at) = line_feed(rest) else {
                 self.seen = bytes.len();
                 if bytes.len() > limits.bytes {
                     return Step::Refused(Refusal::HeadTooLarge);
@@ -150,7 +150,7 @@ impl Head {
         if name.is_empty() {
             return Err(Refusal::HeaderName);
         }
-        if !value.iter().all(|byte| is_value(*byte)) {
+        if !are_value(value) {
             return Err(if value.contains(&b'\r') { Refusal::BareLineEnd } else { Refusal::HeaderValue });
         }
         // Only these lengths are of interest, so that most headers are told by their length alone.

@@ -174,6 +174,12 @@ impl PoolView {
         chosen.map(|member| &member.endpoint)
     }
 
+    /// Whether there is one beside this one that was not tried.
+    pub(crate) fn has_another(&self, than: &EndpointState, tried: &[u64]) -> bool {
+        let mut with_weight = self.members.iter().filter(|member| member.weight > 0);
+        with_weight.any(|member| member.endpoint.uid != than.uid && !tried.contains(&member.endpoint.uid))
+    }
+
     /// Whether an endpoint may get one more request.
     pub(crate) fn has_room(&self) -> bool {
         let mut known = self.members.iter().filter(|member| member.weight > 0 && member.endpoint.is_known());
