@@ -90,7 +90,7 @@ async fn settled(world: &World) {
 fn stop_first() -> ews_deploy::Strategy {
     let one = ews_deploy::Batch::Count(1);
     strategy()
-        .with_monitor(std::time::Duration::from_secs(5))
+        .with_monitor(Duration::from_secs(5))
         .with_order(ews_deploy::Order::StopFirst)
         .with_batches(one, one)
 }

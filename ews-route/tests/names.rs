@@ -423,3 +423,25 @@ async fn a_gateway_starts_without_waiting_for_the_names_that_it_remembers() {
     until("it is well", async || healthy(&stage, "i0").await).await;
     assert_eq!(stage.get("a", "/").await.text(), "found");
 }
+
+#[cfg(feature = "http2")]
+#[tokio::test]
+async fn connections_for_many_requests_follow_the_name_too() {
+    let endpoint = stage::http2::Endpoint::new().await;
+    let (stage, book) = stage(quick()).await;
+    book.these("a.example", &[ONE]);
+    let put = put(|pool| pool.protocol = PoolProtocol::H2c);
+    stage.apply([put, put_named("p", "i0", "a.example", endpoint.address.port())]).await;
+    until("it is well", async || healthy(&stage, "i0").await).await;
+    let mut client = stage.client().await;
+    for _ in 0..5 {
+        assert_eq!(client.get("/").await.status, 200);
+    }
+    assert_eq!(endpoint.connections(), 1);
+    // Nobody is there.
+    book.these("a.example", &[OTHER]);
+    until("it is somewhere else", async || client.get("/").await.status == 502).await;
+    book.these("a.example", &[ONE]);
+    until("it is back", async || client.get("/").await.status == 200).await;
+    assert_eq!(endpoint.connections(), 2, "the first one was of no use any more");
+}

@@ -239,14 +239,15 @@ pub enum ProxyProtocol {
     V2,
 }
 
-/// How endpoints are tried at regular times: by an HTTP request or, without a path, by a TCP connection.
+/// How endpoints are tried at regular times: by an HTTP/1.1 request, within TLS where the pool has that, or, without a path, by
+/// a TCP connection. One at a name is well where one of its addresses is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct HealthCheck {
     /// What is asked for with `GET`, such as `/healthz`. Default: nothing, and a connection is enough.
     pub path: Option<String>,
-    /// The `Host` header. Default: the endpoint's address.
+    /// The `Host` header. Default: the endpoint's address, which may be a name.
     pub host: Option<String>,
     /// Which statuses pass, such as `200-399`. Default `200-299`.
     pub status: StatusRange,

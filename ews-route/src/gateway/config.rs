@@ -302,7 +302,7 @@ impl Default for UpstreamConfig {
 #[non_exhaustive]
 pub struct NamesConfig {
     /// From an answer to the next look, a tenth more or less; 10 ms to a day. One that failed is repeated after 0.5 s, then after
-    /// twice as long each time up to this. Default 5 s (Envoy's `dns_refresh_rate`; HAProxy's `hold valid` 10 s).
+    /// twice as long each time up to this. Default 5 s (Envoy's `dns_refresh_rate`; HAProxy's `timeout resolve` 1 s).
     #[serde(with = "duration")]
     pub refresh: Duration,
     /// How long an answer is waited for; 10 ms to a day. At most 16 are waited for at once. Default 5 s (`timeout` in

@@ -223,7 +223,7 @@ impl Thread {
         for local in locals {
             match local.state.state() {
                 MemberState::Active => {
-                    local.close_gone();
+                    local.close_gone(self.now());
                     continue;
                 }
                 MemberState::Draining => local.close_idle(),

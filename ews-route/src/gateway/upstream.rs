@@ -227,9 +227,9 @@ impl LocalEndpoint {
     }
 
     /// Closes what is idle and leads to where the endpoint is no more.
-    pub(crate) fn close_gone(&self) {
+    pub(crate) fn close_gone(&self, now: u64) {
         if self.state.named.is_some() {
-            self.sweep(0, u64::MAX);
+            self.sweep(now, u64::MAX);
         }
     }
 

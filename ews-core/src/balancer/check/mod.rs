@@ -258,3 +258,27 @@ fn check_weight(weight: u32) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::balancer::UpstreamTls;
+    use crate::id::PoolId;
+
+    #[test]
+    fn a_check_by_http_within_tls_speaks_http1() {
+        let pool = |protocol, path: Option<&str>| {
+            let mut pool = Pool::new(PoolId::new("p").unwrap());
+            let check = HealthCheck { path: path.map(str::to_owned), ..HealthCheck::default() };
+            (pool.protocol, pool.check, pool.tls) =
+                (protocol, Some(Box::new(check)), Some(Box::new(UpstreamTls::public())));
+            Object::Pool(pool).check()
+        };
+        assert!(pool(PoolProtocol::Http1, Some("/healthz")).is_ok());
+        for protocol in [PoolProtocol::H2c, PoolProtocol::Tcp] {
+            assert!(pool(protocol, None).is_ok());
+            let error = pool(protocol, Some("/healthz")).unwrap_err();
+            assert!(error.message().contains("accepted"), "{error}");
+        }
+    }
+}
