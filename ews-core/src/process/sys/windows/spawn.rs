@@ -64,7 +64,7 @@ pub(in crate::process) fn spawn(program: Program<'_>) -> Result<Spawned, NotStar
     command.stdout(theirs);
     let (stderr, theirs) = ipc::output().map_err(refused)?;
     command.stderr(theirs);
-    let mut child = start(&mut command).map_err(|error| not_started(name, &error))?;
+    let mut child = begin(&mut command).map_err(|error| not_started(name, &error))?;
     // With it go our copies of the program's ends of the pipes, so that we see it close them.
     drop(command);
     let pid = child.id();
@@ -82,7 +82,7 @@ const ATTEMPTS: u32 = 4;
 
 /// Starts a process, once more where the system lost it before its first instruction: nothing of it ran. Wine says so now
 /// and then on a loaded machine.
-fn start(command: &mut Command) -> io::Result<Child> {
+fn begin(command: &mut Command) -> io::Result<Child> {
     let lost = |error: &io::Error| error.raw_os_error() == Some(ERROR_INTERNAL_ERROR.cast_signed());
     for _ in 1..ATTEMPTS {
         match command.spawn() {
@@ -169,9 +169,9 @@ pub(in crate::process) fn spawn_shim(start: ShimStart<'_>) -> io::Result<Child> 
     command.stdin(start.connection).stdout(start.lock).stderr(start.log);
     let flags = CREATE_NO_WINDOW | CREATE_NEW_PROCESS_GROUP;
     // A shim outlives its controller, also where that is in a job which ends with it, if the job lets it go.
-    match start(command.creation_flags(flags | CREATE_BREAKAWAY_FROM_JOB)) {
+    match begin(command.creation_flags(flags | CREATE_BREAKAWAY_FROM_JOB)) {
         Err(error) if error.raw_os_error() == Some(ERROR_ACCESS_DENIED.cast_signed()) => {
-            start(command.creation_flags(flags))
+            begin(command.creation_flags(flags))
         }
         started => started,
     }
