@@ -364,9 +364,8 @@ impl Server {
     /// Serves until `shutdown` is done or a successor has taken over, and ends. Returns how many connections were closed by
     /// force.
     pub async fn serve(self, shutdown: impl Future<Output = ()>) -> usize {
-        let mut shutdown = std::pin::pin!(shutdown);
         #[cfg(unix)]
-        let mut server = self;
+        let (mut shutdown, mut server) = (std::pin::pin!(shutdown), self);
         #[cfg(not(unix))]
         let server = self;
         #[cfg(unix)]
@@ -513,6 +512,7 @@ struct AdminThread {
     #[cfg(unix)]
     listener: TcpListener,
     /// It accepts nothing more, and finishes what is under way.
+    #[cfg(unix)]
     retired: Arc<Notify>,
     stop: oneshot::Sender<()>,
     ended: oneshot::Receiver<()>,
@@ -555,6 +555,7 @@ impl AdminThread {
         Ok(Self {
             #[cfg(unix)]
             listener: kept,
+            #[cfg(unix)]
             retired,
             stop,
             ended,
