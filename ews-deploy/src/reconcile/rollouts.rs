@@ -269,6 +269,8 @@ impl Leader {
             OnFailure::Pause => {
                 rollout.held =
                     Some(if self.control.rollout == rollout.number { self.control.resumes } else { 0 });
+                // Approval of what comes next is asked for anew.
+                rollout.waits = None;
                 rollout.cause.clone_from(&reason);
                 self.interrupt_rollout();
                 self.draft()?.commit().await?;

@@ -161,6 +161,12 @@ impl Core {
         }
     }
 
+    /// Whether the store was let go.
+    #[cfg(all(unix, feature = "handover"))]
+    pub(crate) fn is_released(&self) -> bool {
+        self.relay.paused.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
     /// Goes on with the store, which was opened again.
     #[cfg(all(unix, feature = "handover"))]
     pub(crate) fn restore(&self, store: Arc<dyn ews_core::Store>) {

@@ -140,10 +140,15 @@ impl Predecessor {
                 Err(Error::new(kind, reason).with_operation("handover.take"))
             }
             // It has died meanwhile; its sockets and what it knew are here.
-            Ok(Ok(None) | Err(_)) => {
+            Ok(Ok(None)) => {
                 tracing::warn!("the predecessor has gone without a word");
                 Ok(())
             }
+            Ok(Err(error)) if error.kind() == ErrorKind::Unavailable => {
+                tracing::warn!(%error, "the predecessor has gone without a word");
+                Ok(())
+            }
+            Ok(Err(error)) => Err(error.with_operation("handover.take")),
             Ok(Ok(Some(_))) => Err(confused("the predecessor answers with something else")),
             Err(_) => Err(Error::new(ErrorKind::Timeout, "the predecessor does not let go")
                 .with_operation("handover.take")),

@@ -129,6 +129,15 @@ impl Relay {
         views
     }
 
+    /// Nobody knows any more what those before have under way.
+    fn doubt(&self) {
+        self.before.send_modify(|before| {
+            for view in before.iter_mut().flat_map(|before| &mut before.views) {
+                (view.generation, view.endpoints) = (None, Vec::new());
+            }
+        });
+    }
+
     /// Waits until nobody is before this gateway.
     pub(super) async fn alone(&self) {
         let _ = self.before.subscribe().wait_for(Option::is_none).await;
@@ -190,8 +199,18 @@ async fn listen(core: &Weak<Core>, from: &mut tokio::net::unix::OwnedReadHalf) {
         let views = match channel::read(from).await {
             Ok(Some(Tells::Views(views))) => renamed(views),
             Ok(None) => return,
-            Ok(Some(_)) => return tracing::warn!("the predecessor says what it should not"),
-            Err(error) => return tracing::warn!(%error, "the predecessor is not heard any more"),
+            Err(error) if error.kind() == ErrorKind::Unavailable => return,
+            said => {
+                tracing::warn!(
+                    ?said,
+                    "the predecessor is not understood; until it has ended it counts as busy"
+                );
+                if let Some(core) = core.upgrade() {
+                    core.relay.doubt();
+                }
+                let _ = tokio::io::copy(from, &mut tokio::io::sink()).await;
+                return;
+            }
         };
         let Some(core) = core.upgrade() else { return };
         let mut events = Vec::new();

@@ -400,7 +400,7 @@ impl Core {
     /// Goes on as before. What was closed is opened again; whoever had it may take a moment to let it go.
     async fn take_back(&self, how: &mut HandOver) -> Result<()> {
         let until = tokio::time::Instant::now() + how.patience;
-        if let Some(store) = &mut how.store {
+        if let Some(store) = how.store.as_mut().filter(|_| self.is_released()) {
             loop {
                 let error = match store.open().await {
                     Ok(store) => {
