@@ -5,12 +5,15 @@
 //! the order in which slots come to be filled with another revision; a slot that failed or was interrupted is put right by the
 //! same rule as one whose instance died.
 
+mod canary;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use ews_core::probe::{Startup, Status};
 use ews_core::spec::lifecycle::RestartCondition;
 use ews_core::{Instance, InstanceId, InstanceState, Revision};
 
+use crate::canary::CanaryStep;
 use crate::record::{RolloutState, ServiceState};
 use crate::rollout::{Outcome, Phase};
 use crate::slots::Slots;
@@ -37,10 +40,11 @@ pub(crate) type Health<'a> = &'a (dyn Fn(&InstanceId) -> Option<Status> + Send +
 /// Work on a slot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Act {
-    /// Bring the slot to this revision and remove what is left over in it.
-    Fill { slot: u32, revision: u64, cause: Cause },
-    /// Stop what runs in the slot, then fill it.
-    Bounce { slot: u32, revision: u64, why: String },
+    /// Bring the slot to this revision and remove what is left over in it; or, `beside`, bring up one of this revision and touch
+    /// no other.
+    Fill { slot: u32, revision: u64, cause: Cause, beside: bool },
+    /// Stop what of this revision runs in the slot, then fill it.
+    Bounce { slot: u32, revision: u64, why: String, beside: bool },
     /// Remove all that is in the slot.
     Clear { slot: u32 },
 }
@@ -50,6 +54,12 @@ impl Act {
         match self {
             Self::Fill { slot, .. } | Self::Bounce { slot, .. } | Self::Clear { slot } => *slot,
         }
+    }
+
+    /// The slot, and whether it is about the instance that stands beside the one that fills it.
+    pub(crate) fn spot(&self) -> (u32, bool) {
+        let beside = matches!(self, Self::Fill { beside: true, .. } | Self::Bounce { beside: true, .. });
+        (self.slot(), beside)
     }
 }
 
@@ -67,12 +77,14 @@ pub(crate) enum Cause {
 }
 
 /// What the rollout does next.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Turn {
     /// These units of this batch, numbered from 1.
     Work { batch: usize, acts: Vec<Act> },
     /// Nothing before somebody approves of this batch.
     Approve { batch: usize },
+    /// All that this step takes is there.
+    Step(CanaryStep),
     /// Nothing for now.
     Wait,
     /// It is over.
@@ -81,11 +93,26 @@ pub(crate) enum Turn {
 
 /// The rollout's next units.
 pub(crate) fn turn(looked: &Looked<'_>, rollout: &RolloutState) -> Turn {
-    let fill = |slot: u32, revision| Act::Fill { slot, revision, cause: Cause::Rollout };
+    let fill = |slot: u32, revision| Act::Fill { slot, revision, cause: Cause::Rollout, beside: false };
     let is_at = |slot: &u32, revision| looked.state.slots.get(slot) == Some(&revision);
     let free = |slot: &u32| !looked.busy.contains(slot);
     match rollout.phase {
         Phase::Forward => {
+            if let (Some(step), Some(canary)) = (rollout.step(), &rollout.canary) {
+                let stands = |slot: &u32| canary.up.contains(slot) || is_at(slot, rollout.to);
+                let pending: Vec<u32> =
+                    rollout.beside().iter().copied().filter(|slot| !stands(slot)).collect();
+                if looked.halted {
+                    return Turn::Wait;
+                }
+                if pending.is_empty() {
+                    return Turn::Step(step);
+                }
+                let beside =
+                    |slot| Act::Fill { slot, revision: rollout.to, cause: Cause::Rollout, beside: true };
+                let acts = pending.into_iter().filter(|slot| free(slot)).map(beside).collect();
+                return Turn::Work { batch: 0, acts };
+            }
             for (number, batch) in (1..).zip(batches(rollout)) {
                 let pending: Vec<u32> =
                     batch.iter().copied().filter(|slot| !is_at(slot, rollout.to)).collect();
@@ -160,9 +187,19 @@ pub(crate) fn batches(rollout: &RolloutState) -> Vec<&[u32]> {
 pub(crate) fn supervise(looked: &Looked<'_>, taken: &BTreeSet<u32>) -> Vec<Act> {
     let mut acts = Vec::new();
     let is_free = |slot: &u32| !looked.busy.contains(slot) && !taken.contains(slot);
+    let beside: BTreeSet<u32> =
+        looked.rollout.map(|r| r.beside().iter().copied().collect()).unwrap_or_default();
     for (slot, number) in looked.state.slots.iter().filter(|(slot, _)| is_free(slot)) {
         let Some(revision) = looked.revisions.get(number) else { continue };
-        acts.extend(look_after(looked, *slot, *number, revision));
+        let other = looked.rollout.filter(|rollout| beside.contains(slot) && rollout.to != *number);
+        let new = other.and_then(|rollout| Some((rollout, looked.revisions.get(&rollout.to)?)));
+        let act = look_after(looked, *slot, *number, revision, new.map(|(_, revision)| revision));
+        acts.extend(act.or_else(|| {
+            // One that was not found healthy yet is the rollout's to bring up.
+            let (rollout, revision) =
+                new.filter(|(r, _)| r.canary.as_ref().is_some_and(|c| c.up.contains(slot)))?;
+            look_beside(looked, *slot, rollout.to, revision)
+        }));
     }
     // A slot that is being filled for the first time is not in the state until it is.
     let forward = looked.rollout.filter(|rollout| rollout.phase == Phase::Forward);
@@ -174,9 +211,17 @@ pub(crate) fn supervise(looked: &Looked<'_>, taken: &BTreeSet<u32>) -> Vec<Act> 
     acts
 }
 
-fn look_after(looked: &Looked<'_>, slot: u32, number: u64, revision: &Revision) -> Option<Act> {
-    let fill = |cause| Some(Act::Fill { slot, revision: number, cause });
-    let (mine, left) = looked.observed.split(slot, &revision.id);
+/// The instance that fills a slot; what is left over beside it goes, but for those of the revision that stands `beside` it.
+fn look_after(
+    looked: &Looked<'_>,
+    slot: u32,
+    number: u64,
+    revision: &Revision,
+    beside: Option<&Revision>,
+) -> Option<Act> {
+    let fill = |cause| Some(Act::Fill { slot, revision: number, cause, beside: false });
+    let (mine, mut left) = looked.observed.split(slot, &revision.id);
+    left.retain(|instance| beside.is_none_or(|beside| instance.key.revision != beside.id));
     let Some(instance) = mine else {
         return fill(if left.is_empty() { Cause::Empty } else { Cause::Unfinished });
     };
@@ -185,28 +230,52 @@ fn look_after(looked: &Looked<'_>, slot: u32, number: u64, revision: &Revision) 
             if !left.is_empty() {
                 return fill(Cause::Unfinished);
             }
-            let status = (looked.health)(&instance.id)?;
-            let why = match (status.startup, status.live) {
-                (Startup::Failed, _) => "its startup probe failed",
-                (_, false) => "its liveness probe failed",
-                _ => return None,
-            };
-            Some(Act::Bounce { slot, revision: number, why: why.to_owned() })
+            let why = why_not_live(looked, instance)?;
+            Some(Act::Bounce { slot, revision: number, why, beside: false })
         }
         InstanceState::Created => fill(Cause::Unfinished),
-        InstanceState::Exited(status) => {
-            let wanted = match revision.spec.restart.condition {
-                RestartCondition::Never => false,
-                RestartCondition::OnFailure => !status.is_success(),
-                _ => true,
-            };
-            if wanted { fill(Cause::Ended(status.to_string())) } else { None }
+        state => fill(Cause::Ended(how_it_ended(state, revision)?)),
+    }
+}
+
+/// The new instance that stands beside the one that fills a slot.
+fn look_beside(looked: &Looked<'_>, slot: u32, number: u64, revision: &Revision) -> Option<Act> {
+    let fill = |cause| Some(Act::Fill { slot, revision: number, cause, beside: true });
+    let (mine, left) = looked.observed.split(slot, &revision.id);
+    let old = left.iter().any(|instance| instance.key.revision == revision.id);
+    let Some(instance) = mine else { return fill(if old { Cause::Unfinished } else { Cause::Empty }) };
+    match &instance.state {
+        InstanceState::Running if old => fill(Cause::Unfinished),
+        InstanceState::Running => {
+            let why = why_not_live(looked, instance)?;
+            Some(Act::Bounce { slot, revision: number, why, beside: true })
         }
-        InstanceState::Failed(failure) => match revision.spec.restart.condition {
+        InstanceState::Created => fill(Cause::Unfinished),
+        state => fill(Cause::Ended(how_it_ended(state, revision)?)),
+    }
+}
+
+fn why_not_live(looked: &Looked<'_>, instance: &Instance) -> Option<String> {
+    let status = (looked.health)(&instance.id)?;
+    match (status.startup, status.live) {
+        (Startup::Failed, _) => Some("its startup probe failed".to_owned()),
+        (_, false) => Some("its liveness probe failed".to_owned()),
+        _ => None,
+    }
+}
+
+/// How an instance that is to be started again ended; `None` where it is not, or nobody knows, or the runtime is at it.
+fn how_it_ended(state: &InstanceState, revision: &Revision) -> Option<String> {
+    let condition = revision.spec.restart.condition;
+    match state {
+        InstanceState::Exited(status) => match condition {
             RestartCondition::Never => None,
-            _ => fill(Cause::Ended(failure.message.clone())),
+            RestartCondition::OnFailure if status.is_success() => None,
+            _ => Some(status.to_string()),
         },
-        // Nobody knows, or the runtime is at it.
+        InstanceState::Failed(failure) if condition != RestartCondition::Never => {
+            Some(failure.message.clone())
+        }
         _ => None,
     }
 }

@@ -7,6 +7,8 @@ use ews_core::balancer::Drained;
 use ews_core::{InstanceId, RevisionId, ServiceName, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use crate::analysis::{Measurement, Verdict};
+use crate::canary::CanaryStep;
 use crate::rollout::{Outcome, RolloutId, UnitFailure};
 
 /// Something happened to a service.
@@ -100,6 +102,22 @@ pub enum EventKind {
         batch: usize,
         /// Of how many.
         of: usize,
+    },
+    /// A step of a canary begins: instances first, then what it is about.
+    StepStarted {
+        /// Its number, from 1.
+        number: usize,
+        /// Of how many.
+        of: usize,
+        /// What it is.
+        step: CanaryStep,
+    },
+    /// Metrics were measured.
+    Measured {
+        /// Each check.
+        measurements: Vec<Measurement>,
+        /// What the analysis comes to; `None` while it goes on.
+        verdict: Option<Verdict>,
     },
     /// The rollout waits for whoever resumes it.
     Paused {

@@ -19,6 +19,8 @@
 //! What is not here yet and refused: run-once jobs, canaries by weight, blue/green, releases of several
 //! services, images that are not pinned, placement on chosen nodes (a runtime of several chooses).
 
+mod analysis;
+mod canary;
 mod config;
 mod decide;
 mod deployer;
@@ -35,10 +37,12 @@ mod slots;
 mod strategy;
 mod traffic;
 
+pub use analysis::{Analysis, Condition, Measurement, MetricCheck, Missing, OnInconclusive, Verdict};
+pub use canary::{BlueGreen, Canary, CanaryStep};
 pub use config::DeployConfig;
 pub use deployer::{DeployParts, Deployer, ServiceStatus};
 pub use event::{DeployEvent, EventKind, Step};
 pub use plan::{Plan, PlannedUnit, UnitAction, UnitOrder};
 pub use request::{Concurrency, DeployRequest, Traffic};
-pub use rollout::{Outcome, Phase, RolloutId, RolloutReport, UnitFailure};
+pub use rollout::{Outcome, Phase, RolloutId, RolloutReport, StepReport, UnitFailure};
 pub use strategy::{Approval, Batch, OnFailure, Order, Strategy};

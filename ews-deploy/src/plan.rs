@@ -14,6 +14,7 @@ use ews_core::time::duration;
 use ews_core::{InstanceId, Revision, RevisionId, RuntimeCapabilities, ServiceName, ServiceSpec};
 use serde::{Deserialize, Serialize};
 
+use crate::canary::CanaryStep;
 use crate::slots::Slots;
 use crate::strategy::{Order, Strategy};
 
@@ -31,6 +32,8 @@ pub struct Plan {
     pub order: UnitOrder,
     /// Why in this order.
     pub order_reason: String,
+    /// What is done before anything is replaced.
+    pub steps: Vec<CanaryStep>,
     /// What is done to which slots, batch by batch.
     pub batches: Vec<Vec<PlannedUnit>>,
     /// What somebody should know before.
@@ -119,6 +122,9 @@ impl fmt::Display for Plan {
         for warning in &self.warnings {
             writeln!(f, "warning: {warning}")?;
         }
+        for (number, step) in (1..).zip(&self.steps) {
+            writeln!(f, "step {number}: {step}")?;
+        }
         for (number, batch) in (1..).zip(&self.batches) {
             writeln!(f, "batch {number}:")?;
             for unit in batch {
@@ -150,13 +156,16 @@ pub(crate) struct Question<'a> {
     pub(crate) strategy: &'a Strategy,
     /// A rollback skips the careful first batch.
     pub(crate) rollback: bool,
+    /// Whether it gets traffic from a balancer.
+    pub(crate) served: bool,
     pub(crate) capabilities: &'a RuntimeCapabilities,
     pub(crate) base: Base,
 }
 
 /// Makes a plan.
 pub(crate) fn make(question: &Question<'_>) -> Plan {
-    let Question { to, from, slots, desired, observed, strategy, rollback, capabilities, base } = *question;
+    let Question { to, from, slots, desired, observed, strategy, rollback, served, capabilities, base } =
+        *question;
     let (order, order_reason) = order_of(strategy.order, &to.spec, desired, capabilities);
     let mut chosen: Vec<u32> = slots.keys().copied().collect();
     // What shall run and has no slot yet gets the lowest free ones.
@@ -199,8 +208,24 @@ pub(crate) fn make(question: &Question<'_>) -> Plan {
     if to.spec.instance.probes.readiness.is_none() && to.spec.instance.probes.startup.is_none() {
         warnings.push("the service has neither a startup nor a readiness probe: an instance counts as ready when it runs".to_owned());
     }
+    // A first deployment has nothing to compare with, and what is there already needs no care.
+    let changes = slots.values().any(|number| *number != to.number);
+    let steps = if from.is_some() && changes && !rollback { strategy.steps() } else { Vec::new() };
+    let weighs = |step: &CanaryStep| matches!(step, CanaryStep::Weight(_));
+    if !served && steps.iter().any(weighs) {
+        warnings.push(
+            "the service gets no traffic from the balancer: weights only say how many instances there are"
+                .to_owned(),
+        );
+    }
+    let waits = |step: &CanaryStep| match step {
+        CanaryStep::Pause(time) => *time,
+        CanaryStep::Analysis(analysis) => analysis.takes(),
+        _ => Duration::ZERO,
+    };
     let count = u32::try_from(batches.len()).unwrap_or(u32::MAX);
-    let at_least = strategy.min_healthy.saturating_mul(count)
+    let at_least = steps.iter().map(waits).sum::<Duration>()
+        + strategy.min_healthy.saturating_mul(count)
         + strategy.interval.saturating_mul(count.saturating_sub(1))
         + if rollback || count == 0 { Duration::ZERO } else { strategy.watch(&to.spec) };
     Plan {
@@ -209,6 +234,7 @@ pub(crate) fn make(question: &Question<'_>) -> Plan {
         from: from.map(|from| from.id.clone()),
         order,
         order_reason,
+        steps,
         batches,
         warnings,
         at_least,

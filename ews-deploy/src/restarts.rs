@@ -16,7 +16,7 @@ const REMEMBERED: usize = 1_000;
 /// What is known of each slot that was lost.
 #[derive(Debug, Default)]
 pub(crate) struct Restarts {
-    slots: BTreeMap<u32, Lost>,
+    spots: BTreeMap<(u32, bool), Lost>,
 }
 
 #[derive(Debug, Default)]
@@ -42,8 +42,8 @@ pub(crate) enum Told {
 
 impl Restarts {
     /// The slot was found lost: whether it may be filled now. Filling it is counted.
-    pub(crate) fn lost(&mut self, slot: u32, now: Instant, restart: &Restart) -> May {
-        let lost = self.slots.entry(slot).or_default();
+    pub(crate) fn lost(&mut self, spot: (u32, bool), now: Instant, restart: &Restart) -> May {
+        let lost = self.spots.entry(spot).or_default();
         match lost.until {
             Some(until) if until <= now => {
                 lost.until = None;
@@ -74,12 +74,13 @@ impl Restarts {
 
     /// The slot is whole; its history fades by itself.
     pub(crate) fn forget(&mut self, slot: u32) {
-        self.slots.remove(&slot);
+        self.spots.remove(&(slot, false));
+        self.spots.remove(&(slot, true));
     }
 
     /// When the next slot may be filled.
     pub(crate) fn next(&self) -> Option<Instant> {
-        self.slots.values().filter_map(|lost| lost.until).min()
+        self.spots.values().filter_map(|lost| lost.until).min()
     }
 }
 
@@ -95,17 +96,23 @@ mod tests {
         let mut now = start;
         for pause in [1, 2, 4] {
             let pause = Duration::from_secs(pause);
-            assert_eq!(restarts.lost(0, now, &restart), May::Later(now + pause, Some(Told::Pause(pause))));
-            assert!(matches!(restarts.lost(0, now, &restart), May::Later(_, None)), "told once");
+            assert_eq!(
+                restarts.lost((0, false), now, &restart),
+                May::Later(now + pause, Some(Told::Pause(pause)))
+            );
+            assert!(matches!(restarts.lost((0, false), now, &restart), May::Later(_, None)), "told once");
             now += pause;
-            assert_eq!(restarts.lost(0, now, &restart), May::Now);
+            assert_eq!(restarts.lost((0, false), now, &restart), May::Now);
         }
-        assert_eq!(restarts.lost(0, now, &restart), May::Later(now + restart.window, Some(Told::GivenUp(3))));
+        assert_eq!(
+            restarts.lost((0, false), now, &restart),
+            May::Later(now + restart.window, Some(Told::GivenUp(3)))
+        );
         assert_eq!(restarts.next(), Some(now + restart.window));
         now += restart.window;
-        assert_eq!(restarts.lost(0, now, &restart), May::Now);
+        assert_eq!(restarts.lost((0, false), now, &restart), May::Now);
         assert!(
-            matches!(restarts.lost(1, now, &restart), May::Later(_, Some(Told::Pause(_)))),
+            matches!(restarts.lost((1, false), now, &restart), May::Later(_, Some(Told::Pause(_)))),
             "each slot has its own"
         );
     }
@@ -116,11 +123,11 @@ mod tests {
         let mut restarts = Restarts::default();
         let mut now = Instant::now();
         for _ in 0..20 {
-            let May::Later(until, Some(Told::Pause(pause))) = restarts.lost(0, now, &restart) else {
+            let May::Later(until, Some(Told::Pause(pause))) = restarts.lost((0, false), now, &restart) else {
                 panic!("it gave up")
             };
             assert_eq!(pause, restart.delay);
-            assert_eq!(restarts.lost(0, until, &restart), May::Now);
+            assert_eq!(restarts.lost((0, false), until, &restart), May::Now);
             now = until + restart.window;
         }
     }

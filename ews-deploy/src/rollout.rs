@@ -7,6 +7,7 @@ use ews_core::time::duration;
 use ews_core::{ExitStatus, InstanceId, RevisionId, ServiceName, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use crate::canary::CanaryStep;
 use crate::strategy::Strategy;
 
 /// Names a rollout: the service, and its number among the service's rollouts from 1.
@@ -127,6 +128,8 @@ pub struct RolloutReport {
     pub strategy: Strategy,
     /// How many slots run the new revision, out of how many.
     pub done: (usize, usize),
+    /// The step of the canary under way; `None` where there is none, or all are made.
+    pub step: Option<StepReport>,
     /// Why it turned round, paused or failed; empty where all went well.
     pub cause: String,
     /// The failures, at most [`RolloutReport::FAILURES`], the first ones.
@@ -142,6 +145,24 @@ pub struct RolloutReport {
 impl RolloutReport {
     /// The most failures that are kept.
     pub const FAILURES: usize = 10;
+}
+
+/// A step of a canary, as it stands.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct StepReport {
+    /// Its number, from 1.
+    pub number: usize,
+    /// Of how many.
+    pub of: usize,
+    /// What it is.
+    pub step: CanaryStep,
+    /// The new revision's share of the traffic, in hundredths.
+    pub weight: u8,
+    /// How many of its instances are up.
+    pub up: usize,
+    /// How many measurements were taken, where it is an analysis.
+    pub measured: u32,
 }
 
 /// The gate's limits of one unit, as the strategy says.

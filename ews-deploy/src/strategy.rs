@@ -11,6 +11,8 @@ use ews_core::time::duration;
 use ews_core::{Error, Result, ServiceSpec};
 use serde::{Deserialize, Serialize};
 
+use crate::canary::{BlueGreen, Canary, CanaryStep, check_steps};
+
 /// How a rollout proceeds.
 ///
 /// ```
@@ -24,7 +26,7 @@ use serde::{Deserialize, Serialize};
 /// careful.check()?;
 /// # Ok::<(), ews_core::Error>(())
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Strategy {
@@ -66,6 +68,11 @@ pub struct Strategy {
     pub approval: Approval,
     /// What happens when a new instance fails. Default: everything goes back to the last stable revision.
     pub on_failure: OnFailure,
+    /// What is done before anything is replaced. Default: nothing.
+    pub canary: Option<Canary>,
+    /// All new instances beside all old ones, and one switch; `first_batch` and `batch` are not looked at. Not beside `canary`.
+    /// Default: no.
+    pub blue_green: Option<BlueGreen>,
 }
 
 impl Default for Strategy {
@@ -84,6 +91,8 @@ impl Default for Strategy {
             max_failures: None,
             approval: Approval::Automatic,
             on_failure: OnFailure::Rollback,
+            canary: None,
+            blue_green: None,
         }
     }
 }
@@ -159,6 +168,20 @@ impl Strategy {
         self
     }
 
+    /// After this canary.
+    #[must_use]
+    pub fn with_canary(mut self, canary: Canary) -> Self {
+        self.canary = Some(canary);
+        self
+    }
+
+    /// By blue/green.
+    #[must_use]
+    pub fn with_blue_green(mut self, blue_green: BlueGreen) -> Self {
+        self.blue_green = Some(blue_green);
+        self
+    }
+
     /// Refuses what can't work: Nomad's rule that min_healthy < healthy_deadline ≤ progress_deadline, and empty batches.
     ///
     /// # Errors
@@ -190,7 +213,32 @@ impl Strategy {
         if self.interval > DAY || self.drain > DAY {
             return wrong("interval, drain", "at most a day".to_owned());
         }
-        Ok(())
+        match (&self.canary, &self.blue_green) {
+            (Some(_), Some(_)) => return wrong("canary, blue_green", "one of the two".to_owned()),
+            (Some(canary), None) => {
+                canary.analysis.as_ref().map_or(Ok(()), crate::analysis::Analysis::check)?;
+            }
+            (None, Some(blue_green)) if blue_green.preview.len() > BlueGreen::PREVIEWS => {
+                return wrong("blue_green.preview", format!("at most {} domains", BlueGreen::PREVIEWS));
+            }
+            _ => {}
+        }
+        if self.canary.is_some() || self.blue_green.is_some() { check_steps(&self.steps()) } else { Ok(()) }
+    }
+
+    /// What is done before anything is replaced.
+    pub(crate) fn steps(&self) -> Vec<CanaryStep> {
+        match (&self.canary, &self.blue_green) {
+            (Some(canary), _) => canary.steps.clone(),
+            (None, Some(blue_green)) => blue_green.steps(),
+            (None, None) => Vec::new(),
+        }
+    }
+
+    /// Whether metrics are asked for.
+    pub(crate) fn analyses(&self) -> bool {
+        self.canary.as_ref().is_some_and(|canary| canary.analysis.is_some())
+            || self.steps().iter().any(|step| matches!(step, CanaryStep::Analysis(_)))
     }
 
     /// For how long a new instance of this spec is watched: long enough for its liveness probe to say no, within the progress
@@ -218,6 +266,10 @@ impl Strategy {
         let mut sizes = Vec::new();
         let mut left = slots;
         while left > 0 {
+            // What is switched as one is cleared away as one.
+            if self.blue_green.is_some() {
+                return vec![slots];
+            }
             let wanted = if sizes.is_empty() { self.first_batch } else { self.batch };
             let size = wanted.of(slots).clamp(1, left);
             sizes.push(size);
@@ -279,14 +331,14 @@ pub enum Batch {
 }
 
 impl Batch {
-    fn is_valid(self) -> bool {
+    pub(crate) fn is_valid(self) -> bool {
         match self {
             Self::Count(count) => count > 0,
             Self::Percent(percent) => (1..=100).contains(&percent),
         }
     }
 
-    fn of(self, slots: usize) -> usize {
+    pub(crate) fn of(self, slots: usize) -> usize {
         match self {
             Self::Count(count) => count as usize,
             Self::Percent(percent) => (slots * usize::from(percent)).div_ceil(100),

@@ -9,8 +9,11 @@ mod rig;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ews_core::{ServiceSpec, Store};
-use ews_deploy::{Outcome, RolloutId, RolloutReport};
+use ews_core::metrics::MetricQuery;
+use ews_core::{Selector, ServiceSpec, Store};
+use ews_deploy::{
+    Analysis, BlueGreen, Canary, CanaryStep, Condition, MetricCheck, Outcome, RolloutId, RolloutReport,
+};
 use rig::*;
 
 /// What came of a run.
@@ -28,8 +31,10 @@ async fn killed_at(
     spec: ServiceSpec,
     budget: usize,
     strategy: ews_deploy::Strategy,
+    measured: Say,
 ) -> Run {
     let (world, first) = running().await;
+    world.metrics.say("r2", measured);
     first.deployer.leave().await;
     drop(first);
     world.guard.watch(budget);
@@ -86,6 +91,18 @@ async fn settled(world: &World) {
     eventually("the work has ended", still).await;
 }
 
+/// What metrics say of a new revision that does well.
+const GOOD: Say = Say::Number(0.0);
+
+/// Half of the traffic after a look at a tenth of it.
+fn canary() -> ews_deploy::Strategy {
+    let errors = MetricQuery::new("errors", Selector::everything());
+    let check = MetricCheck::new("errors", errors, Condition::AtMost(1.0)).with_limits(0, 0, 0);
+    let analysis = Analysis::new([check]).with_schedule(2, Duration::from_secs(5));
+    let steps = [CanaryStep::Weight(10), CanaryStep::Analysis(analysis), CanaryStep::Weight(50)];
+    strategy().with_canary(Canary::new(steps))
+}
+
 /// One at a time, the old one first.
 fn stop_first() -> ews_deploy::Strategy {
     let one = ews_deploy::Batch::Count(1);
@@ -102,11 +119,12 @@ async fn every_point(
     strategy: ews_deploy::Strategy,
     outcome: Outcome,
     version: &str,
+    measured: Say,
 ) {
     let mut points = 0;
     for kill in [Kill::Before, Kill::After] {
         for at in 1.. {
-            let run = killed_at(at, kill, spec(), budget, strategy.clone()).await;
+            let run = killed_at(at, kill, spec(), budget, strategy.clone(), measured).await;
             let report = run.report.unwrap();
             assert_eq!(report.outcome, Some(outcome), "{name}: killed {kill:?} commit {at}: {report:?}");
             if !run.killed {
@@ -128,22 +146,40 @@ async fn every_point(
 
 #[tokio::test(start_paused = true)]
 async fn a_kill_at_any_point_of_an_update_start_first() {
-    every_point("update, start-first", || spec("v2"), 3, strategy(), Outcome::Succeeded, "v2").await;
+    every_point("update, start-first", || spec("v2"), 3, strategy(), Outcome::Succeeded, "v2", GOOD).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_kill_at_any_point_of_an_update_stop_first() {
-    every_point("update, stop-first", || spec("v2"), 2, stop_first(), Outcome::Succeeded, "v2").await;
+    every_point("update, stop-first", || spec("v2"), 2, stop_first(), Outcome::Succeeded, "v2", GOOD).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_kill_at_any_point_of_a_rollback_start_first() {
-    every_point("rollback, start-first", || sick("v2"), 3, strategy(), Outcome::RolledBack, "v1").await;
+    every_point("rollback, start-first", || sick("v2"), 3, strategy(), Outcome::RolledBack, "v1", GOOD).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_kill_at_any_point_of_a_rollback_stop_first() {
-    every_point("rollback, stop-first", || sick("v2"), 2, stop_first(), Outcome::RolledBack, "v1").await;
+    every_point("rollback, stop-first", || sick("v2"), 2, stop_first(), Outcome::RolledBack, "v1", GOOD)
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_kill_at_any_point_of_a_canary() {
+    every_point("canary", || spec("v2"), 3, canary(), Outcome::Succeeded, "v2", GOOD).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_kill_at_any_point_of_a_canary_that_does_badly() {
+    let bad = Say::Number(2.0);
+    every_point("bad canary", || spec("v2"), 3, canary(), Outcome::RolledBack, "v1", bad).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_kill_at_any_point_of_blue_green() {
+    let blue_green = strategy().with_blue_green(BlueGreen::default().with_retire(Duration::from_secs(5)));
+    every_point("blue/green", || spec("v2"), 3, blue_green, Outcome::Succeeded, "v2", GOOD).await;
 }
 
 /// Two of three are new when the third fails, so the rollback has real instances to bring back.

@@ -45,6 +45,7 @@ fn rollout(slots: Vec<u32>, batches: Vec<usize>, phase: Phase, from: Option<u64>
         held: None,
         waits: None,
         approved: 0,
+        canary: None,
         cause: String::new(),
         failures: Vec::new(),
         failed: 0,

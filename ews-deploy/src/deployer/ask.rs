@@ -1,16 +1,17 @@
 //! What a deployer is asked for: each call writes what is asked and returns.
 
-use ews_core::{Error, ErrorKind, Result, Revision, RevisionId, ServiceName};
+use ews_core::balancer::{Object, PathMatch, RouteAction, RouteRule, RouteSet};
+use ews_core::{Capability, Error, ErrorKind, Result, Revision, RevisionId, RouteSetId, ServiceName};
 
 use super::Deployer;
 use super::found::{Found, collided};
+use crate::canary::CanaryStep;
 use crate::plan::{self, Plan, Question};
 use crate::record::{
     ControlInput, Draft, End, Repository, RevisionRecord, RolloutRequest, ScaleInput, ServiceInput, numbered,
 };
 use crate::request::DeployRequest;
 use crate::rollout::RolloutId;
-use crate::strategy::Strategy;
 use crate::traffic::Director;
 
 /// How often a write that collides with another is made anew.
@@ -27,7 +28,9 @@ impl Deployer {
         let found = Found::read(&repository).await?;
         let revision = found.revision_for(request, self.inner.workshop.clock.now(), &repository).await?;
         let desired = found.desired_for(&revision, &repository).await?;
-        self.planned(&found, &revision, &request.strategy, desired, false, &repository).await
+        let plan = self.planned(&found, &revision, request, desired, &repository).await?;
+        self.admits_canary(request, &found, &plan)?;
+        Ok(plan)
     }
 
     /// Asks for a deployment and returns once it is written down: whatever happens then, it is brought about or ends with an
@@ -63,6 +66,10 @@ impl Deployer {
         let name = request.spec.name.clone();
         let revision = found.revision_for(request, self.inner.workshop.clock.now(), repository).await?;
         let desired = found.desired_for(&revision, repository).await?;
+        if !request.strategy.steps().is_empty() {
+            let plan = self.planned(found, &revision, request, desired, repository).await?;
+            self.admits_canary(request, found, &plan)?;
+        }
         let mut input = found.input.as_ref().map_or_else(
             || ServiceInput {
                 name,
@@ -299,13 +306,80 @@ impl Deployer {
             ))
             .with_context("field", "stop.grace"));
         }
+        if request.strategy.analyses() && workshop.metrics.is_none() {
+            return Err(Error::invalid("an analysis is asked for, and the deployer has no metrics")
+                .with_context("field", "analysis"));
+        }
+        let preview = request.strategy.blue_green.iter().flat_map(|blue_green| &blue_green.preview);
         match (&request.traffic, &workshop.balancer) {
             (Some(_), None) => Err(Error::invalid("traffic is asked for, and the deployer has no balancer")
                 .with_context("field", "traffic")),
             (Some(traffic), Some(balancer)) => {
-                Director::check_domains(&**balancer, &request.spec.name, traffic).await
+                let domains: Vec<_> = traffic.domains.iter().chain(preview).cloned().collect();
+                Director::check_domains(&**balancer, &request.spec.name, &domains).await
             }
-            (None, _) => Ok(()),
+            (None, Some(balancer)) => {
+                let domains: Vec<_> = preview.cloned().collect();
+                Director::check_domains(&**balancer, &request.spec.name, &domains).await
+            }
+            (None, None) => Ok(()),
+        }
+    }
+
+    /// What a canary takes of a service: instances that can live side by side, and traffic where it is about traffic.
+    fn admits_canary(&self, request: &DeployRequest, found: &Found, plan: &Plan) -> Result<()> {
+        let strategy = &request.strategy;
+        let steps = strategy.steps();
+        if steps.is_empty() {
+            return Ok(());
+        }
+        let field = if strategy.canary.is_some() { "canary" } else { "blue_green" };
+        if plan.order == plan::UnitOrder::StopFirst {
+            return Err(Error::invalid(format!(
+                "new instances can't stand beside old ones: {}; accepted: batches, with `approval` where somebody shall look",
+                plan.order_reason
+            ))
+            .with_context("field", field));
+        }
+        let kept = found.input.as_ref().and_then(|input| input.value.traffic.as_ref());
+        let traffic = request.traffic.as_ref().or(kept);
+        let split = strategy.canary.as_ref().and_then(|canary| canary.split_by.as_ref());
+        let preview = strategy.blue_green.as_ref().is_some_and(|blue_green| !blue_green.preview.is_empty());
+        let matches = steps.iter().any(|step| matches!(step, CanaryStep::Match(m) if !m.is_empty()));
+        match traffic {
+            None if matches || preview || split.is_some() => Err(Error::invalid(
+                "requests are to be chosen, and the service gets no traffic from the balancer; accepted: `traffic` beside it",
+            )
+            .with_context("field", field)),
+            Some(traffic) => {
+                let rule = RouteRule::new(
+                    PathMatch::Prefix(traffic.path.clone()),
+                    RouteAction::Respond { status: 200, body: String::new() },
+                );
+                let mut rules = vec![rule.clone()];
+                rules.extend(steps.iter().filter_map(|step| match step {
+                    CanaryStep::Match(attributes) => {
+                        let mut rule = rule.clone();
+                        rule.attributes.clone_from(attributes);
+                        Some(rule)
+                    }
+                    _ => None,
+                }));
+                if let (Some(rule), Some(split)) = (rules.first_mut(), split) {
+                    rule.split_by = Some(split.clone());
+                }
+                let routes = RouteSet { id: RouteSetId::new(request.spec.name.as_str())?, rules };
+                Object::RouteSet(routes).check().map_err(|error| error.with_context("field", field))?;
+                let capabilities = self.inner.workshop.balancer.as_ref().map(|balancer| balancer.capabilities());
+                match split {
+                    Some(_) if !capabilities.is_some_and(|c| c.has(Capability::BalanceHash)) => {
+                        Err(Error::new(ErrorKind::Unsupported, "the balancer can't split traffic by a hash")
+                            .with_context("field", "canary.split_by"))
+                    }
+                    _ => Ok(()),
+                }
+            }
+            None => Ok(()),
         }
     }
 
@@ -313,9 +387,8 @@ impl Deployer {
         &self,
         found: &Found,
         revision: &Revision,
-        strategy: &Strategy,
+        request: &DeployRequest,
         desired: u32,
-        rollback: bool,
         repository: &Repository,
     ) -> Result<Plan> {
         let from = match found.state.current {
@@ -323,14 +396,16 @@ impl Deployer {
             None => None,
         };
         let observed = self.slots(&revision.spec.name).await?;
+        let kept = found.input.as_ref().and_then(|input| input.value.traffic.as_ref());
         Ok(plan::make(&Question {
             to: revision,
             from: from.as_ref(),
             slots: &found.state.slots,
             desired,
             observed: &observed,
-            strategy,
-            rollback,
+            strategy: &request.strategy,
+            rollback: false,
+            served: request.traffic.is_some() || kept.is_some(),
             capabilities: &self.inner.workshop.runtime.capabilities(),
             base: found.base(),
         }))

@@ -16,6 +16,7 @@ use std::time::Duration;
 use ews_core::balancer::Balancer;
 use ews_core::bus::Subscription;
 use ews_core::clock::Clock;
+use ews_core::metrics::Metrics;
 use ews_core::probe::{Checker, Prober, ProberConfig, StandardChecker};
 use ews_core::store::{ListRequest, StoreRevision};
 use ews_core::{Bus, Result, Runtime, ServiceName, Store, SystemClock};
@@ -43,6 +44,8 @@ pub struct DeployParts {
     pub store: Arc<dyn Store>,
     /// What moves traffic. Default: nothing; a request with traffic is refused.
     pub balancer: Option<Arc<dyn Balancer>>,
+    /// Who answers questions about signals. Default: nobody; a request with an analysis is refused.
+    pub metrics: Option<Arc<dyn Metrics>>,
     /// Wall time for records. Default: the system's.
     pub clock: Arc<dyn Clock>,
     /// Who makes the tries of probes. Default: HTTP and TCP from this process, commands through the runtime.
@@ -52,13 +55,20 @@ pub struct DeployParts {
 impl DeployParts {
     /// Instances run here, records live there, traffic is left alone.
     pub fn new(runtime: Arc<dyn Runtime>, store: Arc<dyn Store>) -> Self {
-        Self { runtime, store, balancer: None, clock: Arc::new(SystemClock), checker: None }
+        Self { runtime, store, balancer: None, metrics: None, clock: Arc::new(SystemClock), checker: None }
     }
 
     /// Traffic is moved by this.
     #[must_use]
     pub fn with_balancer(mut self, balancer: Arc<dyn Balancer>) -> Self {
         self.balancer = Some(balancer);
+        self
+    }
+
+    /// Analyses ask this.
+    #[must_use]
+    pub fn with_metrics(mut self, metrics: Arc<dyn Metrics>) -> Self {
+        self.metrics = Some(metrics);
         self
     }
 
@@ -146,12 +156,13 @@ impl Deployer {
     /// Outside a tokio runtime.
     pub async fn start(parts: DeployParts, config: DeployConfig) -> Result<Self> {
         config.check()?;
-        let DeployParts { runtime, store, balancer, clock, checker } = parts;
+        let DeployParts { runtime, store, balancer, metrics, clock, checker } = parts;
         let checker = checker.unwrap_or_else(|| Arc::new(StandardChecker::new(Arc::clone(&runtime))));
         let prober = Prober::new(checker, Arc::clone(&clock), ProberConfig::default())?;
         let bus = Bus::new(config.events)?;
         let holder = config.controller.as_deref().map_or_else(reconcile::anonymous, Arc::from);
-        let workshop = Arc::new(Workshop { config, holder, runtime, store, balancer, prober, clock, bus });
+        let workshop =
+            Arc::new(Workshop { config, holder, runtime, store, balancer, metrics, prober, clock, bus });
         let inner = Arc::new_cyclic(|this| Inner {
             this: this.clone(),
             workshop,

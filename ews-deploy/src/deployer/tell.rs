@@ -8,7 +8,7 @@ use tokio::time::{Duration, timeout};
 use super::Deployer;
 use super::found::Found;
 use crate::record::{Repository, RolloutState};
-use crate::rollout::{Phase, RolloutId, RolloutReport};
+use crate::rollout::{Phase, RolloutId, RolloutReport, StepReport};
 
 /// How a service stands.
 #[derive(Debug, Clone, PartialEq)]
@@ -161,8 +161,20 @@ impl Deployer {
         let control = repository.control().await?;
         let paused =
             control.is_some_and(|control| control.value.rollout == state.number && control.value.paused);
+        let step = state.step().map(|step| {
+            let canary = state.canary.as_ref();
+            StepReport {
+                number: canary.map_or(0, |canary| canary.made) + 1,
+                of: state.strategy.steps().len(),
+                step,
+                weight: canary.and_then(|canary| canary.weight).unwrap_or_default(),
+                up: canary.map_or(0, |canary| canary.up.len()),
+                measured: canary.map_or(0, |canary| canary.run.taken),
+            }
+        });
         Ok(RolloutReport {
             id,
+            step,
             to: name(state.to).await?,
             from: match state.from {
                 Some(from) => Some(name(from).await?),

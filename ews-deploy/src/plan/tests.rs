@@ -49,6 +49,7 @@ fn question<'a>(
         observed,
         strategy,
         rollback: false,
+        served: true,
         capabilities,
         base: Base::default(),
     }

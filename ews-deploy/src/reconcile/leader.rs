@@ -17,7 +17,9 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
+use super::steps::Which;
 use super::unit::{End, Tools};
+use crate::analysis::Numbers;
 use crate::config::DeployConfig;
 use crate::decide::{self, Act, Turn};
 use crate::event::{EventKind, Step};
@@ -42,6 +44,9 @@ pub(super) enum Over {
     Lost(String),
 }
 
+/// A slot, and whether it is about the instance that stands beside the one that fills it.
+pub(super) type Spot = (u32, bool);
+
 /// Work that could not be done.
 pub(super) struct Again {
     pub(super) until: Instant,
@@ -55,6 +60,7 @@ pub(super) struct Busy {
     pub(super) interrupt: watch::Sender<bool>,
     pub(super) rollout: Option<u64>,
     pub(super) revision: Option<u64>,
+    pub(super) beside: bool,
 }
 
 pub(super) struct Leader {
@@ -75,7 +81,7 @@ pub(super) struct Leader {
     pub(super) sync_after: Option<Instant>,
     pub(super) audited: Instant,
     pub(super) restarts: Restarts,
-    pub(super) again: BTreeMap<u32, Again>,
+    pub(super) again: BTreeMap<Spot, Again>,
     /// The slots of the rollout whose new instance was found healthy.
     pub(super) healthy: BTreeSet<u32>,
     /// Since when the new instances of the rollout's slots are watched; `None` for one that is being started again. Another
@@ -88,6 +94,11 @@ pub(super) struct Leader {
     pub(super) written: Instant,
     pub(super) batch: usize,
     pub(super) batch_after: Option<Instant>,
+    /// Metrics that are being asked: of which rollout, which analysis, and what they say.
+    pub(super) measures: JoinSet<(u64, Which, Vec<Numbers>)>,
+    pub(super) measuring: BTreeSet<Which>,
+    /// How many steps were made when the one under way was told of.
+    pub(super) told_step: Option<usize>,
     /// The rollout is about to end: its units end, and none begins.
     pub(super) ending: bool,
 }
@@ -140,6 +151,9 @@ impl Leader {
             written: now,
             batch: 0,
             batch_after: None,
+            measures: JoinSet::new(),
+            measuring: BTreeSet::new(),
+            told_step: None,
             ending: false,
             tools,
         };
@@ -165,6 +179,7 @@ impl Leader {
         }
         self.units.abort_all();
         self.syncs.abort_all();
+        self.measures.abort_all();
         // Whoever leads next probes them; we would go on for ever.
         for instance in self.observed.iter() {
             tools.prober.remove(&instance.id);
@@ -243,6 +258,14 @@ impl Leader {
                     }
                     relist = Instant::now();
                 }
+                Some(measured) = self.measures.join_next() => {
+                    if let Ok((rollout, which, numbers)) = measured
+                        && let Err(error) = self.measured(rollout, which, numbers).await
+                        && let Some(over) = lost(&error)
+                    {
+                        return over;
+                    }
+                }
                 Some(synced) = self.syncs.join_next() => {
                     if !matches!(synced, Ok(true)) {
                         self.sync_after = Some(Instant::now() + REST);
@@ -283,6 +306,7 @@ impl Leader {
             .chain(self.restarts.next())
             .chain(self.sync_after)
             .chain(self.batch_after)
+            .chain(self.step_due())
             .chain(self.watched_until());
         for until in due.filter(|until| *until > now) {
             wake = wake.min(until);
@@ -305,6 +329,10 @@ impl Leader {
             return Ok(Some(Over::Removed));
         }
         self.count_progress().await?;
+        if let Some(director) = &self.tools.director {
+            director.set_aim(self.aim());
+        }
+        self.tell_step();
 
         let busy: BTreeSet<u32> = self.busy.keys().copied().collect();
         let now = Instant::now();
@@ -334,6 +362,7 @@ impl Leader {
                     }
                 }
                 Turn::Approve { batch } => self.wait_for_approval(batch).await?,
+                Turn::Step(step) => self.make(step).await?,
                 Turn::Wait => {}
                 Turn::Finish(outcome) => {
                     self.finish(outcome).await?;
@@ -352,6 +381,10 @@ impl Leader {
             if self.may(&act, now) {
                 self.begin(act);
             }
+        }
+        self.measure();
+        if let Some(director) = &self.tools.director {
+            director.set_aim(self.aim());
         }
         self.direct(&observed_health);
         self.tidy_journal().await?;
@@ -376,11 +409,15 @@ impl Leader {
             self.counted = now;
             return Ok(());
         }
-        let spent = self.spent(rollout);
+        let passed = self.counted.elapsed();
         self.counted = now;
+        // A step that only takes its time is bounded by itself.
+        let waits = self.count_step(passed);
         let Some(rollout) = &mut self.rollout else { return Ok(()) };
-        rollout.spent = spent;
-        if spent >= rollout.strategy.progress_deadline {
+        if !waits {
+            rollout.spent += passed;
+        }
+        if rollout.spent >= rollout.strategy.progress_deadline {
             let reason = format!("no instance got healthy within {:?}", rollout.strategy.progress_deadline);
             rollout.spent = Duration::ZERO;
             return self.turned(reason).await;

@@ -53,6 +53,9 @@ impl Leader {
         if let Some(director) = &self.tools.director {
             // One that is being removed keeps its traffic until nothing of it runs.
             director.set_traffic(self.input.value.traffic.as_ref(), &self.input.value.former);
+            // What a rollout showed before it was promoted may still be there.
+            let shown = self.state.strategy.iter().filter_map(|strategy| strategy.blue_green.as_ref());
+            shown.for_each(|blue_green| director.suspect_domains(&blue_green.preview));
         }
         Ok(())
     }
@@ -137,7 +140,9 @@ impl Leader {
                 None => director.forget(&id, None),
             }
         }
-        for (slot, number) in self.state.slots.iter().filter(|(slot, _)| !self.busy.contains_key(slot)) {
+        let beside = self.rollout.iter().flat_map(|r| r.beside().iter().map(move |slot| (slot, &r.to)));
+        let wanted = self.state.slots.iter().chain(beside);
+        for (slot, number) in wanted.filter(|(slot, _)| !self.busy.contains_key(slot)) {
             let Some(revision) = self.revisions.get(number) else { continue };
             let (Some(instance), _) = self.observed.split(*slot, &revision.id) else { continue };
             if instance.state != InstanceState::Running {

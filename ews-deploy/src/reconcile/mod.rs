@@ -1,7 +1,7 @@
 //! One reconciler per service: whoever holds its lease looks, decides and acts.
 //!
 //! `lead` is the lease, `leader` the loop; `look` is what it sees, `work` what it lets be done, `rollouts` and `history` what it does
-//! about rollouts and their past; `unit` is the work on one slot, `narrate` the events.
+//! about rollouts and their past, `steps` about canaries; `unit` is the work on one slot, `narrate` the events.
 
 mod history;
 mod lead;
@@ -9,6 +9,7 @@ mod leader;
 mod look;
 mod narrate;
 mod rollouts;
+mod steps;
 mod unit;
 mod work;
 
@@ -17,6 +18,7 @@ use std::time::Duration;
 
 use ews_core::balancer::Balancer;
 use ews_core::clock::Clock;
+use ews_core::metrics::Metrics;
 use ews_core::probe::Prober;
 use ews_core::{Bus, Runtime, ServiceName, Store};
 use tokio::sync::watch;
@@ -41,6 +43,7 @@ pub(crate) struct Workshop {
     pub(crate) runtime: Arc<dyn Runtime>,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) balancer: Option<Arc<dyn Balancer>>,
+    pub(crate) metrics: Option<Arc<dyn Metrics>>,
     pub(crate) prober: Prober,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) bus: Bus<DeployEvent>,
@@ -78,6 +81,7 @@ pub(crate) async fn reconcile(
             service: service.clone(),
             runtime: Arc::clone(&workshop.runtime),
             director,
+            metrics: workshop.metrics.clone(),
             prober: workshop.prober.clone(),
             repository: repository.clone(),
             lead,

@@ -6,10 +6,11 @@ use ews_core::{InstanceState, Result};
 use tokio::time::Instant;
 
 use super::leader::Leader;
+use crate::analysis::Run;
 use crate::decide::{self, Act, Cause, Health};
 use crate::event::EventKind;
-use crate::plan::{self, Question};
-use crate::record::{End, RolloutRequest, RolloutState, Versioned, numbered};
+use crate::plan::{self, Question, UnitOrder};
+use crate::record::{CanaryState, End, RolloutRequest, RolloutState, Versioned, numbered};
 use crate::rollout::{Outcome, Phase, RolloutReport, UnitFailure};
 use crate::strategy::OnFailure;
 
@@ -71,9 +72,11 @@ impl Leader {
             observed: &self.observed,
             strategy: &asked.strategy,
             rollback: asked.rollback,
+            served: self.input.value.traffic.is_some(),
             capabilities: &capabilities,
             base: plan::Base::default(),
         });
+        let steps = !plan.steps.is_empty();
         let rollout = RolloutState {
             number: asked.number,
             to: asked.revision,
@@ -87,6 +90,7 @@ impl Leader {
             held: None,
             waits: None,
             approved: 0,
+            canary: steps.then(CanaryState::default),
             cause: String::new(),
             failures: Vec::new(),
             failed: 0,
@@ -111,6 +115,12 @@ impl Leader {
             slots: plan.units().count(),
             batches: plan.batches.len(),
         });
+        self.told_step = None;
+        if steps && plan.order == UnitOrder::StopFirst {
+            // Whoever asked was told so, but the count may have changed since.
+            self.cause(format!("new instances can't stand beside old ones: {}", plan.order_reason));
+            return self.concluded(Outcome::Failed).await;
+        }
         Ok(())
     }
 
@@ -125,6 +135,15 @@ impl Leader {
             rollout.cause.clear();
             if let Some(batch) = rollout.waits.take() {
                 rollout.approved = batch;
+            }
+            let mut is_good = false;
+            if let Some(canary) = &mut rollout.canary {
+                is_good = canary.asks;
+                // What is measured is measured anew.
+                (canary.run, canary.along) = (Run::default(), Run::default());
+            }
+            if is_good {
+                self.next_step();
             }
             self.draft()?.commit().await?;
             self.begin_batches();

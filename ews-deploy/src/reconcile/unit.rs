@@ -13,11 +13,12 @@ use std::time::Duration;
 
 use ews_core::balancer::MemberState;
 use ews_core::clock::Clock;
+use ews_core::metrics::Metrics;
 use ews_core::probe::{Prober, Target};
 use ews_core::runtime::{CreateOptions, LogOptions, RemoveOptions, StopOptions, WaitOptions};
 use ews_core::{
     Error, ErrorKind, ExitStatus, Instance, InstanceId, InstanceKey, InstanceState, OwnerId, Result, Retry,
-    Revision, Runtime, Selector, ServiceName,
+    Revision, RevisionId, Runtime, Selector, ServiceName,
 };
 use futures_util::StreamExt as _;
 use tokio::sync::watch;
@@ -39,6 +40,7 @@ pub(crate) struct Tools {
     pub(crate) service: ServiceName,
     pub(crate) runtime: Arc<dyn Runtime>,
     pub(crate) director: Option<Director>,
+    pub(crate) metrics: Option<Arc<dyn Metrics>>,
     pub(crate) prober: Prober,
     pub(crate) repository: Repository,
     pub(crate) lead: Lead,
@@ -69,6 +71,17 @@ impl Tools {
     }
 }
 
+/// Which instances of a slot are not touched though they are not the one that fills it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Spare {
+    /// None: they are left over.
+    Nothing,
+    /// Those of this revision stand beside it.
+    Beside(RevisionId),
+    /// Those of every other revision: the work is on one that stands beside them.
+    Others,
+}
+
 /// One piece of work.
 pub(crate) struct Unit {
     pub(crate) tools: Arc<Tools>,
@@ -76,6 +89,7 @@ pub(crate) struct Unit {
     /// What it is filled with.
     pub(crate) revision: Option<(u64, Revision)>,
     pub(crate) order: UnitOrder,
+    pub(crate) spare: Spare,
     /// The rollout whose unit it is.
     pub(crate) rollout: Option<u64>,
     pub(crate) limits: GateLimits,
@@ -204,7 +218,12 @@ impl Unit {
             .with_context("instance", &unknown.id)
             .into());
         }
-        let (mine, left) = split(&instances, &revision.id);
+        let (mine, mut left) = split(&instances, &revision.id);
+        left.retain(|instance| match &self.spare {
+            Spare::Nothing => true,
+            Spare::Beside(beside) => instance.key.revision != *beside,
+            Spare::Others => instance.key.revision == revision.id,
+        });
         if self.order == UnitOrder::StopFirst && mine.is_none_or(|mine| !mine.state.is_running()) {
             for instance in &left {
                 self.quiesce(instance).await?;

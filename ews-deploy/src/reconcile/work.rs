@@ -7,8 +7,8 @@ use ews_core::{InstanceId, Result};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::leader::{Again, Busy, Leader};
-use super::unit::{End, Unit, journal_key};
+use super::leader::{Again, Busy, Leader, Spot};
+use super::unit::{End, Spare, Unit, journal_key};
 use crate::decide::{Act, Cause};
 use crate::event::{EventKind, Step};
 use crate::plan;
@@ -44,8 +44,9 @@ impl Leader {
 
     /// Whether work that supervision or a rollout wants may begin now.
     pub(super) fn may(&mut self, act: &Act, now: Instant) -> bool {
+        let spot = act.spot();
         let slot = act.slot();
-        if self.again.get(&slot).is_some_and(|again| again.until > now) {
+        if self.again.get(&spot).is_some_and(|again| again.until > now) {
             return false;
         }
         let (number, reason) = match act {
@@ -54,7 +55,7 @@ impl Leader {
             _ => return true,
         };
         let Some(revision) = self.revisions.get(&number) else { return false };
-        match self.restarts.lost(slot, now, &revision.spec.restart) {
+        match self.restarts.lost(spot, now, &revision.spec.restart) {
             May::Now => true,
             May::Later(_, told) => {
                 let instance = self.observed.split(slot, &revision.id).0.map(|instance| instance.id.clone());
@@ -77,6 +78,8 @@ impl Leader {
     pub(super) fn begin(&mut self, act: Act) {
         let slot = act.slot();
         let strategy = self.strategy().clone();
+        let (_, beside) = act.spot();
+        let spare = self.spare(&act);
         let (number, unit_of) = match &act {
             Act::Fill { revision, cause: Cause::Rollout, .. } => {
                 (Some(*revision), self.rollout.as_ref().map(|rollout| rollout.number))
@@ -98,6 +101,7 @@ impl Leader {
             slot,
             revision,
             order,
+            spare,
             rollout: unit_of,
             limits: GateLimits { min_healthy, deadline: strategy.healthy_deadline, flaps: strategy.flaps },
             drain: strategy.drain,
@@ -105,7 +109,7 @@ impl Leader {
             interrupted,
             way: Mutex::default(),
         };
-        self.busy.insert(slot, Busy { interrupt, rollout: unit_of, revision: number });
+        self.busy.insert(slot, Busy { interrupt, rollout: unit_of, revision: number, beside });
         self.units.spawn(async move {
             let end = match act {
                 Act::Fill { .. } => unit.fill().await,
@@ -114,6 +118,20 @@ impl Leader {
             };
             (slot, end)
         });
+    }
+
+    /// Which instances of the slot the work leaves alone.
+    fn spare(&self, act: &Act) -> Spare {
+        match act {
+            Act::Fill { beside: true, .. } | Act::Bounce { beside: true, .. } => Spare::Others,
+            Act::Fill { slot, revision, .. } | Act::Bounce { slot, revision, .. } => {
+                let rollout = self.rollout.as_ref();
+                let beside = rollout.filter(|r| r.to != *revision && r.beside().contains(slot));
+                let new = beside.and_then(|rollout| self.revisions.get(&rollout.to));
+                new.map_or(Spare::Nothing, |new| Spare::Beside(new.id.clone()))
+            }
+            Act::Clear { .. } => Spare::Nothing,
+        }
     }
 
     pub(super) fn strategy(&self) -> &Strategy {
@@ -139,14 +157,17 @@ impl Leader {
     /// Work on a slot ended.
     pub(super) async fn ended(&mut self, slot: u32, end: End) -> Result<()> {
         let Some(busy) = self.busy.remove(&slot) else { return Ok(()) };
+        let spot: Spot = (slot, busy.beside);
         let mut failed = None;
         let mut filled = None;
         match end {
             End::Filled(instance) => {
-                self.again.remove(&slot);
+                self.again.remove(&spot);
                 if busy.revision.is_some() && busy.revision == self.rollout.as_ref().map(|rollout| rollout.to)
                 {
-                    self.watched.insert(slot, Some(Instant::now()));
+                    // One that stood beside has been watched since then.
+                    let since = self.watched.get(&slot).copied().flatten().filter(|_| !busy.beside);
+                    self.watched.insert(slot, Some(since.unwrap_or_else(Instant::now)));
                 }
                 if let Some(revision) = busy.revision.and_then(|number| self.revisions.get(&number)) {
                     filled = Some(EventKind::Filled { slot, instance, revision: revision.id.clone() });
@@ -155,7 +176,14 @@ impl Leader {
                 if let (Some(rollout), Some(number)) = (rolling, busy.revision)
                     && rollout.slots.contains(&slot)
                 {
-                    self.state.slots.insert(slot, number);
+                    match &mut rollout.canary {
+                        Some(canary) if busy.beside => {
+                            canary.up.insert(slot);
+                        }
+                        _ => {
+                            self.state.slots.insert(slot, number);
+                        }
+                    }
                     if self.healthy.insert(slot) {
                         rollout.spent = Duration::ZERO;
                         self.counted = Instant::now();
@@ -167,13 +195,14 @@ impl Leader {
                 }
             }
             End::Cleared => {
-                self.again.remove(&slot);
+                self.again.remove(&(slot, false));
+                self.again.remove(&(slot, true));
                 self.restarts.forget(slot);
             }
             End::Interrupted => {}
             End::Failed(failure) => {
                 self.tools.narrator.tell(EventKind::UnitFailed((*failure).clone()));
-                self.postpone(slot, None);
+                self.postpone(spot, None);
                 failed = busy.rollout.map(|number| (number, busy.revision, *failure));
             }
             End::Again { error, at, healthy } => {
@@ -182,7 +211,7 @@ impl Leader {
                 if healthy && busy.rollout.is_some() && self.healthy.insert(slot) {
                     self.progressed();
                 }
-                self.postpone(slot, at);
+                self.postpone(spot, at);
                 self.tools.narrator.tell(EventKind::Retrying { slot, reason: error.to_string() });
             }
         }
@@ -201,13 +230,13 @@ impl Leader {
     }
 
     /// The pause doubles while it is the same step that fails.
-    pub(super) fn postpone(&mut self, slot: u32, at: Option<(Step, Option<InstanceId>)>) {
-        let count = match self.again.get(&slot) {
+    pub(super) fn postpone(&mut self, spot: Spot, at: Option<(Step, Option<InstanceId>)>) {
+        let count = match self.again.get(&spot) {
             Some(before) if before.at == at => before.count + 1,
             _ => 0,
         };
         let pause = AGAIN.0.saturating_mul(2_u32.saturating_pow(count)).min(AGAIN.1);
-        self.again.insert(slot, Again { until: Instant::now() + pause, count, at });
+        self.again.insert(spot, Again { until: Instant::now() + pause, count, at });
     }
 
     pub(super) fn progressed(&mut self) {

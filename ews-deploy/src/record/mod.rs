@@ -16,10 +16,10 @@
 
 mod repository;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use ews_core::balancer::DomainName;
+use ews_core::balancer::{AttributeMatch, DomainName};
 use ews_core::store::Schema;
 use ews_core::time::duration;
 use ews_core::{InstanceId, Revision, ServiceName, Timestamp};
@@ -27,11 +27,12 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use repository::{Draft, Repository, Versioned, numbered};
 
+use crate::analysis::Run;
 use crate::event::Step;
 use crate::plan::UnitOrder;
 use crate::request::Traffic;
 use crate::rollout::{Outcome, Phase, UnitFailure};
-use crate::strategy::Strategy;
+use crate::strategy::{Batch, Strategy};
 
 /// What is asked of a service.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -172,6 +173,9 @@ pub(crate) struct RolloutState {
     /// The last batch that was approved; before any was, the first may begin.
     #[serde(default)]
     pub(crate) approved: usize,
+    /// How far its steps have come; `None` where it has none.
+    #[serde(default)]
+    pub(crate) canary: Option<CanaryState>,
     pub(crate) cause: String,
     pub(crate) failures: Vec<UnitFailure>,
     /// How many failures there were in all.
@@ -184,6 +188,30 @@ pub(crate) struct RolloutState {
     pub(crate) outcome: Option<Outcome>,
     pub(crate) started_at: Timestamp,
     pub(crate) ended_at: Option<Timestamp>,
+}
+
+/// How far a canary has come.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CanaryState {
+    /// How many steps are made.
+    pub(crate) made: usize,
+    /// The share of the traffic, in hundredths, once a step set one.
+    pub(crate) weight: Option<u8>,
+    /// The number of instances, once a step set one.
+    pub(crate) replicas: Option<Batch>,
+    pub(crate) matching: Vec<AttributeMatch>,
+    /// The slots whose new instance was found healthy beside the old one.
+    pub(crate) up: BTreeSet<u32>,
+    /// How long the step under way has gone on.
+    #[serde(with = "duration")]
+    pub(crate) spent: Duration,
+    /// Whether it waits for somebody to say that the step is good.
+    pub(crate) asks: bool,
+    /// Of the step under way.
+    pub(crate) run: Run,
+    /// Of what is measured all along.
+    pub(crate) along: Run,
 }
 
 impl Schema for RolloutState {

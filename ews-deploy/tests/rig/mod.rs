@@ -11,6 +11,7 @@
 
 mod guard;
 mod killing;
+mod metrics;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -36,6 +37,7 @@ use ews_deploy::{
 
 pub(crate) use guard::Guard;
 pub(crate) use killing::{Kill, KillingStore};
+pub(crate) use metrics::{Say, Sayings};
 
 /// The service under test.
 pub(crate) fn web() -> ServiceName {
@@ -49,6 +51,7 @@ pub(crate) struct World {
     pub(crate) guard: Arc<Guard>,
     pub(crate) store: Arc<MemoryStore>,
     pub(crate) checks: Arc<Checks>,
+    pub(crate) metrics: Arc<Sayings>,
 }
 
 /// A controller's life.
@@ -70,7 +73,8 @@ impl World {
         let engine = FakeEngine::new(FakeConfig::default());
         let balancer = FakeBalancer::new();
         let guard = Arc::new(Guard::new(balancer.clone(), engine.clone()));
-        Self { engine, balancer, guard, store: Arc::new(MemoryStore::new()), checks: Arc::default() }
+        let store = Arc::new(MemoryStore::new());
+        Self { engine, balancer, guard, store, checks: Arc::default(), metrics: Arc::default() }
     }
 
     pub(crate) async fn controller(&self, name: &str) -> Controller {
@@ -81,6 +85,7 @@ impl World {
         let runtime = Arc::new(FakeRuntime::connect(&self.engine));
         let parts = DeployParts::new(Arc::clone(&runtime) as _, store)
             .with_balancer(Arc::clone(&self.guard) as _)
+            .with_metrics(Arc::clone(&self.metrics) as _)
             .with_checker(Arc::new(ByLabel(self.engine.clone(), Arc::clone(&self.checks))));
         let config = DeployConfig::new("acme".parse().unwrap()).with_controller(name);
         Controller { deployer: Deployer::start(parts, config).await.unwrap(), runtime }
@@ -118,6 +123,39 @@ impl World {
     pub(crate) async fn objects(&self) -> Vec<Object> {
         let found = self.balancer.objects(&ObjectQuery::kinds([])).await.unwrap();
         found.into_iter().map(|stored| stored.object).collect()
+    }
+
+    /// The rules of a set of routes, each as the versions that it forwards to and their weights.
+    pub(crate) async fn rules(&self, routes: &str) -> Vec<BTreeMap<String, u32>> {
+        let objects = self.objects().await;
+        let version = |pool: &ews_core::PoolId| {
+            pool.as_str().split_once(".r").unwrap().1.split_once('-').unwrap().0.to_owned()
+        };
+        let found = objects.iter().find_map(|object| match object {
+            Object::RouteSet(set) if set.id.as_str() == routes => Some(set),
+            _ => None,
+        });
+        let rules = found.into_iter().flat_map(|set| &set.rules);
+        let shares = rules.map(|rule| match &rule.action {
+            ews_core::balancer::RouteAction::Forward(pools) => {
+                pools.iter().map(|share| (format!("v{}", version(&share.pool)), share.weight)).collect()
+            }
+            _ => BTreeMap::new(),
+        });
+        shares.collect()
+    }
+
+    /// The share of a version in hundredths.
+    pub(crate) async fn share(&self, version: &str) -> u32 {
+        let rules = self.rules("web").await;
+        let shares = rules.first().unwrap();
+        let all: u32 = shares.values().sum();
+        shares.get(version).copied().unwrap_or_default() * 100 / all.max(1)
+    }
+
+    /// How many instances of a version there are.
+    pub(crate) async fn count(&self, version: &str) -> usize {
+        self.versions_seen().await.iter().filter(|seen| *seen == version).count()
     }
 
     /// The endpoints that take traffic, as instances.

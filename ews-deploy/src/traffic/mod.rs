@@ -8,6 +8,8 @@
 //! Change ids are made from the fencing token and a number: unique in the life of a lock, and equal where a change is sent again
 //! because its answer was lost.
 
+mod aim;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -21,6 +23,8 @@ use ews_core::{
     Result, Retry, RevisionId, RouteSetId, ServiceName,
 };
 use tokio::time::{Instant, sleep, timeout};
+
+pub(crate) use aim::{Aim, CanaryAim};
 
 use crate::request::Traffic;
 
@@ -49,6 +53,7 @@ struct Wanted {
     endpoints: BTreeMap<EndpointKey, Entry>,
     /// The revisions whose pools may be at the balancer.
     revisions: BTreeSet<RevisionId>,
+    aim: Aim,
     /// Whether the balancer may have something else.
     dirty: bool,
 }
@@ -56,6 +61,7 @@ struct Wanted {
 #[derive(Clone, PartialEq)]
 struct Entry {
     pool: PoolId,
+    revision: RevisionId,
     endpoint: Endpoint<EndpointAddress>,
     state: MemberState,
 }
@@ -95,6 +101,11 @@ impl Director {
         RouteSetId::new(self.service.as_str())
     }
 
+    /// The routes by which a new revision is looked at before it is promoted.
+    fn preview(&self) -> Result<RouteSetId> {
+        preview_of(&self.service)
+    }
+
     /// Takes up what the balancer has: what an earlier controller put there serves on until something is known of it.
     pub(crate) async fn adopt(
         &self,
@@ -105,13 +116,16 @@ impl Director {
         let stored = self.stored(&revisions).await?;
         let runs: BTreeMap<_, _> =
             instances.iter().filter(|i| i.state.is_running()).map(|i| (&i.id, i.incarnation)).collect();
+        let of: BTreeMap<_, _> = instances.iter().map(|i| (&i.id, &i.key.revision)).collect();
         let mut wanted = self.wanted();
         for found in stored {
             if let Object::Endpoint(member) = found.object {
                 let key = member.endpoint.key.clone();
-                if runs.get(&key.instance) == Some(&key.incarnation) {
-                    let entry = Entry { pool: member.pool, endpoint: member.endpoint, state: member.state };
-                    wanted.endpoints.insert(key, entry);
+                let revision = of.get(&key.instance).map(|revision| (*revision).clone());
+                if let Some(revision) = revision.filter(|_| runs.get(&key.instance) == Some(&key.incarnation))
+                {
+                    let (pool, endpoint, state) = (member.pool, member.endpoint, member.state);
+                    wanted.endpoints.insert(key, Entry { pool, revision, endpoint, state });
                 }
             }
         }
@@ -132,6 +146,21 @@ impl Director {
         wanted.domains.extend(former.iter().cloned());
     }
 
+    /// Who gets which share from now on.
+    pub(crate) fn set_aim(&self, aim: Aim) {
+        let mut wanted = self.wanted();
+        if wanted.aim != aim {
+            let before = std::mem::replace(&mut wanted.aim, aim);
+            wanted.domains.extend(before.canary.into_iter().flat_map(|canary| canary.preview));
+            wanted.dirty = true;
+        }
+    }
+
+    /// Domains that may be at the balancer though nobody wants them any more.
+    pub(crate) fn suspect_domains(&self, domains: &[DomainName]) {
+        self.wanted().domains.extend(domains.iter().cloned());
+    }
+
     /// Wants an instance's endpoint in this state.
     pub(crate) fn want(&self, instance: &Instance, state: MemberState) -> Result<()> {
         let pool = self.pool(&instance.key.revision)?;
@@ -147,7 +176,8 @@ impl Director {
         };
         wanted.revisions.insert(instance.key.revision.clone());
         let key = endpoint.key.clone();
-        let entry = Entry { pool, endpoint: endpoint.into(), state };
+        let revision = instance.key.revision.clone();
+        let entry = Entry { pool, revision, endpoint: endpoint.into(), state };
         if wanted.endpoints.get(&key) != Some(&entry) {
             wanted.endpoints.insert(key, entry);
             wanted.dirty = true;
@@ -303,10 +333,13 @@ impl Director {
     /// What the balancer has of the service.
     async fn stored(&self, revisions: &BTreeSet<RevisionId>) -> Result<Vec<Stored>> {
         let routes = self.routes()?;
-        let mut names = vec![ObjectRef::RouteSet(routes.clone())];
+        let preview = self.preview()?;
+        let mut names = vec![ObjectRef::RouteSet(routes.clone()), ObjectRef::RouteSet(preview.clone())];
         {
             let wanted = self.wanted();
+            let previews = wanted.aim.canary.iter().flat_map(|canary| &canary.preview);
             let domains = wanted.traffic.iter().flat_map(|traffic| &traffic.domains).chain(&wanted.domains);
+            let domains = domains.chain(previews);
             names.extend(domains.cloned().collect::<BTreeSet<_>>().into_iter().map(ObjectRef::Domain));
         }
         let mut pools = Vec::new();
@@ -323,7 +356,8 @@ impl Director {
             stored.extend(self.page(ObjectQuery::pool(pool)).await?);
         }
         // A domain that somebody else's routes serve by now is theirs.
-        stored.retain(|stored| !matches!(&stored.object, Object::Domain(domain) if domain.routes != routes));
+        let is_ours = |domain: &Domain| domain.routes == routes || domain.routes == preview;
+        stored.retain(|stored| !matches!(&stored.object, Object::Domain(domain) if !is_ours(domain)));
         Ok(stored)
     }
 
@@ -395,55 +429,87 @@ impl Director {
         let mut objects = BTreeMap::new();
         let Some(traffic) = &wanted.traffic else { return Ok(objects) };
         let mut add = |object: Object| objects.insert(object.reference(), object);
-        let mut shares: BTreeMap<PoolId, u32> = BTreeMap::new();
+        let mut active: BTreeMap<RevisionId, u32> = BTreeMap::new();
         for entry in wanted.endpoints.values() {
             let mut member = Member::new(entry.pool.clone(), entry.endpoint.clone());
             member.state = entry.state;
             add(Object::Endpoint(member));
-            let share = shares.entry(entry.pool.clone()).or_default();
-            if entry.state == MemberState::Active {
-                *share = (*share + 1).min(Member::MAX_WEIGHT);
-            }
+            let count = active.entry(entry.revision.clone()).or_default();
+            *count += u32::from(entry.state == MemberState::Active);
         }
         for revision in &wanted.revisions {
             let id = self.pool(revision)?;
             // A rule must forward to one pool at least, though nobody be in it.
-            if shares.contains_key(&id) || (shares.is_empty() && wanted.revisions.last() == Some(revision)) {
-                shares.entry(id.clone()).or_default();
+            if active.contains_key(revision)
+                || (active.is_empty() && wanted.revisions.last() == Some(revision))
+            {
+                active.entry(revision.clone()).or_default();
                 let mut pool = Pool::new(id);
                 pool.labels =
                     Labels::new([("service", self.service.as_str()), ("revision", revision.as_str())])?;
                 add(Object::Pool(pool));
             }
         }
-        if shares.is_empty() {
+        if active.is_empty() {
             return Ok(objects);
         }
-        let pools = shares.into_iter().map(|(pool, weight)| WeightedPool { pool, weight }).collect();
-        let rule = RouteRule::new(PathMatch::Prefix(traffic.path.clone()), RouteAction::Forward(pools));
-        let routes = self.routes()?;
-        add(Object::RouteSet(RouteSet { id: routes.clone(), rules: vec![rule] }));
-        for name in &traffic.domains {
-            add(Object::Domain(Domain {
-                name: name.clone(),
-                routes: routes.clone(),
-                certificate: None,
-                policy: None,
-            }));
+        let canary = wanted.aim.canary.as_ref();
+        let is_new = |revision: &RevisionId| canary.is_some_and(|canary| canary.to == *revision);
+        let mut shares: Vec<_> = aim::shares(&active, &wanted.aim).into_iter().collect();
+        // A split by hash takes users from the last pool to none of the others as its share grows.
+        shares.sort_by_key(|(revision, _)| is_new(revision));
+        let mut pools = Vec::new();
+        for (revision, weight) in shares {
+            pools.push(WeightedPool { pool: self.pool(&revision)?, weight });
         }
+        let path = || PathMatch::Prefix(traffic.path.clone());
+        let mut rule = RouteRule::new(path(), RouteAction::Forward(pools));
+        rule.split_by = canary.and_then(|canary| canary.split_by.clone());
+        let mut rules = vec![rule];
+        let seen = canary.filter(|canary| active.get(&canary.to).is_some_and(|count| *count > 0));
+        if let Some(canary) = seen {
+            let pool = || -> Result<_> { Ok(vec![WeightedPool { pool: self.pool(&canary.to)?, weight: 1 }]) };
+            if !canary.matching.is_empty() {
+                let mut rule = RouteRule::new(path(), RouteAction::Forward(pool()?));
+                rule.attributes.clone_from(&canary.matching);
+                rules.push(rule);
+            }
+            if !canary.preview.is_empty() {
+                let rule = RouteRule::new(path(), RouteAction::Forward(pool()?));
+                self.front(&mut add, self.preview()?, vec![rule], &canary.preview);
+            }
+        }
+        self.front(&mut add, self.routes()?, rules, &traffic.domains);
         Ok(objects)
+    }
+
+    /// A set of routes and the domains that it serves.
+    fn front(
+        &self,
+        add: &mut impl FnMut(Object) -> Option<Object>,
+        routes: RouteSetId,
+        rules: Vec<RouteRule>,
+        domains: &[DomainName],
+    ) {
+        add(Object::RouteSet(RouteSet { id: routes.clone(), rules }));
+        for name in domains {
+            let (name, routes) = (name.clone(), routes.clone());
+            add(Object::Domain(Domain { name, routes, certificate: None, policy: None }));
+        }
     }
 
     /// Refuses domains that somebody else's routes serve.
     pub(crate) async fn check_domains(
         balancer: &dyn Balancer,
         service: &ServiceName,
-        traffic: &Traffic,
+        domains: &[DomainName],
     ) -> Result<()> {
-        let names = traffic.domains.iter().cloned().map(ObjectRef::Domain);
+        let preview = preview_of(service)?;
+        let names = domains.iter().cloned().map(ObjectRef::Domain);
         for found in balancer.objects(&ObjectQuery::only(names)).await? {
             if let Object::Domain(domain) = found.object
                 && domain.routes.as_str() != service.as_str()
+                && domain.routes != preview
             {
                 return Err(Error::new(
                     ErrorKind::AlreadyExists,
@@ -457,4 +523,8 @@ impl Director {
         }
         Ok(())
     }
+}
+
+fn preview_of(service: &ServiceName) -> Result<RouteSetId> {
+    RouteSetId::new(format!("{service}.preview"))
 }
