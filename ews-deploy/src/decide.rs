@@ -11,10 +11,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ews_core::probe::{Startup, Status};
 use ews_core::spec::lifecycle::RestartCondition;
-use ews_core::{Instance, InstanceId, InstanceState, Revision};
+use ews_core::{Instance, InstanceId, InstanceState};
 
 use crate::canary::CanaryStep;
-use crate::record::{RolloutState, ServiceState};
+use crate::record::{RevisionRecord, RolloutState, ServiceState};
 use crate::rollout::{Outcome, Phase};
 use crate::slots::Slots;
 use crate::strategy::{Approval, Strategy};
@@ -30,7 +30,7 @@ pub(crate) struct Looked<'a> {
     pub(crate) halted: bool,
     /// Whether a new instance is still watched.
     pub(crate) watches: bool,
-    pub(crate) revisions: &'a BTreeMap<u64, Revision>,
+    pub(crate) revisions: &'a BTreeMap<u64, RevisionRecord>,
     pub(crate) health: Health<'a>,
 }
 
@@ -142,9 +142,16 @@ pub(crate) fn turn(looked: &Looked<'_>, rollout: &RolloutState) -> Turn {
             let back: Vec<u32> =
                 rollout.slots.iter().copied().filter(|slot| is_at(slot, rollout.to)).collect();
             if back.is_empty() {
-                let new = looked.revisions.get(&rollout.to).map(|revision| &revision.id);
+                let new = looked.revisions.get(&rollout.to).map(RevisionRecord::key);
+                let old = looked.revisions.get(&from);
+                let is_back = |instance: &Instance| {
+                    old.is_some_and(|old| {
+                        instance.key.revision == *old.key() && looked.state.has_files_of(&instance.key, old)
+                    })
+                };
                 let left = rollout.slots.iter().any(|slot| {
-                    looked.observed.of(*slot).iter().any(|instance| Some(&instance.key.revision) == new)
+                    let mut all = looked.observed.of(*slot).iter();
+                    all.any(|instance| Some(&instance.key.revision) == new && !is_back(instance))
                 });
                 return if left || working > 0 { Turn::Wait } else { Turn::Finish(Outcome::RolledBack) };
             }
@@ -216,12 +223,12 @@ fn look_after(
     looked: &Looked<'_>,
     slot: u32,
     number: u64,
-    revision: &Revision,
-    beside: Option<&Revision>,
+    revision: &RevisionRecord,
+    beside: Option<&RevisionRecord>,
 ) -> Option<Act> {
     let fill = |cause| Some(Act::Fill { slot, revision: number, cause, beside: false });
-    let (mine, mut left) = looked.observed.split(slot, &revision.id);
-    left.retain(|instance| beside.is_none_or(|beside| instance.key.revision != beside.id));
+    let (mine, mut left) = looked.observed.split(slot, revision.key());
+    left.retain(|instance| beside.is_none_or(|beside| instance.key.revision != *beside.key()));
     let Some(instance) = mine else {
         return fill(if left.is_empty() { Cause::Empty } else { Cause::Unfinished });
     };
@@ -230,8 +237,10 @@ fn look_after(
             if !left.is_empty() {
                 return fill(Cause::Unfinished);
             }
-            let why = why_not_live(looked, instance)?;
-            Some(Act::Bounce { slot, revision: number, why, beside: false })
+            if let Some(why) = why_not_live(looked, instance) {
+                return Some(Act::Bounce { slot, revision: number, why, beside: false });
+            }
+            if looked.state.has_files_of(&instance.key, revision) { None } else { fill(Cause::Unfinished) }
         }
         InstanceState::Created => fill(Cause::Unfinished),
         state => fill(Cause::Ended(how_it_ended(state, revision)?)),
@@ -239,10 +248,10 @@ fn look_after(
 }
 
 /// The new instance that stands beside the one that fills a slot.
-fn look_beside(looked: &Looked<'_>, slot: u32, number: u64, revision: &Revision) -> Option<Act> {
+fn look_beside(looked: &Looked<'_>, slot: u32, number: u64, revision: &RevisionRecord) -> Option<Act> {
     let fill = |cause| Some(Act::Fill { slot, revision: number, cause, beside: true });
-    let (mine, left) = looked.observed.split(slot, &revision.id);
-    let old = left.iter().any(|instance| instance.key.revision == revision.id);
+    let (mine, left) = looked.observed.split(slot, revision.key());
+    let old = left.iter().any(|instance| instance.key.revision == *revision.key());
     let Some(instance) = mine else { return fill(if old { Cause::Unfinished } else { Cause::Empty }) };
     match &instance.state {
         InstanceState::Running if old => fill(Cause::Unfinished),
@@ -265,8 +274,8 @@ fn why_not_live(looked: &Looked<'_>, instance: &Instance) -> Option<String> {
 }
 
 /// How an instance that is to be started again ended; `None` where it is not, or nobody knows, or the runtime is at it.
-fn how_it_ended(state: &InstanceState, revision: &Revision) -> Option<String> {
-    let condition = revision.spec.restart.condition;
+fn how_it_ended(state: &InstanceState, revision: &RevisionRecord) -> Option<String> {
+    let condition = revision.spec().restart.condition;
     match state {
         InstanceState::Exited(status) => match condition {
             RestartCondition::Never => None,

@@ -176,6 +176,10 @@ pub enum Step {
     Create,
     /// It is started.
     Start,
+    /// Files of a hotfix are laid over it.
+    Patch,
+    /// Its program is told that its files have changed.
+    Reload,
     /// It is watched until it is healthy.
     Gate,
     /// It gets traffic.
@@ -193,6 +197,8 @@ impl std::fmt::Display for Step {
         f.write_str(match self {
             Self::Create => "create",
             Self::Start => "start",
+            Self::Patch => "patch",
+            Self::Reload => "reload",
             Self::Gate => "gate",
             Self::Attach => "attach",
             Self::Drain => "drain",

@@ -3,7 +3,6 @@
 //! The same function makes the plan that a dry run shows and the one that a rollout follows. A plan remembers what it was made
 //! from, so that a stale one is refused.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -11,10 +10,11 @@ use ews_core::spec::platform::Isolation;
 use ews_core::spec::storage::MountKind;
 use ews_core::store::StoreRevision;
 use ews_core::time::duration;
-use ews_core::{InstanceId, Revision, RevisionId, RuntimeCapabilities, ServiceName, ServiceSpec};
+use ews_core::{InstanceId, RevisionId, RuntimeCapabilities, ServiceName, ServiceSpec};
 use serde::{Deserialize, Serialize};
 
 use crate::canary::CanaryStep;
+use crate::record::{RevisionRecord, ServiceState};
 use crate::slots::Slots;
 use crate::strategy::{Order, Strategy};
 
@@ -88,6 +88,11 @@ pub struct PlannedUnit {
 pub enum UnitAction {
     /// It is empty and gets an instance.
     Create,
+    /// Files are laid over its instance.
+    Patch {
+        /// Which.
+        instance: InstanceId,
+    },
     /// Its instances give way to a new one.
     Replace {
         /// Which.
@@ -103,7 +108,9 @@ pub enum UnitAction {
 impl Plan {
     /// How many instances it would create.
     pub fn creates(&self) -> usize {
-        self.units().filter(|unit| !matches!(unit.action, UnitAction::Keep { .. })).count()
+        let is_new =
+            |unit: &&PlannedUnit| matches!(unit.action, UnitAction::Create | UnitAction::Replace { .. });
+        self.units().filter(is_new).count()
     }
 
     /// Every unit, in order.
@@ -134,6 +141,9 @@ impl fmt::Display for Plan {
                         let names: Vec<_> = instances.iter().map(InstanceId::as_str).collect();
                         writeln!(f, "  ~ slot {}: replace {}", unit.slot, names.join(", "))?;
                     }
+                    UnitAction::Patch { instance } => {
+                        writeln!(f, "  ~ slot {}: patch {instance}", unit.slot)?
+                    }
                     UnitAction::Keep { instance } => writeln!(f, "  = slot {}: keep {instance}", unit.slot)?,
                 }
             }
@@ -147,10 +157,10 @@ impl fmt::Display for Plan {
 
 /// What a plan is made from.
 pub(crate) struct Question<'a> {
-    pub(crate) to: &'a Revision,
-    pub(crate) from: Option<&'a Revision>,
+    pub(crate) to: &'a RevisionRecord,
+    pub(crate) from: Option<&'a RevisionRecord>,
     /// What each slot shall run now.
-    pub(crate) slots: &'a BTreeMap<u32, u64>,
+    pub(crate) state: &'a ServiceState,
     pub(crate) desired: u32,
     pub(crate) observed: &'a Slots,
     pub(crate) strategy: &'a Strategy,
@@ -164,9 +174,10 @@ pub(crate) struct Question<'a> {
 
 /// Makes a plan.
 pub(crate) fn make(question: &Question<'_>) -> Plan {
-    let Question { to, from, slots, desired, observed, strategy, rollback, served, capabilities, base } =
+    let Question { to, from, state, desired, observed, strategy, rollback, served, capabilities, base } =
         *question;
-    let (order, order_reason) = order_of(strategy.order, &to.spec, desired, capabilities);
+    let (order, order_reason) = order_of(strategy.order, to.spec(), desired, capabilities);
+    let slots = &state.slots;
     let mut chosen: Vec<u32> = slots.keys().copied().collect();
     // What shall run and has no slot yet gets the lowest free ones.
     let missing = (desired as usize).saturating_sub(chosen.len());
@@ -181,8 +192,11 @@ pub(crate) fn make(question: &Question<'_>) -> Plan {
     };
     let mut rest = chosen.iter();
     let unit = |slot: u32| {
-        let (mine, left) = observed.split(slot, &to.id);
+        let (mine, left) = observed.split(slot, to.key());
         let action = match (mine, left.is_empty()) {
+            (Some(mine), true) if mine.state.is_running() && !state.has_files_of(&mine.key, to) => {
+                UnitAction::Patch { instance: mine.id.clone() }
+            }
             (Some(mine), true) => UnitAction::Keep { instance: mine.id.clone() },
             (None, true) => UnitAction::Create,
             (_, false) => UnitAction::Replace {
@@ -195,6 +209,18 @@ pub(crate) fn make(question: &Question<'_>) -> Plan {
         sizes.iter().map(|size| rest.by_ref().take(*size).map(|slot| unit(*slot)).collect()).collect();
 
     let mut warnings = Vec::new();
+    let overlay =
+        from.filter(|from| from.revision.id != to.revision.id).and_then(|from| from.overlay.as_ref());
+    let dropped = overlay.filter(|overlay| to.overlay.as_ref().is_none_or(|to| to.base != overlay.base));
+    if let (Some(overlay), Some(from)) = (dropped, from) {
+        let files: Vec<&str> = overlay.files.keys().map(String::as_str).take(10).collect();
+        warnings.push(format!(
+            "the hotfix {} is not carried over; what it changed must be in the new revision: {}{}",
+            from.revision.id,
+            files.join(", "),
+            if overlay.files.len() > files.len() { ", …" } else { "" }
+        ));
+    }
     if desired == 0 {
         warnings.push(
             "the service shall have no instances: the revision is recorded and nothing is started".to_owned(),
@@ -205,11 +231,11 @@ pub(crate) fn make(question: &Question<'_>) -> Plan {
             "the only instance stops before the new one starts: the service is down meanwhile".to_owned(),
         );
     }
-    if to.spec.instance.probes.readiness.is_none() && to.spec.instance.probes.startup.is_none() {
+    if to.spec().instance.probes.readiness.is_none() && to.spec().instance.probes.startup.is_none() {
         warnings.push("the service has neither a startup nor a readiness probe: an instance counts as ready when it runs".to_owned());
     }
     // A first deployment has nothing to compare with, and what is there already needs no care.
-    let changes = slots.values().any(|number| *number != to.number);
+    let changes = slots.values().any(|number| *number != to.revision.number);
     let steps = if from.is_some() && changes && !rollback { strategy.steps() } else { Vec::new() };
     let weighs = |step: &CanaryStep| matches!(step, CanaryStep::Weight(_));
     if !served && steps.iter().any(weighs) {
@@ -227,11 +253,11 @@ pub(crate) fn make(question: &Question<'_>) -> Plan {
     let at_least = steps.iter().map(waits).sum::<Duration>()
         + strategy.min_healthy.saturating_mul(count)
         + strategy.interval.saturating_mul(count.saturating_sub(1))
-        + if rollback || count == 0 { Duration::ZERO } else { strategy.watch(&to.spec) };
+        + if rollback || count == 0 { Duration::ZERO } else { strategy.watch(to.spec()) };
     Plan {
-        service: to.spec.name.clone(),
-        to: to.id.clone(),
-        from: from.map(|from| from.id.clone()),
+        service: to.spec().name.clone(),
+        to: to.revision.id.clone(),
+        from: from.map(|from| from.revision.id.clone()),
         order,
         order_reason,
         steps,

@@ -3,30 +3,32 @@
 use std::sync::Arc;
 
 use ews_core::spec::source::{ArtifactSource, Source};
-use ews_core::{ExitStatus, InstanceKey, NodeId, ServiceSpec, Timestamp};
+use ews_core::{ExitStatus, InstanceKey, NodeId, Revision, ServiceSpec, Timestamp};
 use proptest::prelude::{Just, Strategy as Any, any};
 use proptest::{collection, prop_assert, prop_assert_eq, prop_oneof, proptest};
 
 use super::*;
 use crate::plan::UnitOrder;
 
-fn revision(number: u64) -> Revision {
+fn revision(number: u64) -> RevisionRecord {
     let mut spec =
         ServiceSpec::new("web".parse().unwrap(), Source::Artifact(ArtifactSource::new("/srv/web")));
     spec.instance.args = vec![format!("v{number}")];
-    Revision::new(number, Arc::new(spec), Timestamp::EPOCH).unwrap()
+    let revision = Revision::new(number, Arc::new(spec), Timestamp::EPOCH).unwrap();
+    RevisionRecord { revision, overlay: None }
 }
 
-fn instance(revision: &Revision, slot: u32, generation: u32, state: InstanceState) -> Instance {
+fn instance(record: &RevisionRecord, slot: u32, generation: u32, state: InstanceState) -> Instance {
     let key = InstanceKey {
         owner: "acme".parse().unwrap(),
         service: "web".parse().unwrap(),
-        revision: revision.id.clone(),
+        revision: record.revision.id.clone(),
         slot,
         generation,
     };
     let node = NodeId::new("n1").unwrap();
-    let mut instance = Instance::new(key.to_id().unwrap(), key, node, revision.spec_hash(), Timestamp::EPOCH);
+    let mut instance =
+        Instance::new(key.to_id().unwrap(), key, node, record.revision.spec_hash(), Timestamp::EPOCH);
     instance.state = state;
     instance
 }
@@ -144,7 +146,7 @@ proptest! {
         with(&made, |looked| {
             for act in supervise(looked, &BTreeSet::new()) {
                 let Act::Fill { slot, revision: number, .. } = act else { continue };
-                let (mine, _) = looked.observed.split(slot, &revision(number).id);
+                let (mine, _) = looked.observed.split(slot, &revision(number).revision.id);
                 let unknown = mine.is_some_and(|mine| matches!(mine.state, InstanceState::Unknown { .. }));
                 prop_assert!(!unknown, "slot {slot}");
             }

@@ -1,7 +1,7 @@
 //! What a deployer is asked for: each call writes what is asked and returns.
 
 use ews_core::balancer::{Object, PathMatch, RouteAction, RouteRule, RouteSet};
-use ews_core::{Capability, Error, ErrorKind, Result, Revision, RevisionId, RouteSetId, ServiceName};
+use ews_core::{Capability, Error, ErrorKind, Result, RevisionId, RouteSetId, ServiceName};
 
 use super::Deployer;
 use super::found::{Found, collided};
@@ -113,23 +113,19 @@ impl Deployer {
         }
         let number = input.next_rollout;
         input.next_rollout += 1;
-        input.next_revision = input.next_revision.max(revision.number + 1);
+        input.next_revision = input.next_revision.max(revision.revision.number + 1);
         input.active = Some(RolloutRequest {
             number,
-            revision: revision.number,
+            revision: revision.revision.number,
             strategy: request.strategy.clone(),
             rollback: false,
             reason: request.reason.clone(),
         });
-        if let Some(key) = &request.key {
-            input.keys.push((key.clone(), number));
-            let surplus = input.keys.len().saturating_sub(ServiceInput::KEYS);
-            input.keys.drain(..surplus);
-        }
+        input.remember(request.key.as_deref(), number);
         let mut draft = Draft::new(repository)
             .expect("in/service", found.input.as_ref().map(|input| input.modified))?
             .put("in/service", &input)?
-            .put(&numbered("revision", revision.number), &RevisionRecord { revision })?;
+            .put(&numbered("revision", revision.revision.number), &revision)?;
         if found.scale.as_ref().is_none_or(|scale| scale.value.desired != desired) {
             let version = found.scale.as_ref().map_or(1, |scale| scale.value.version + 1);
             let scale = ScaleInput {
@@ -386,21 +382,21 @@ impl Deployer {
     async fn planned(
         &self,
         found: &Found,
-        revision: &Revision,
+        revision: &RevisionRecord,
         request: &DeployRequest,
         desired: u32,
         repository: &Repository,
     ) -> Result<Plan> {
         let from = match found.state.current {
-            Some(number) => repository.revision(number).await?.map(|record| record.revision),
+            Some(number) => repository.revision(number).await?,
             None => None,
         };
-        let observed = self.slots(&revision.spec.name).await?;
+        let observed = self.slots(&revision.spec().name).await?;
         let kept = found.input.as_ref().and_then(|input| input.value.traffic.as_ref());
         Ok(plan::make(&Question {
             to: revision,
             from: from.as_ref(),
-            slots: &found.state.slots,
+            state: &found.state,
             desired,
             observed: &observed,
             strategy: &request.strategy,

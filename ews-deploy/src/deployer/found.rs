@@ -81,24 +81,26 @@ impl Found {
         request: &DeployRequest,
         now: Timestamp,
         repository: &Repository,
-    ) -> Result<Revision> {
+    ) -> Result<RevisionRecord> {
         let kept = repository.revisions().await?;
-        let same = |record: &&RevisionRecord| *record.revision.spec == request.spec;
+        let same = |record: &&RevisionRecord| record.overlay.is_none() && *record.spec() == request.spec;
         if let Some(record) = kept.iter().rev().find(same) {
-            return Ok(record.revision.clone());
+            return Ok(record.clone());
         }
         let next = self.input.as_ref().map_or(1, |input| input.value.next_revision);
-        Revision::new(next, Arc::new(request.spec.clone()), now)
+        let revision = Revision::new(next, Arc::new(request.spec.clone()), now)?;
+        Ok(RevisionRecord { revision, overlay: None })
     }
 
     /// How many instances there shall be: the count of the spec where it is new or was changed, or else the count that holds.
-    pub(super) async fn desired_for(&self, revision: &Revision, repository: &Repository) -> Result<u32> {
-        let Some(scale) = &self.scale else { return Ok(revision.spec.replicas) };
+    pub(super) async fn desired_for(&self, record: &RevisionRecord, repository: &Repository) -> Result<u32> {
+        let Some(scale) = &self.scale else { return Ok(record.spec().replicas) };
         let before = match self.state.current {
             Some(number) => repository.revision(number).await?.map(|record| record.revision.spec.replicas),
             None => None,
         };
-        Ok(if before == Some(revision.spec.replicas) { scale.value.desired } else { revision.spec.replicas })
+        let replicas = record.spec().replicas;
+        Ok(if before == Some(replicas) { scale.value.desired } else { replicas })
     }
 }
 

@@ -5,6 +5,7 @@
 //! controller may be asked.
 
 mod ask;
+mod fix;
 mod found;
 mod tell;
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use ews_core::Result;
+use ews_core::store::Transaction;
 
 use super::leader::Leader;
 use crate::record::{Draft, numbered};
@@ -25,6 +26,9 @@ impl Leader {
         used.extend(state.current);
         used.extend(self.rollout.iter().flat_map(|rollout| rollout.from.into_iter().chain([rollout.to])));
         used.extend(self.input.value.active.iter().map(|active| active.revision));
+        // What a hotfix is laid over stays with it.
+        let below = |number: &u64| Some(self.revisions.get(number)?.overlay.as_ref()?.base);
+        used.extend(used.iter().filter_map(below).collect::<Vec<_>>());
         let unused: Vec<u64> =
             self.revisions.keys().copied().filter(|number| !used.contains(number)).collect();
         let surplus = unused.len().saturating_sub(keep);
@@ -39,8 +43,21 @@ impl Leader {
             }
             draft.commit().await?;
         }
+        let gone = old_revisions.len();
         for number in old_revisions {
             self.revisions.remove(number);
+        }
+        if gone == 0 {
+            return Ok(());
+        }
+        let kept = self.revisions.keys().copied().collect();
+        let stale = self.tools.repository.stale_blobs(&kept, 1_000).await?;
+        for part in stale.chunks(AT_ONCE) {
+            let mut transaction = Transaction::new().fence(self.tools.lead.fence().clone());
+            for key in part {
+                transaction = transaction.delete(key);
+            }
+            self.tools.repository.store().commit(&transaction).await?;
         }
         Ok(())
     }

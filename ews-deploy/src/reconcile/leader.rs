@@ -11,7 +11,7 @@ use std::time::Duration;
 use ews_core::bus::Subscription;
 use ews_core::probe::Probed;
 use ews_core::store::WatchStream;
-use ews_core::{ErrorKind, EventStream, InstanceId, Result, Retry, Revision};
+use ews_core::{ErrorKind, EventStream, InstanceId, Result, Retry};
 use futures_util::StreamExt as _;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -23,9 +23,10 @@ use crate::analysis::Numbers;
 use crate::config::DeployConfig;
 use crate::decide::{self, Act, Turn};
 use crate::event::{EventKind, Step};
+use crate::hotfix::Overlay;
 use crate::record::{
-    ControlInput, Draft, RolloutState, ScaleInput, ServiceInput, ServiceState, UnitJournal, Versioned,
-    numbered,
+    ControlInput, Draft, RevisionRecord, RolloutState, ScaleInput, ServiceInput, ServiceState, UnitJournal,
+    Versioned, numbered,
 };
 use crate::restarts::Restarts;
 use crate::rollout::{Outcome, Phase};
@@ -71,7 +72,7 @@ pub(super) struct Leader {
     pub(super) control: ControlInput,
     pub(super) state: ServiceState,
     pub(super) rollout: Option<RolloutState>,
-    pub(super) revisions: BTreeMap<u64, Revision>,
+    pub(super) revisions: BTreeMap<u64, RevisionRecord>,
     pub(super) observed: Slots,
     /// Whether the last listing succeeded.
     pub(super) sighted: bool,
@@ -123,9 +124,22 @@ impl Leader {
         };
         let mut revisions = BTreeMap::new();
         for record in repository.revisions().await? {
-            revisions.insert(record.revision.number, record.revision);
+            revisions.insert(record.revision.number, record);
         }
-        let journal = repository.units().await?.into_iter().map(|unit| (unit.slot, unit)).collect();
+        let journal: BTreeMap<u32, UnitJournal> =
+            repository.units().await?.into_iter().map(|unit| (unit.slot, unit)).collect();
+        let mut state = state;
+        for entry in journal.values() {
+            // Which files the instance has then is to be looked at, and its program to be told.
+            if matches!(entry.step, Step::Patch | Step::Reload | Step::Gate)
+                && entry.revision.and_then(|number| revisions.get(&number)).is_some_and(|record| {
+                    let of_it = |overlay: &Overlay| overlay.base_id == *record.key();
+                    revisions.values().any(|other| other.overlay.as_ref().is_some_and(of_it))
+                })
+            {
+                state.patched.insert(entry.slot, (0, ServiceState::UNKNOWN));
+            }
+        }
         let now = Instant::now();
         let leader = Self {
             config,

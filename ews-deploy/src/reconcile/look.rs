@@ -48,7 +48,7 @@ impl Leader {
             && !self.revisions.contains_key(&request.revision)
             && let Some(record) = repository.revision(request.revision).await?
         {
-            self.revisions.insert(record.revision.number, record.revision);
+            self.revisions.insert(record.revision.number, record);
         }
         if let Some(director) = &self.tools.director {
             // One that is being removed keeps its traffic until nothing of it runs.
@@ -81,12 +81,12 @@ impl Leader {
                 }
                 continue;
             }
-            let Some(revision) = self.revisions.values().find(|r| r.id == instance.key.revision) else {
+            let Some(revision) = self.revisions.values().find(|r| *r.key() == instance.key.revision) else {
                 continue;
             };
             let ago = instance.started_at.map(|at| self.tools.clock.now().since(at)).unwrap_or_default();
             let target =
-                Target::new(instance.clone(), revision.spec.instance.probes.clone()).with_started_ago(ago);
+                Target::new(instance.clone(), revision.spec().instance.probes.clone()).with_started_ago(ago);
             if let Err(error) = self.tools.prober.set(target) {
                 tracing::debug!(instance = %instance.id, %error, "not probed");
             }
@@ -97,7 +97,7 @@ impl Leader {
     pub(super) async fn adopt(&mut self) -> bool {
         let Some(director) = &self.tools.director else { return true };
         let instances: Vec<_> = self.observed.iter().cloned().collect();
-        let revisions = self.revisions.values().map(|revision| revision.id.clone());
+        let revisions = self.revisions.values().map(|record| record.key().clone());
         let adopted = timeout(self.config.call_limit, director.adopt(revisions, &instances)).await;
         match adopted {
             Ok(Ok(())) => true,
@@ -144,7 +144,7 @@ impl Leader {
         let wanted = self.state.slots.iter().chain(beside);
         for (slot, number) in wanted.filter(|(slot, _)| !self.busy.contains_key(slot)) {
             let Some(revision) = self.revisions.get(number) else { continue };
-            let (Some(instance), _) = self.observed.split(*slot, &revision.id) else { continue };
+            let (Some(instance), _) = self.observed.split(*slot, revision.key()) else { continue };
             if instance.state != InstanceState::Running {
                 continue;
             }

@@ -1,13 +1,15 @@
 //! One reconciler per service: whoever holds its lease looks, decides and acts.
 //!
 //! `lead` is the lease, `leader` the loop; `look` is what it sees, `work` what it lets be done, `rollouts` and `history` what it does
-//! about rollouts and their past, `steps` about canaries; `unit` is the work on one slot, `narrate` the events.
+//! about rollouts and their past, `steps` about canaries; `unit` is the work on one slot, `patch` that
+//! on the files of its instance, `narrate` the events.
 
 mod history;
 mod lead;
 mod leader;
 mod look;
 mod narrate;
+mod patch;
 mod rollouts;
 mod steps;
 mod unit;

@@ -67,7 +67,7 @@ impl Leader {
         let plan = plan::make(&Question {
             to,
             from: from.and_then(|number| self.revisions.get(&number)),
-            slots: &self.state.slots,
+            state: &self.state,
             desired: self.scale.desired,
             observed: &self.observed,
             strategy: &asked.strategy,
@@ -210,7 +210,7 @@ impl Leader {
             self.watched.insert(slot, None);
             let Some(rollout) = &self.rollout else { return Ok(()) };
             let Some(revision) = self.revisions.get(&rollout.to) else { return Ok(()) };
-            let instance = self.observed.split(slot, &revision.id).0;
+            let instance = self.observed.split(slot, revision.key()).0;
             let exit = instance.and_then(|instance| match &instance.state {
                 InstanceState::Exited(status) => Some(status.clone()),
                 _ => None,
@@ -219,7 +219,7 @@ impl Leader {
             let mut failure = UnitFailure {
                 slot,
                 instance: id.clone(),
-                revision: revision.id.clone(),
+                revision: revision.revision.id.clone(),
                 reason,
                 exit,
                 log: Vec::new(),
@@ -241,7 +241,7 @@ impl Leader {
     /// Why what supervision is about to do is a failure of the rollout, where it is one.
     fn relapse(&self, act: &Act) -> Option<String> {
         let rollout = self.rollout.as_ref().filter(|rollout| rollout.phase == Phase::Forward)?;
-        let monitor = rollout.strategy.watch(&self.revisions.get(&rollout.to)?.spec);
+        let monitor = rollout.strategy.watch(self.revisions.get(&rollout.to)?.spec());
         let since = (*self.watched.get(&act.slot())?)?;
         if rollout.rollback || since.elapsed() >= monitor || !rollout.slots.contains(&act.slot()) {
             return None;
@@ -261,7 +261,7 @@ impl Leader {
     /// Until when new instances are watched; `None` where none is, or the last is healthy for long enough.
     pub(super) fn watched_until(&self) -> Option<Instant> {
         let rollout = self.rollout.as_ref().filter(|rollout| rollout.phase == Phase::Forward)?;
-        let monitor = rollout.strategy.watch(&self.revisions.get(&rollout.to)?.spec);
+        let monitor = rollout.strategy.watch(self.revisions.get(&rollout.to)?.spec());
         if rollout.rollback || monitor.is_zero() {
             return None;
         }

@@ -38,7 +38,7 @@ impl Leader {
             }
             None => {}
         }
-        let named = numbers.iter().map(|number| self.revisions.get(number).map(|r| r.id.clone()));
+        let named = numbers.iter().map(|number| self.revisions.get(number).map(|r| r.key().clone()));
         // With a revision that is not known nothing can be said of who may have a share.
         Aim { entitled: named.collect(), canary }
     }
@@ -49,7 +49,7 @@ impl Leader {
         let is_promoted = rollout.step().is_none();
         let preview = strategy.blue_green.as_ref().filter(|_| state.weight.is_none());
         Some(CanaryAim {
-            to: self.revisions.get(&rollout.to)?.id.clone(),
+            to: self.revisions.get(&rollout.to)?.key().clone(),
             percent: state.weight.unwrap_or_default(),
             at_least: is_promoted,
             matching: state.matching.clone(),
@@ -193,7 +193,7 @@ impl Leader {
         {
             due.push((Which::Along, analysis.clone()));
         }
-        let name = |number: Option<u64>| Some(self.revisions.get(&number?)?.id.clone());
+        let name = |number: Option<u64>| Some(self.revisions.get(&number?)?.key().clone());
         let Some(to) = name(Some(rollout.to)) else { return };
         let (from, number) = (name(rollout.from), rollout.number);
         for (which, analysis) in due {

@@ -18,7 +18,7 @@ use ews_core::probe::{Prober, Target};
 use ews_core::runtime::{CreateOptions, LogOptions, RemoveOptions, StopOptions, WaitOptions};
 use ews_core::{
     Error, ErrorKind, ExitStatus, Instance, InstanceId, InstanceKey, InstanceState, OwnerId, Result, Retry,
-    Revision, RevisionId, Runtime, Selector, ServiceName,
+    RevisionId, Runtime, Selector, ServiceName,
 };
 use futures_util::StreamExt as _;
 use tokio::sync::watch;
@@ -26,10 +26,11 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::lead::Lead;
 use super::narrate::Narrator;
+use super::patch::{Difference, Files};
 use crate::event::{EventKind, Step};
 use crate::gate::{Gate, Verdict};
 use crate::plan::UnitOrder;
-use crate::record::{Draft, Repository, UnitJournal};
+use crate::record::{Draft, Repository, RevisionRecord, UnitJournal};
 use crate::rollout::{GateLimits, UnitFailure};
 use crate::slots::split;
 use crate::traffic::Director;
@@ -87,9 +88,11 @@ pub(crate) struct Unit {
     pub(crate) tools: Arc<Tools>,
     pub(crate) slot: u32,
     /// What it is filled with.
-    pub(crate) revision: Option<(u64, Revision)>,
+    pub(crate) revision: Option<(u64, RevisionRecord)>,
     pub(crate) order: UnitOrder,
     pub(crate) spare: Spare,
+    /// The files that its instance shall have, where any hotfix is about them.
+    pub(crate) files: Option<Files>,
     /// The rollout whose unit it is.
     pub(crate) rollout: Option<u64>,
     pub(crate) limits: GateLimits,
@@ -105,8 +108,8 @@ pub(crate) struct Unit {
 /// How work on a slot ended.
 #[derive(Debug)]
 pub(crate) enum End {
-    /// The slot is filled by this instance.
-    Filled(InstanceId),
+    /// The slot is filled by this instance, of this generation.
+    Filled(InstanceId, u32),
     /// There is nothing left in it.
     Cleared,
     /// The new instance failed.
@@ -129,10 +132,12 @@ pub(crate) enum End {
 pub(crate) struct Way {
     at: Option<(Step, Option<InstanceId>)>,
     healthy: bool,
+    /// The instance's last start before ours.
+    started: u64,
 }
 
 /// What ends a procedure early.
-enum Halt {
+pub(super) enum Halt {
     Failed(Box<UnitFailure>),
     Interrupted,
     Error(Error),
@@ -144,7 +149,7 @@ impl From<Error> for Halt {
     }
 }
 
-type Done<T> = Result<T, Halt>;
+pub(super) type Done<T> = Result<T, Halt>;
 
 impl Unit {
     /// Fills the slot.
@@ -152,7 +157,7 @@ impl Unit {
         let Some((_, revision)) = &self.revision else { return self.clear().await };
         let revision = revision.clone();
         match self.filled(&revision).await {
-            Ok(instance) => End::Filled(instance.id),
+            Ok(instance) => End::Filled(instance.id, instance.key.generation),
             Err(halt) => self.halted(halt, Some(&revision)),
         }
     }
@@ -163,7 +168,7 @@ impl Unit {
         let revision = revision.clone();
         let stopped = async {
             let instances = self.instances().await?;
-            if let (Some(mine), _) = split(&instances, &revision.id) {
+            if let (Some(mine), _) = split(&instances, revision.key()) {
                 let mine = mine.clone();
                 self.stop(&mine).await?;
                 self.forget(&mine.id).await?;
@@ -190,7 +195,7 @@ impl Unit {
         }
     }
 
-    fn halted(&self, halt: Halt, revision: Option<&Revision>) -> End {
+    fn halted(&self, halt: Halt, revision: Option<&RevisionRecord>) -> End {
         match (halt, revision) {
             (Halt::Failed(failure), _) => End::Failed(failure),
             (Halt::Interrupted, _) => End::Interrupted,
@@ -198,7 +203,7 @@ impl Unit {
                 End::Failed(Box::new(self.failure(revision, None, error.to_string())))
             }
             (Halt::Error(error), _) => {
-                let Way { at, healthy } = std::mem::take(&mut *self.way());
+                let Way { at, healthy, .. } = std::mem::take(&mut *self.way());
                 End::Again { error, at, healthy }
             }
         }
@@ -208,7 +213,7 @@ impl Unit {
         self.way.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn filled(&self, revision: &Revision) -> Done<Instance> {
+    async fn filled(&self, revision: &RevisionRecord) -> Done<Instance> {
         let instances = self.instances().await?;
         if let Some(unknown) = instances.iter().find(|i| matches!(i.state, InstanceState::Unknown { .. })) {
             return Err(Error::new(
@@ -218,18 +223,35 @@ impl Unit {
             .with_context("instance", &unknown.id)
             .into());
         }
-        let (mine, mut left) = split(&instances, &revision.id);
+        let (mine, mut left) = split(&instances, revision.key());
         left.retain(|instance| match &self.spare {
             Spare::Nothing => true,
             Spare::Beside(beside) => instance.key.revision != *beside,
-            Spare::Others => instance.key.revision == revision.id,
+            Spare::Others => instance.key.revision == *revision.key(),
         });
         if self.order == UnitOrder::StopFirst && mine.is_none_or(|mine| !mine.state.is_running()) {
             for instance in &left {
                 self.quiesce(instance).await?;
             }
         }
-        let instance = self.brought_up(mine, &instances, revision).await?;
+        // An instance that is to lose a file makes way for one that never had it.
+        let difference = match (mine, &self.files) {
+            (Some(mine), Some(work)) if !(work.known && mine.state.is_running()) => {
+                self.difference(mine, work).await?
+            }
+            _ => Difference::None,
+        };
+        let mine = match (&difference, mine) {
+            (Difference::Stranger, Some(stranger)) => {
+                left.push(stranger);
+                if self.order == UnitOrder::StopFirst {
+                    self.quiesce(stranger).await?;
+                }
+                None
+            }
+            (_, mine) => mine,
+        };
+        let instance = self.brought_up(mine, &instances, revision, &difference).await?;
         self.way().healthy = true;
         self.check()?;
         if let Some(director) = &self.tools.director {
@@ -257,11 +279,19 @@ impl Unit {
         &self,
         mine: Option<&Instance>,
         all: &[Instance],
-        revision: &Revision,
+        revision: &RevisionRecord,
+        difference: &Difference,
     ) -> Done<Instance> {
         let instance = match mine {
             Some(instance) if instance.state.is_running() => {
                 self.probe(instance, revision)?;
+                if let (Difference::Files(differs), Some(work)) = (difference, &self.files) {
+                    let flaps = self.tools.prober.state(&instance.id).map_or(0, |state| state.status.flaps);
+                    let patched = self.patched(instance, revision, work, differs).await?;
+                    let flaps = if patched.incarnation == instance.incarnation { flaps } else { 0 };
+                    self.gate(&patched, revision, flaps).await?;
+                    return Ok(patched);
+                }
                 if self.tools.director.as_ref().is_some_and(|director| director.serves(&instance.id)) {
                     return Ok(instance.clone());
                 }
@@ -270,45 +300,55 @@ impl Unit {
             Some(instance) => {
                 let started_here = self.before.as_ref().is_some_and(|before| {
                     before.instance.as_ref() == Some(&instance.id)
-                        && matches!(before.step, Step::Start | Step::Gate | Step::Attach)
+                        && (before.step != Step::Start || instance.incarnation.0 > before.started)
+                        && matches!(before.step, Step::Start | Step::Reload | Step::Gate | Step::Attach)
                 });
                 if let (InstanceState::Exited(status), true, true) =
                     (&instance.state, started_here, self.rollout.is_some())
                 {
                     return Err(self.ended(revision, &instance.id, Some(status.clone())).await);
                 }
+                if let (Difference::Files(differs), Some(work)) = (difference, &self.files) {
+                    self.lay(instance, revision, work, differs).await?;
+                }
                 self.started(instance, revision).await?
             }
             None => {
                 let created = self.created(all, revision).await?;
+                if let Some(work) = &self.files
+                    && let Difference::Files(differs) = self.difference(&created, work).await?
+                {
+                    self.lay(&created, revision, work, &differs).await?;
+                }
                 self.started(&created, revision).await?
             }
         };
-        self.gate(&instance, revision).await?;
+        self.gate(&instance, revision, 0).await?;
         Ok(instance)
     }
 
-    async fn created(&self, all: &[Instance], revision: &Revision) -> Done<Instance> {
+    async fn created(&self, all: &[Instance], revision: &RevisionRecord) -> Done<Instance> {
         self.check()?;
         let generation = all.iter().map(|instance| instance.key.generation + 1).max().unwrap_or(0);
         let key = InstanceKey {
             owner: self.tools.owner.clone(),
             service: self.tools.service.clone(),
-            revision: revision.id.clone(),
+            revision: revision.key().clone(),
             slot: self.slot,
             generation,
         };
         self.journal(Step::Create, Some(&key.to_id()?)).await?;
         let options = CreateOptions::default();
         let limit = self.tools.call_limit;
-        Ok(self.call(limit, self.tools.runtime.create(&revision.spec.instance, &key, &options)).await?)
+        Ok(self.call(limit, self.tools.runtime.create(&revision.spec().instance, &key, &options)).await?)
     }
 
-    async fn started(&self, instance: &Instance, revision: &Revision) -> Done<Instance> {
+    pub(super) async fn started(&self, instance: &Instance, revision: &RevisionRecord) -> Done<Instance> {
         self.check()?;
+        self.way().started = instance.incarnation.0;
         self.journal(Step::Start, Some(&instance.id)).await?;
         // A start waits for the end of a stop that is under way.
-        let limit = self.tools.call_limit + revision.spec.instance.stop.grace;
+        let limit = self.tools.call_limit + revision.spec().instance.stop.grace;
         let started = self.call(limit, self.tools.runtime.start(&instance.id)).await?;
         if let InstanceState::Failed(failure) = &started.state {
             let reason = match failure.code {
@@ -321,10 +361,10 @@ impl Unit {
         Ok(started)
     }
 
-    fn probe(&self, instance: &Instance, revision: &Revision) -> Result<()> {
+    fn probe(&self, instance: &Instance, revision: &RevisionRecord) -> Result<()> {
         let ago = instance.started_at.map(|at| self.tools.clock.now().since(at)).unwrap_or_default();
         let target =
-            Target::new(instance.clone(), revision.spec.instance.probes.clone()).with_started_ago(ago);
+            Target::new(instance.clone(), revision.spec().instance.probes.clone()).with_started_ago(ago);
         match self.tools.prober.set(target) {
             // The engine has started it again meanwhile: the next look sees that.
             Err(error) if error.kind() == ErrorKind::Stale => Ok(()),
@@ -332,7 +372,8 @@ impl Unit {
         }
     }
 
-    async fn gate(&self, instance: &Instance, revision: &Revision) -> Done<()> {
+    /// Waits until an instance is healthy; that it lost its readiness `flaps` times before is not held against it.
+    async fn gate(&self, instance: &Instance, revision: &RevisionRecord, flaps: u32) -> Done<()> {
         self.journal(Step::Gate, Some(&instance.id)).await?;
         let same = self.before.as_ref().filter(|before| before.instance.as_ref() == Some(&instance.id));
         let mut gate = Gate::new(self.limits, same.map(|before| before.gated).unwrap_or_default());
@@ -345,7 +386,12 @@ impl Unit {
             let known =
                 self.tools.prober.state(&instance.id).filter(|s| s.incarnation == instance.incarnation);
             let now = Instant::now();
-            let verdict = gate.look(now - last, known.as_ref().map(|state| state.status));
+            let status = known.as_ref().map(|state| {
+                let mut status = state.status;
+                status.flaps = status.flaps.saturating_sub(flaps);
+                status
+            });
+            let verdict = gate.look(now - last, status);
             last = now;
             let patience = match verdict {
                 Verdict::Pass => return Ok(()),
@@ -381,7 +427,7 @@ impl Unit {
     }
 
     /// The failure of an instance that ended by itself, with its last words.
-    async fn ended(&self, revision: &Revision, id: &InstanceId, status: Option<ExitStatus>) -> Halt {
+    async fn ended(&self, revision: &RevisionRecord, id: &InstanceId, status: Option<ExitStatus>) -> Halt {
         let reason = if status.is_some() { "its program ended before it was healthy" } else { "it is gone" };
         let mut failure = self.failure(revision, Some(id), reason.to_owned());
         failure.exit = status;
@@ -389,11 +435,16 @@ impl Unit {
         Halt::Failed(Box::new(failure))
     }
 
-    fn failure(&self, revision: &Revision, instance: Option<&InstanceId>, reason: String) -> UnitFailure {
+    pub(super) fn failure(
+        &self,
+        revision: &RevisionRecord,
+        instance: Option<&InstanceId>,
+        reason: String,
+    ) -> UnitFailure {
         UnitFailure {
             slot: self.slot,
             instance: instance.cloned(),
-            revision: revision.id.clone(),
+            revision: revision.revision.id.clone(),
             reason,
             exit: None,
             log: Vec::new(),
@@ -413,7 +464,7 @@ impl Unit {
     }
 
     /// Takes an instance out of traffic and stops it.
-    async fn quiesce(&self, instance: &Instance) -> Done<()> {
+    pub(super) async fn quiesce(&self, instance: &Instance) -> Done<()> {
         if instance.state.is_running()
             && let Some(director) = &self.tools.director
             && director.instances().contains(&instance.id)
@@ -439,7 +490,7 @@ impl Unit {
         if !ended {
             self.check()?;
             self.journal(Step::Stop, Some(&instance.id)).await?;
-            let grace = self.revision.as_ref().map_or(Duration::ZERO, |(_, r)| r.spec.instance.stop.grace);
+            let grace = self.revision.as_ref().map_or(Duration::ZERO, |(_, r)| r.spec().instance.stop.grace);
             // Its own grace may be another one than that of the revision that comes; both were checked against the lease.
             let limit = grace.max(Duration::from_secs(10)) + self.tools.call_limit;
             let limit = if self.tools.lead.outlasts(limit).is_ok() { limit } else { self.tools.call_limit };
@@ -472,11 +523,11 @@ impl Unit {
     }
 
     /// Ends the procedure where it was asked to end.
-    fn check(&self) -> Done<()> {
+    pub(super) fn check(&self) -> Done<()> {
         if *self.interrupted.borrow() { Err(Halt::Interrupted) } else { Ok(()) }
     }
 
-    async fn journal(&self, step: Step, instance: Option<&InstanceId>) -> Done<()> {
+    pub(super) async fn journal(&self, step: Step, instance: Option<&InstanceId>) -> Done<()> {
         let gated = self.before.as_ref().filter(|before| before.instance.as_ref() == instance);
         self.write(step, instance, gated.map(|before| before.gated).unwrap_or_default()).await?;
         self.tools.narrator.tell(EventKind::Step { slot: self.slot, step, instance: instance.cloned() });
@@ -491,6 +542,7 @@ impl Unit {
             rollout: self.rollout,
             step,
             instance: instance.cloned(),
+            started: self.way().started,
             gated,
             at: self.tools.clock.now(),
         };
@@ -500,7 +552,7 @@ impl Unit {
     }
 
     /// An engine call, begun only if the lead outlasts it.
-    async fn call<T>(&self, limit: Duration, call: impl Future<Output = Result<T>>) -> Result<T> {
+    pub(super) async fn call<T>(&self, limit: Duration, call: impl Future<Output = Result<T>>) -> Result<T> {
         self.tools.lead.outlasts(limit)?;
         match timeout(limit, call).await {
             Ok(result) => result,

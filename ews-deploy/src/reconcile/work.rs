@@ -1,5 +1,6 @@
 //! The work on slots that a leader lets be done: when it may begin, and what follows from how it ended.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -8,11 +9,13 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::leader::{Again, Busy, Leader, Spot};
+use super::patch::Files;
 use super::unit::{End, Spare, Unit, journal_key};
 use crate::decide::{Act, Cause};
 use crate::event::{EventKind, Step};
+use crate::hotfix::{self, Overlay};
 use crate::plan;
-use crate::record::UnitJournal;
+use crate::record::{RevisionRecord, ServiceState, UnitJournal};
 use crate::restarts::{May, Told};
 use crate::rollout::{GateLimits, Phase};
 use crate::strategy::Strategy;
@@ -55,10 +58,11 @@ impl Leader {
             _ => return true,
         };
         let Some(revision) = self.revisions.get(&number) else { return false };
-        match self.restarts.lost(spot, now, &revision.spec.restart) {
+        match self.restarts.lost(spot, now, &revision.spec().restart) {
             May::Now => true,
             May::Later(_, told) => {
-                let instance = self.observed.split(slot, &revision.id).0.map(|instance| instance.id.clone());
+                let instance =
+                    self.observed.split(slot, revision.key()).0.map(|instance| instance.id.clone());
                 match told {
                     None => {}
                     Some(Told::Pause(pause)) => {
@@ -89,8 +93,9 @@ impl Leader {
         };
         let revision = number.and_then(|number| Some((number, self.revisions.get(&number)?.clone())));
         let capabilities = self.tools.runtime.capabilities();
+        let files = revision.as_ref().and_then(|(_, record)| self.files(slot, record));
         let order = revision.as_ref().map_or(plan::UnitOrder::StartFirst, |(_, revision)| {
-            plan::order_of(strategy.order, &revision.spec, self.scale.desired, &capabilities).0
+            plan::order_of(strategy.order, revision.spec(), self.scale.desired, &capabilities).0
         });
         let min_healthy = if unit_of.is_some() { strategy.min_healthy } else { Duration::ZERO };
         let before =
@@ -102,6 +107,7 @@ impl Leader {
             revision,
             order,
             spare,
+            files,
             rollout: unit_of,
             limits: GateLimits { min_healthy, deadline: strategy.healthy_deadline, flaps: strategy.flaps },
             drain: strategy.drain,
@@ -120,6 +126,50 @@ impl Leader {
         });
     }
 
+    /// The files that the slot's instance shall have, where any hotfix is about them.
+    fn files(&self, slot: u32, record: &RevisionRecord) -> Option<Files> {
+        let overlays: Vec<(u64, &Overlay)> = self
+            .revisions
+            .iter()
+            .filter_map(|(number, other)| Some((*number, other.overlay.as_ref()?)))
+            .filter(|(_, overlay)| overlay.base_id == *record.key())
+            .collect();
+        let (_, last) = overlays.last()?;
+        // Going back is told as the hotfix was.
+        let reload = record.overlay.as_ref().unwrap_or(last).reload.clone();
+        let mut blobs = BTreeMap::new();
+        for (number, overlay) in &overlays {
+            for file in overlay.files.values() {
+                blobs.insert(file.content.digest, *number);
+                blobs.extend(file.original.map(|original| (original.digest, *number)));
+            }
+        }
+        let targets = hotfix::targets(overlays.iter().map(|(_, overlay)| *overlay), record.overlay.as_ref());
+        let mine = self.observed.split(slot, record.key()).0;
+        let known = mine.is_some_and(|mine| self.state.has_files_of(&mine.key, record));
+        let unsure =
+            self.state.patched.get(&slot).is_some_and(|(_, number)| *number == ServiceState::UNKNOWN);
+        let forward = self.rollout.as_ref().filter(|rollout| rollout.phase == Phase::Forward);
+        let back = forward.is_none_or(|rollout| rollout.to != record.revision.number);
+        Some(Files { targets, blobs, reload, known, back, unsure })
+    }
+
+    /// Writes down which files the slot's instance has: those of the revision, or, where work on it did not end well, nobody knows.
+    fn note_files(&mut self, slot: u32, number: Option<u64>, filled: Option<u32>) {
+        let Some(record) = number.and_then(|number| self.revisions.get(&number)) else { return };
+        let of_it =
+            |other: &RevisionRecord| other.overlay.as_ref().is_some_and(|o| o.base_id == *record.key());
+        if !self.revisions.values().any(of_it) {
+            self.state.patched.remove(&slot);
+            return;
+        }
+        match filled {
+            Some(_) if record.overlay.is_none() => self.state.patched.remove(&slot),
+            Some(generation) => self.state.patched.insert(slot, (generation, record.revision.number)),
+            None => self.state.patched.insert(slot, (0, ServiceState::UNKNOWN)),
+        };
+    }
+
     /// Which instances of the slot the work leaves alone.
     fn spare(&self, act: &Act) -> Spare {
         match act {
@@ -128,7 +178,7 @@ impl Leader {
                 let rollout = self.rollout.as_ref();
                 let beside = rollout.filter(|r| r.to != *revision && r.beside().contains(slot));
                 let new = beside.and_then(|rollout| self.revisions.get(&rollout.to));
-                new.map_or(Spare::Nothing, |new| Spare::Beside(new.id.clone()))
+                new.map_or(Spare::Nothing, |new| Spare::Beside(new.key().clone()))
             }
             Act::Clear { .. } => Spare::Nothing,
         }
@@ -161,7 +211,10 @@ impl Leader {
         let mut failed = None;
         let mut filled = None;
         match end {
-            End::Filled(instance) => {
+            End::Filled(instance, generation) => {
+                if !busy.beside {
+                    self.note_files(slot, busy.revision, Some(generation));
+                }
                 self.again.remove(&spot);
                 if busy.revision.is_some() && busy.revision == self.rollout.as_ref().map(|rollout| rollout.to)
                 {
@@ -170,7 +223,8 @@ impl Leader {
                     self.watched.insert(slot, Some(since.unwrap_or_else(Instant::now)));
                 }
                 if let Some(revision) = busy.revision.and_then(|number| self.revisions.get(&number)) {
-                    filled = Some(EventKind::Filled { slot, instance, revision: revision.id.clone() });
+                    filled =
+                        Some(EventKind::Filled { slot, instance, revision: revision.revision.id.clone() });
                 }
                 let rolling = self.rollout.as_mut().filter(|rollout| Some(rollout.number) == busy.rollout);
                 if let (Some(rollout), Some(number)) = (rolling, busy.revision)
@@ -198,11 +252,13 @@ impl Leader {
                 self.again.remove(&(slot, false));
                 self.again.remove(&(slot, true));
                 self.restarts.forget(slot);
+                self.state.patched.remove(&slot);
             }
-            End::Interrupted => {}
+            End::Interrupted => self.note_files(slot, busy.revision, None),
             End::Failed(failure) => {
                 self.tools.narrator.tell(EventKind::UnitFailed((*failure).clone()));
                 self.postpone(spot, None);
+                self.note_files(slot, busy.revision, None);
                 failed = busy.rollout.map(|number| (number, busy.revision, *failure));
             }
             End::Again { error, at, healthy } => {
@@ -212,6 +268,7 @@ impl Leader {
                     self.progressed();
                 }
                 self.postpone(spot, at);
+                self.note_files(slot, busy.revision, None);
                 self.tools.narrator.tell(EventKind::Retrying { slot, reason: error.to_string() });
             }
         }

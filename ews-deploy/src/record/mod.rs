@@ -7,6 +7,7 @@
 //! | `in/scale` | [`ScaleInput`]: how many are asked for | whoever asks, by compare-and-set |
 //! | `in/control` | [`ControlInput`]: pause, abort, cancel | whoever asks, by compare-and-set |
 //! | `revision/<n>` | [`RevisionRecord`] | whoever asks, once |
+//! | `blob/<n>/<digest>/<i>` | a piece of a file of the hotfix that is revision n | whoever asks, before `revision/<n>` |
 //! | `state` | [`ServiceState`]: what each slot shall run | the leader, fenced |
 //! | `rollout/<n>` | [`RolloutState`] | the leader, fenced |
 //! | `unit/<slot>` | [`UnitJournal`]: the step that is about to be made | the leader, fenced |
@@ -22,13 +23,14 @@ use std::time::Duration;
 use ews_core::balancer::{AttributeMatch, DomainName};
 use ews_core::store::Schema;
 use ews_core::time::duration;
-use ews_core::{InstanceId, Revision, ServiceName, Timestamp};
+use ews_core::{InstanceId, InstanceKey, Revision, RevisionId, ServiceName, ServiceSpec, Timestamp};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use repository::{Draft, Repository, Versioned, numbered};
 
 use crate::analysis::Run;
 use crate::event::Step;
+use crate::hotfix::Overlay;
 use crate::plan::UnitOrder;
 use crate::request::Traffic;
 use crate::rollout::{Outcome, Phase, UnitFailure};
@@ -58,6 +60,15 @@ impl ServiceInput {
     pub(crate) const FORMER: usize = 1_000;
     /// The most keys of requests that are remembered.
     pub(crate) const KEYS: usize = 100;
+
+    /// Remembers the key of the request that led to this rollout.
+    pub(crate) fn remember(&mut self, key: Option<&str>, rollout: u64) {
+        if let Some(key) = key {
+            self.keys.push((key.to_owned(), rollout));
+            let surplus = self.keys.len().saturating_sub(Self::KEYS);
+            self.keys.drain(..surplus);
+        }
+    }
 }
 
 impl Schema for ServiceInput {
@@ -120,6 +131,20 @@ pub(crate) enum End {
 #[serde(deny_unknown_fields)]
 pub(crate) struct RevisionRecord {
     pub(crate) revision: Revision,
+    /// What a hotfix lays over the instances of another revision.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) overlay: Option<Overlay>,
+}
+
+impl RevisionRecord {
+    /// The revision by whose id its instances are known: its own, or that which it is laid over.
+    pub(crate) fn key(&self) -> &RevisionId {
+        self.overlay.as_ref().map_or(&self.revision.id, |overlay| &overlay.base_id)
+    }
+
+    pub(crate) fn spec(&self) -> &ServiceSpec {
+        &self.revision.spec
+    }
 }
 
 impl Schema for RevisionRecord {
@@ -143,6 +168,24 @@ pub(crate) struct ServiceState {
     pub(crate) strategy: Option<Strategy>,
     /// The count that `slots` was last brought to, and its version.
     pub(crate) scaled: (u32, u64),
+    /// By slot, the generation of its instance and the revision whose files that has, where it is not the one that it was made
+    /// from; [`ServiceState::UNKNOWN`] where work on them did not come to its end.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) patched: BTreeMap<u32, (u32, u64)>,
+}
+
+impl ServiceState {
+    /// No revision's number.
+    pub(crate) const UNKNOWN: u64 = 0;
+
+    /// Whether an instance, made for the key of this revision, has its files.
+    pub(crate) fn has_files_of(&self, key: &InstanceKey, record: &RevisionRecord) -> bool {
+        match self.patched.get(&key.slot) {
+            Some((_, Self::UNKNOWN)) => false,
+            Some((generation, number)) if *generation == key.generation => *number == record.revision.number,
+            _ => record.overlay.is_none(),
+        }
+    }
 }
 
 impl Schema for ServiceState {
@@ -230,6 +273,9 @@ pub(crate) struct UnitJournal {
     pub(crate) rollout: Option<u64>,
     pub(crate) step: Step,
     pub(crate) instance: Option<InstanceId>,
+    /// Which start of it there was before the one that is about to be made.
+    #[serde(default)]
+    pub(crate) started: u64,
     /// How much of the gate's deadline is used up.
     #[serde(with = "duration")]
     pub(crate) gated: Duration,

@@ -1,12 +1,15 @@
 //! Reads and writes the records of one service.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
 
 use ews_core::store::{
     Expect, Fence, Key, ListRequest, Prefix, Schema, StoreRevision, Transaction, TypedExt as _, decode_typed,
     encode_typed,
 };
-use ews_core::{OwnerId, Result, ServiceName, Store, StoreExt as _};
+use ews_core::{Digest, Error, ErrorKind, OwnerId, Result, ServiceName, Store, StoreExt as _};
 
 use super::{
     ControlInput, RevisionRecord, RolloutState, ScaleInput, ServiceInput, ServiceState, UnitJournal,
@@ -104,6 +107,60 @@ impl Repository {
         self.list("unit", 100_000).await
     }
 
+    /// Keeps a file of a hotfix.
+    pub(crate) async fn put_blob(&self, number: u64, digest: &Digest, content: &Bytes) -> Result<()> {
+        let piece = PIECE.min(self.store.limits().value_bytes);
+        let pieces = content.len().div_ceil(piece).max(1);
+        for index in 0..pieces {
+            let from = index * piece;
+            let part = content.slice(from..content.len().min(from + piece));
+            let key = self.key(&blob(number, digest, index))?;
+            self.store.commit(&Transaction::new().put(&key, part)).await?;
+        }
+        Ok(())
+    }
+
+    /// A file of a hotfix.
+    pub(crate) async fn blob(&self, number: u64, digest: &Digest, size: u64) -> Result<Bytes> {
+        let mut content = BytesMut::new();
+        for index in 0.. {
+            let Some(record) = self.store.get(&self.key(&blob(number, digest, index))?).await? else { break };
+            content.extend_from_slice(&record.value);
+            if content.len() as u64 >= size {
+                break;
+            }
+        }
+        if Digest::of(&content) != *digest {
+            let message = format!("a file of hotfix {number} is not in the store as it was written");
+            return Err(Error::new(ErrorKind::Decode, message).with_context("digest", digest));
+        }
+        Ok(content.freeze())
+    }
+
+    /// The keys of the blobs of revisions that are not among these and not newer than the newest of them, at most so many.
+    pub(crate) async fn stale_blobs(&self, kept: &BTreeSet<u64>, max: usize) -> Result<Vec<Key>> {
+        let Some(newest) = kept.last() else { return Ok(Vec::new()) };
+        let prefix = self.prefix("blob")?;
+        let mut stale = Vec::new();
+        let mut request = ListRequest::new(prefix.clone()).limit(100);
+        loop {
+            let page = self.store.list(&request).await?;
+            for record in &page.records {
+                let rest = record.key.as_str().strip_prefix(prefix.as_str());
+                let number = rest.and_then(|rest| rest.split('/').next()?.parse::<u64>().ok());
+                if number.is_some_and(|number| number < *newest && !kept.contains(&number)) {
+                    stale.push(record.key.clone());
+                }
+            }
+            match page.records.last() {
+                Some(last) if page.more && stale.len() < max => {
+                    request = ListRequest::new(prefix.clone()).limit(100).after(last.key.clone());
+                }
+                _ => return Ok(stale),
+            }
+        }
+    }
+
     async fn list<T: Schema>(&self, rest: &str, max: usize) -> Result<Vec<T>> {
         let page = self.store.list_all(&self.prefix(rest)?, max).await?;
         page.records.into_iter().map(|record| Ok(decode_typed::<T>(record)?.value)).collect()
@@ -132,6 +189,15 @@ impl Repository {
             }
         }
     }
+}
+
+/// The most bytes of one piece of a file.
+const PIECE: usize = 256 << 10;
+
+fn blob(number: u64, digest: &Digest, index: usize) -> String {
+    let digest = digest.to_string();
+    let hex = digest.strip_prefix("sha256:").unwrap_or(&digest);
+    format!("{}/{hex}/{index:06}", numbered("blob", number))
 }
 
 /// `kind/0000000042`: listed in the order of the numbers.
