@@ -36,6 +36,9 @@ pub struct DeployConfig {
     /// How many events are kept for slow readers. From 1. Default 4,096.
     #[serde(default = "events")]
     pub events: usize,
+    /// How long one call of a [`Hook`](crate::Hook) may take. Above zero. Default 60 s.
+    #[serde(default = "hook_limit", with = "duration")]
+    pub hook_limit: Duration,
     /// How many revisions and how many ended rollouts are kept of each service, beyond those in use. From 1. Default 10
     /// (Kubernetes' and Argo's history).
     #[serde(default = "history")]
@@ -57,6 +60,9 @@ fn parallel() -> usize {
 fn events() -> usize {
     4_096
 }
+fn hook_limit() -> Duration {
+    Duration::from_secs(60)
+}
 fn history() -> usize {
     10
 }
@@ -72,6 +78,7 @@ impl DeployConfig {
             relist: relist(),
             parallel: parallel(),
             events: events(),
+            hook_limit: hook_limit(),
             history: history(),
         }
     }
@@ -120,6 +127,9 @@ impl DeployConfig {
         }
         if self.call_limit.is_zero() || self.call_limit > self.lease * 2 / 3 {
             return wrong("call_limit", "above zero, at most two thirds of `lease`");
+        }
+        if self.hook_limit.is_zero() {
+            return wrong("hook_limit", "above zero");
         }
         if self.relist.is_zero() {
             return wrong("relist", "above zero");

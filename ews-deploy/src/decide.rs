@@ -99,7 +99,9 @@ pub(crate) fn turn(looked: &Looked<'_>, rollout: &RolloutState) -> Turn {
     match rollout.phase {
         Phase::Forward => {
             if let (Some(step), Some(canary)) = (rollout.step(), &rollout.canary) {
-                let stands = |slot: &u32| canary.up.contains(slot) || is_at(slot, rollout.to);
+                let stands = |slot: &u32| {
+                    canary.up.contains(slot) || is_at(slot, rollout.to) || rollout.skipped.contains(slot)
+                };
                 let pending: Vec<u32> =
                     rollout.beside().iter().copied().filter(|slot| !stands(slot)).collect();
                 if looked.halted {
@@ -114,8 +116,8 @@ pub(crate) fn turn(looked: &Looked<'_>, rollout: &RolloutState) -> Turn {
                 return Turn::Work { batch: 0, acts };
             }
             for (number, batch) in (1..).zip(batches(rollout)) {
-                let pending: Vec<u32> =
-                    batch.iter().copied().filter(|slot| !is_at(slot, rollout.to)).collect();
+                let wanted = |slot: &u32| !is_at(slot, rollout.to) && !rollout.skipped.contains(slot);
+                let pending: Vec<u32> = batch.iter().copied().filter(wanted).collect();
                 if pending.is_empty() {
                     continue;
                 }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::analysis::{Measurement, Verdict};
 use crate::canary::CanaryStep;
 use crate::rollout::{Outcome, RolloutId, UnitFailure};
+use crate::strategy::OnFailure;
 
 /// Something happened to a service.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -89,6 +90,13 @@ pub enum EventKind {
     },
     /// A new instance failed.
     UnitFailed(UnitFailure),
+    /// A policy said what is done about a failure.
+    Decided {
+        /// What.
+        decision: OnFailure,
+        /// Why, in a sentence.
+        explained: String,
+    },
     /// A call failed and is made again.
     Retrying {
         /// About which slot.

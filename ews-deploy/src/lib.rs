@@ -20,16 +20,20 @@
 //! services, images that are not pinned, placement on chosen nodes (a runtime of several chooses).
 
 mod analysis;
+mod audit;
 mod canary;
 mod config;
 mod decide;
 mod deployer;
 mod event;
+mod failure;
 mod gate;
+mod hook;
 mod hotfix;
 mod plan;
 mod reconcile;
 mod record;
+mod report;
 mod request;
 mod restarts;
 mod rollout;
@@ -39,12 +43,15 @@ mod strategy;
 mod traffic;
 
 pub use analysis::{Analysis, Condition, Measurement, MetricCheck, Missing, OnInconclusive, Verdict};
+pub use audit::{AuditAction, AuditEntry};
 pub use canary::{BlueGreen, Canary, CanaryStep};
 pub use config::DeployConfig;
 pub use deployer::{DeployParts, Deployer, ServiceStatus};
 pub use event::{DeployEvent, EventKind, Step};
+pub use failure::{FailureClass, FailureRule, FailureRules, FailureSeen};
+pub use hook::Hook;
 pub use hotfix::{Drift, FileFact, Hotfix, HotfixFile, Overlay, OverlayFile, Reload};
 pub use plan::{Plan, PlannedUnit, UnitAction, UnitOrder};
 pub use request::{Concurrency, DeployRequest, Traffic};
-pub use rollout::{Outcome, Phase, RolloutId, RolloutReport, StepReport, UnitFailure};
+pub use rollout::{Outcome, Phase, Progress, RolloutId, RolloutReport, StepReport, UnitFailure};
 pub use strategy::{Approval, Batch, OnFailure, Order, Strategy};

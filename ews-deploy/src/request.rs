@@ -45,8 +45,10 @@ pub enum Concurrency {
     /// The new one is refused.
     #[default]
     Reject,
-    /// The one under way ends as cancelled, and the new one goes on from where it stood.
+    /// The one under way and those that wait end as cancelled, and the new one goes on from where it stood.
     Supersede,
+    /// The new one waits until those before it have ended; at most [`DeployRequest::QUEUE`] do.
+    Queue,
 }
 
 /// A deployment that is asked for.
@@ -86,6 +88,8 @@ pub struct DeployRequest {
 impl DeployRequest {
     /// The most instances of one service that ews-deploy takes.
     pub const MAX_REPLICAS: u32 = 50_000;
+    /// The most requests for one service that wait for those before them.
+    pub const QUEUE: usize = 10;
 
     /// Deploys this spec by the default strategy.
     pub fn new(spec: ServiceSpec) -> Self {

@@ -8,6 +8,7 @@ use ews_core::{ExitStatus, InstanceId, RevisionId, ServiceName, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::canary::CanaryStep;
+use crate::failure::FailureClass;
 use crate::strategy::Strategy;
 
 /// Names a rollout: the service, and its number among the service's rollouts from 1.
@@ -82,6 +83,9 @@ pub struct UnitFailure {
     pub instance: Option<InstanceId>,
     /// Of which revision.
     pub revision: RevisionId,
+    /// What kind of failure.
+    #[serde(default)]
+    pub class: FailureClass,
     /// What went wrong, in a sentence.
     pub reason: String,
     /// How its program ended, where it did.
@@ -120,6 +124,14 @@ pub struct RolloutReport {
     pub to: RevisionId,
     /// Where it came from; `None` for a service that did not run.
     pub from: Option<RevisionId>,
+    /// Who asked for it; empty where nobody said.
+    pub by: String,
+    /// Why, in their words.
+    pub reason: String,
+    /// How far it is.
+    pub progress: Progress,
+    /// Slots that keep what they had, since their new instance failed.
+    pub skipped: usize,
     /// Which way it goes.
     pub phase: Phase,
     /// Whether it waits for whoever resumes it.
@@ -145,6 +157,18 @@ pub struct RolloutReport {
 impl RolloutReport {
     /// The most failures that are kept.
     pub const FAILURES: usize = 10;
+}
+
+/// How far a rollout is, as far as can be said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Progress {
+    /// In hundredths, of the way that it goes now.
+    pub percent: u8,
+    /// How long it may still take, as the strategy and what was seen so far have it; `None` where it waits for somebody, goes back
+    /// or has ended.
+    #[serde(with = "duration::option")]
+    pub left: Option<Duration>,
 }
 
 /// A step of a canary, as it stands.

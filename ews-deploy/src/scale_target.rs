@@ -6,6 +6,7 @@ use ews_core::{
     ServiceName,
 };
 
+use crate::audit::AuditAction;
 use crate::deployer::{Deployer, Found, collided, of_the_service};
 use crate::record::{Draft, ScaleInput};
 
@@ -70,7 +71,10 @@ impl Deployer {
             let draft = Draft::new(&repository)
                 .expect("in/service", Some(input.modified))?
                 .expect("in/scale", Some(scale.modified))?
-                .put("in/scale", &value)?;
+                .put("in/scale", &value)?
+                .note(
+                    &self.entry(AuditAction::Scale { from: now.desired, to: value.desired }, &change.reason),
+                )?;
             match draft.commit().await {
                 Ok(_) => return self.scale_of(service, &found, &value).await,
                 Err(error) if collided(&error) => {}

@@ -12,6 +12,7 @@ use ews_core::{Error, Result, ServiceSpec};
 use serde::{Deserialize, Serialize};
 
 use crate::canary::{BlueGreen, Canary, CanaryStep, check_steps};
+use crate::failure::FailureRule;
 
 /// How a rollout proceeds.
 ///
@@ -66,6 +67,8 @@ pub struct Strategy {
     pub max_failures: Option<Batch>,
     /// Whether somebody has to let the next batch begin, by [`resume`](crate::Deployer::resume). Default: nobody.
     pub approval: Approval,
+    /// What is done about certain failures; the first rule that applies decides, then `on_failure`. At most 50. Default none.
+    pub rules: Vec<FailureRule>,
     /// What happens when a new instance fails. Default: everything goes back to the last stable revision.
     pub on_failure: OnFailure,
     /// What is done before anything is replaced. Default: nothing.
@@ -90,6 +93,7 @@ impl Default for Strategy {
             monitor: Duration::from_secs(30),
             max_failures: None,
             approval: Approval::Automatic,
+            rules: Vec::new(),
             on_failure: OnFailure::Rollback,
             canary: None,
             blue_green: None,
@@ -168,6 +172,13 @@ impl Strategy {
         self
     }
 
+    /// With these rules about failures.
+    #[must_use]
+    pub fn with_rules(mut self, rules: impl IntoIterator<Item = FailureRule>) -> Self {
+        self.rules = rules.into_iter().collect();
+        self
+    }
+
     /// After this canary.
     #[must_use]
     pub fn with_canary(mut self, canary: Canary) -> Self {
@@ -212,6 +223,9 @@ impl Strategy {
         }
         if self.interval > DAY || self.drain > DAY {
             return wrong("interval, drain", "at most a day".to_owned());
+        }
+        if self.rules.len() > 50 {
+            return wrong("rules", "at most 50".to_owned());
         }
         match (&self.canary, &self.blue_green) {
             (Some(_), Some(_)) => return wrong("canary, blue_green", "one of the two".to_owned()),
@@ -319,6 +333,22 @@ pub enum OnFailure {
     Pause,
     /// The failed instance is undone and the rollout ends there: what was replaced stays new.
     Freeze,
+    /// The failed instance is undone and tried again, so many times at most for each slot; then the next rule counts.
+    Retry(u32),
+    /// The failed instance is undone, its slot keeps what it had, and the rollout goes on with the others. It ends as failed.
+    Skip,
+}
+
+impl fmt::Display for OnFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Rollback => f.write_str("rollback"),
+            Self::Pause => f.write_str("pause"),
+            Self::Freeze => f.write_str("freeze"),
+            Self::Retry(times) => write!(f, "retry up to {times} times"),
+            Self::Skip => f.write_str("skip"),
+        }
+    }
 }
 
 /// The size of a batch: `3` or `25%`.

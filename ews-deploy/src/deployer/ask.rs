@@ -5,12 +5,14 @@ use ews_core::{Capability, Error, ErrorKind, Result, RevisionId, RouteSetId, Ser
 
 use super::Deployer;
 use super::found::{Found, collided};
+use crate::audit::AuditAction;
 use crate::canary::CanaryStep;
 use crate::plan::{self, Plan, Question};
 use crate::record::{
-    ControlInput, Draft, End, Repository, RevisionRecord, RolloutRequest, ScaleInput, ServiceInput, numbered,
+    ControlInput, Draft, End, Queued, Repository, RevisionRecord, RolloutRequest, RolloutState, ScaleInput,
+    ServiceInput, numbered,
 };
-use crate::request::DeployRequest;
+use crate::request::{Concurrency, DeployRequest};
 use crate::rollout::RolloutId;
 use crate::traffic::Director;
 
@@ -50,7 +52,8 @@ impl Deployer {
                 return Ok(RolloutId { service: request.spec.name.clone(), number });
             }
             found.admits(request)?;
-            match self.ask(request, &found, &repository).await {
+            // Boxed, since whoever deploys has this future in its own.
+            match Box::pin(self.ask(request, &found, &repository)).await {
                 Ok(number) => {
                     self.adopt(&request.spec.name);
                     return Ok(RolloutId { service: request.spec.name.clone(), number });
@@ -80,52 +83,52 @@ impl Deployer {
                 next_rollout: 1,
                 active: None,
                 keys: Vec::new(),
+                queue: Vec::new(),
                 removing: false,
             },
             |found| found.value.clone(),
         );
-        if let Some(bounds) = &request.bounds {
-            input.bounds = (*bounds.start(), *bounds.end());
-        }
-        let (least, most) = input.bounds;
-        if !(least..=most).contains(&desired) {
-            return Err(Error::invalid(format!(
-                "{desired} instances; accepted by the service's bounds: {least} to {most}"
-            ))
-            .with_context("field", "replicas"));
-        }
-        if let Some(traffic) = &request.traffic {
-            let before = input.traffic.replace(traffic.clone());
-            let dropped = before.into_iter().flat_map(|traffic| traffic.domains);
-            input.former.extend(dropped);
-            input.former.retain(|domain| !traffic.domains.contains(domain));
-            input.former.sort();
-            input.former.dedup();
-            if input.former.len() > ServiceInput::FORMER {
-                return Err(Error::new(
-                    ErrorKind::OutOfResources,
-                    format!(
-                        "more than {} former domains; remove the service and deploy it anew",
-                        ServiceInput::FORMER
-                    ),
-                ));
-            }
-        }
         let number = input.next_rollout;
         input.next_rollout += 1;
         input.next_revision = input.next_revision.max(revision.revision.number + 1);
-        input.active = Some(RolloutRequest {
+        input.remember(request.key.as_deref(), number);
+        let asked = RolloutRequest {
             number,
             revision: revision.revision.number,
             strategy: request.strategy.clone(),
             rollback: false,
             reason: request.reason.clone(),
-        });
-        input.remember(request.key.as_deref(), number);
+            by: self.by.to_string(),
+        };
+        let bounds = request.bounds.as_ref().map(|bounds| (*bounds.start(), *bounds.end()));
         let mut draft = Draft::new(repository)
             .expect("in/service", found.input.as_ref().map(|input| input.modified))?
-            .put("in/service", &input)?
-            .put(&numbered("revision", revision.revision.number), &revision)?;
+            .put(&numbered("revision", revision.revision.number), &revision)?
+            .note(&self.entry(AuditAction::Deploy(number), &request.reason))?;
+        if request.concurrency == Concurrency::Queue && input.active.is_some() {
+            // It must be right when its turn comes, too.
+            input.clone().admit(request.traffic.as_ref(), bounds, desired)?;
+            if input.queue.len() >= DeployRequest::QUEUE {
+                let message = format!("{} requests wait already; that is the most", input.queue.len());
+                return Err(Error::new(ErrorKind::Busy, message).with_context("service", &input.name));
+            }
+            let (traffic, desired) = (request.traffic.clone(), Some(desired));
+            input.queue.push(Queued { request: asked, desired, traffic, bounds });
+            draft.put("in/service", &input)?.commit().await?;
+            return Ok(number);
+        }
+        input.admit(request.traffic.as_ref(), bounds, desired)?;
+        // What was asked for and never begun leaves a record, so that whoever waits for it hears of its end.
+        let waiting = std::mem::take(&mut input.queue).into_iter().map(|queued| queued.request);
+        for request in input.active.replace(asked).into_iter().chain(waiting) {
+            let key = numbered("rollout", request.number);
+            if repository.rollout(request.number).await?.is_none() {
+                let cause = format!("superseded by rollout {number} before it was begun");
+                let ended = RolloutState::never_begun(&request, found.state.current, cause, self.now());
+                draft = draft.expect(&key, None)?.put(&key, &ended)?;
+            }
+        }
+        draft = draft.put("in/service", &input)?;
         if found.scale.as_ref().is_none_or(|scale| scale.value.desired != desired) {
             let version = found.scale.as_ref().map_or(1, |scale| scale.value.version + 1);
             let scale = ScaleInput {
@@ -183,10 +186,12 @@ impl Deployer {
                 strategy: found.state.strategy.clone().unwrap_or_default(),
                 rollback: true,
                 reason: "rollback".to_owned(),
+                by: self.by.to_string(),
             });
             let draft = Draft::new(&repository)
                 .expect("in/service", Some(input.modified))?
-                .put("in/service", &value)?;
+                .put("in/service", &value)?
+                .note(&self.entry(AuditAction::Rollback(number), &format!("to {}", revision.id)))?;
             match draft.commit().await {
                 Ok(_) => return Ok(RolloutId { service: service.clone(), number }),
                 Err(error) if collided(&error) => last = Some(error),
@@ -201,7 +206,7 @@ impl Deployer {
     /// # Errors
     /// `Busy` where no rollout is under way; `NotFound` for a service that is not there.
     pub async fn pause(&self, service: &ServiceName) -> Result<()> {
-        self.control(service, |control| control.paused = true).await
+        self.control(service, AuditAction::Pause, |control| control.paused = true).await
     }
 
     /// Lets a paused rollout go on; one that paused itself after a failure tries the failed unit again.
@@ -209,7 +214,7 @@ impl Deployer {
     /// # Errors
     /// Those of [`pause`](Self::pause).
     pub async fn resume(&self, service: &ServiceName) -> Result<()> {
-        self.control(service, |control| {
+        self.control(service, AuditAction::Resume, |control| {
             control.paused = false;
             control.resumes += 1;
         })
@@ -221,7 +226,7 @@ impl Deployer {
     /// # Errors
     /// Those of [`pause`](Self::pause).
     pub async fn abort(&self, service: &ServiceName) -> Result<()> {
-        self.control(service, |control| control.end = Some(End::Abort)).await
+        self.control(service, AuditAction::Abort, |control| control.end = Some(End::Abort)).await
     }
 
     /// Ends the rollout under way, or its rollback, where it stands: units under way are undone, what was replaced stays new.
@@ -229,10 +234,15 @@ impl Deployer {
     /// # Errors
     /// Those of [`pause`](Self::pause).
     pub async fn cancel(&self, service: &ServiceName) -> Result<()> {
-        self.control(service, |control| control.end = Some(End::Cancel)).await
+        self.control(service, AuditAction::Cancel, |control| control.end = Some(End::Cancel)).await
     }
 
-    async fn control(&self, service: &ServiceName, change: impl Fn(&mut ControlInput)) -> Result<()> {
+    async fn control(
+        &self,
+        service: &ServiceName,
+        action: impl Fn(u64) -> AuditAction,
+        change: impl Fn(&mut ControlInput),
+    ) -> Result<()> {
         let repository = self.repository(service);
         let mut last = None;
         for _ in 0..ATTEMPTS {
@@ -253,7 +263,8 @@ impl Deployer {
             let draft = Draft::new(&repository)
                 .expect("in/service", Some(input.modified))?
                 .expect("in/control", modified)?
-                .put("in/control", &value)?;
+                .put("in/control", &value)?
+                .note(&self.entry(action(active.number), ""))?;
             match draft.commit().await {
                 Ok(_) => return Ok(()),
                 Err(error) if collided(&error) => last = Some(error),
@@ -276,9 +287,11 @@ impl Deployer {
             let mut value = input.value;
             value.removing = true;
             value.active = None;
+            value.queue.clear();
             let draft = Draft::new(&repository)
                 .expect("in/service", Some(input.modified))?
-                .put("in/service", &value)?;
+                .put("in/service", &value)?
+                .note(&self.entry(AuditAction::Remove, ""))?;
             match draft.commit().await {
                 Ok(_) => return Ok(()),
                 Err(error) if collided(&error) => last = Some(error),

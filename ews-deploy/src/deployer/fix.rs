@@ -7,6 +7,7 @@ use ews_core::{Capability, Digest, Error, ErrorKind, Instance, Result, Revision,
 
 use super::Deployer;
 use super::found::{Found, collided};
+use crate::audit::{AuditAction, AuditEntry};
 use crate::hotfix::{self, Drift, FileFact, Hotfix, Overlay, OverlayFile, Reload, files};
 use crate::record::{Draft, Repository, RevisionRecord, RolloutRequest, ServiceInput, numbered};
 use crate::rollout::RolloutId;
@@ -81,17 +82,14 @@ impl Deployer {
             };
             request.check_against(current.spec())?;
             let made = self.overlaid(request, &current).await?;
-            match write(&repository, request, &found, input.value.clone(), &current, made, self.now()).await {
+            let asked = (self.now(), self.by.to_string());
+            match write(&repository, request, &found, input.value.clone(), &current, made, asked).await {
                 Ok(number) => return Ok(RolloutId { service: service.clone(), number }),
                 Err(error) if collided(&error) => last = Some(error),
                 Err(error) => return Err(error),
             }
         }
         Err(last.unwrap_or_else(|| Error::internal("no attempt was made")))
-    }
-
-    fn now(&self) -> ews_core::Timestamp {
-        self.inner.workshop.clock.now()
     }
 
     /// What the present revision and this hotfix come to together.
@@ -208,7 +206,7 @@ async fn write(
     mut input: ServiceInput,
     current: &RevisionRecord,
     made: Made,
-    now: ews_core::Timestamp,
+    (now, by): (ews_core::Timestamp, String),
 ) -> Result<u64> {
     let revision = input.next_revision;
     let needed: BTreeSet<Digest> = made
@@ -234,12 +232,14 @@ async fn write(
         strategy: request.strategy.clone(),
         rollback: false,
         reason: request.reason.clone(),
+        by: by.clone(),
     });
     input.remember(request.key.as_deref(), number);
     Draft::new(repository)
         .expect("in/service", found.input.as_ref().map(|input| input.modified))?
         .put("in/service", &input)?
         .put(&numbered("revision", revision), &record)?
+        .note(&AuditEntry { at: now, by, action: AuditAction::Hotfix(number), why: request.reason.clone() })?
         .commit()
         .await?;
     Ok(number)

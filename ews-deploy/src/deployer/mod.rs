@@ -18,6 +18,7 @@ use ews_core::balancer::Balancer;
 use ews_core::bus::Subscription;
 use ews_core::clock::Clock;
 use ews_core::metrics::Metrics;
+use ews_core::policy::Policy;
 use ews_core::probe::{Checker, Prober, ProberConfig, StandardChecker};
 use ews_core::store::{ListRequest, StoreRevision};
 use ews_core::{Bus, Result, Runtime, ServiceName, Store, SystemClock};
@@ -29,11 +30,15 @@ use tokio::time::sleep;
 pub(crate) use found::{Found, collided, of_the_service};
 pub use tell::ServiceStatus;
 
+use crate::audit::{AuditAction, AuditEntry};
 use crate::config::DeployConfig;
 use crate::event::DeployEvent;
+use crate::failure::FailureSeen;
+use crate::hook::Hook;
 use crate::reconcile::{self, Workshop, service_selector};
 use crate::record::Repository;
 use crate::slots::Slots;
+use crate::strategy::OnFailure;
 
 /// What a deployer stands on.
 #[derive(Clone)]
@@ -49,6 +54,10 @@ pub struct DeployParts {
     pub metrics: Option<Arc<dyn Metrics>>,
     /// Wall time for records. Default: the system's.
     pub clock: Arc<dyn Clock>,
+    /// Code that is asked at the joints of rollouts. Default: none.
+    pub hooks: Vec<Arc<dyn Hook>>,
+    /// What is done about failures, in place of the strategy's rules. Default: those.
+    pub failures: Option<Arc<dyn Policy<FailureSeen, OnFailure>>>,
     /// Who makes the tries of probes. Default: HTTP and TCP from this process, commands through the runtime.
     pub checker: Option<Arc<dyn Checker>>,
 }
@@ -56,7 +65,16 @@ pub struct DeployParts {
 impl DeployParts {
     /// Instances run here, records live there, traffic is left alone.
     pub fn new(runtime: Arc<dyn Runtime>, store: Arc<dyn Store>) -> Self {
-        Self { runtime, store, balancer: None, metrics: None, clock: Arc::new(SystemClock), checker: None }
+        Self {
+            runtime,
+            store,
+            balancer: None,
+            metrics: None,
+            clock: Arc::new(SystemClock),
+            hooks: Vec::new(),
+            failures: None,
+            checker: None,
+        }
     }
 
     /// Traffic is moved by this.
@@ -70,6 +88,20 @@ impl DeployParts {
     #[must_use]
     pub fn with_metrics(mut self, metrics: Arc<dyn Metrics>) -> Self {
         self.metrics = Some(metrics);
+        self
+    }
+
+    /// This hook is asked, after those that are there.
+    #[must_use]
+    pub fn with_hook(mut self, hook: Arc<dyn Hook>) -> Self {
+        self.hooks.push(hook);
+        self
+    }
+
+    /// This decides about failures.
+    #[must_use]
+    pub fn with_failure_policy(mut self, policy: Arc<dyn Policy<FailureSeen, OnFailure>>) -> Self {
+        self.failures = Some(policy);
         self
     }
 
@@ -118,6 +150,8 @@ impl DeployParts {
 #[derive(Clone)]
 pub struct Deployer {
     inner: Arc<Inner>,
+    /// Who asks, for the audit trail.
+    by: Arc<str>,
 }
 
 struct Inner {
@@ -157,23 +191,52 @@ impl Deployer {
     /// Outside a tokio runtime.
     pub async fn start(parts: DeployParts, config: DeployConfig) -> Result<Self> {
         config.check()?;
-        let DeployParts { runtime, store, balancer, metrics, clock, checker } = parts;
+        let DeployParts { runtime, store, balancer, metrics, clock, hooks, failures, checker } = parts;
         let checker = checker.unwrap_or_else(|| Arc::new(StandardChecker::new(Arc::clone(&runtime))));
         let prober = Prober::new(checker, Arc::clone(&clock), ProberConfig::default())?;
         let bus = Bus::new(config.events)?;
         let holder = config.controller.as_deref().map_or_else(reconcile::anonymous, Arc::from);
-        let workshop =
-            Arc::new(Workshop { config, holder, runtime, store, balancer, metrics, prober, clock, bus });
+        let workshop = Arc::new(Workshop {
+            config,
+            holder,
+            runtime,
+            store,
+            balancer,
+            metrics,
+            hooks,
+            failures,
+            prober,
+            clock,
+            bus,
+        });
         let inner = Arc::new_cyclic(|this| Inner {
             this: this.clone(),
             workshop,
             leave: watch::Sender::new(false),
             tasks: Mutex::default(),
         });
-        let deployer = Self { inner };
+        let deployer = Self { inner, by: Arc::from("") };
         let after = deployer.discover().await?;
         deployer.watch_services(after)?;
         Ok(deployer)
+    }
+
+    /// The same deployer, asked by somebody: what is asked for through it is in the audit trail under this name, of which at most
+    /// 255 characters are kept.
+    #[must_use]
+    pub fn by(&self, who: &str) -> Self {
+        let by: String = who.chars().filter(|c| !c.is_control()).take(255).collect();
+        Self { inner: Arc::clone(&self.inner), by: by.into() }
+    }
+
+    pub(crate) fn now(&self) -> ews_core::Timestamp {
+        self.inner.workshop.clock.now()
+    }
+
+    /// An entry of the audit trail.
+    pub(crate) fn entry(&self, action: AuditAction, why: &str) -> AuditEntry {
+        let why = why.chars().take(1_024).collect();
+        AuditEntry { at: self.now(), by: self.by.to_string(), action, why }
     }
 
     /// Ends in order: what is under way ends at its next step, and every lead is given back, so that a successor goes on at
@@ -248,7 +311,7 @@ impl Deployer {
                     // Too far behind, or the store is away: everything is looked at again.
                     sleep(Duration::from_secs(1)).await;
                     let Some(inner) = inner.upgrade() else { return };
-                    if let Ok(revision) = (Self { inner }).discover().await {
+                    if let Ok(revision) = (Self { inner, by: Arc::from("") }).discover().await {
                         after = revision;
                     }
                     continue;

@@ -7,8 +7,9 @@ use tokio::time::{Duration, timeout};
 
 use super::Deployer;
 use super::found::Found;
-use crate::record::{Repository, RolloutState};
-use crate::rollout::{Phase, RolloutId, RolloutReport, StepReport};
+use crate::audit::AuditEntry;
+use crate::report::report;
+use crate::rollout::{RolloutId, RolloutReport};
 
 /// How a service stands.
 #[derive(Debug, Clone, PartialEq)]
@@ -55,8 +56,11 @@ impl Deployer {
                 // Asked for, and nobody has begun it yet.
                 Err(error) if error.kind() == ErrorKind::NotFound => {
                     let input = repository.input().await?;
-                    let active = input.as_ref().and_then(|input| input.value.active.as_ref());
-                    if active.is_none_or(|active| active.number != rollout.number) {
+                    let asked = input.iter().flat_map(|input| {
+                        let waiting = input.value.queue.iter().map(|queued| &queued.request);
+                        input.value.active.iter().chain(waiting)
+                    });
+                    if !asked.into_iter().any(|asked| asked.number == rollout.number) {
                         // It may have begun and ended between the two looks.
                         return self.rollout(rollout).await;
                     }
@@ -85,7 +89,7 @@ impl Deployer {
         let Some(found) = repository.rollout(rollout.number).await? else {
             return Err(Error::not_found("rollout", rollout));
         };
-        self.report(&rollout.service, found.value, &repository).await
+        Box::pin(report(&rollout.service, found.value, &repository, self.now())).await
     }
 
     /// The rollouts that are kept, the latest first.
@@ -96,7 +100,7 @@ impl Deployer {
         let repository = self.repository(service);
         let mut reports = Vec::new();
         for state in repository.rollouts().await?.into_iter().rev() {
-            reports.push(self.report(service, state, &repository).await?);
+            reports.push(Box::pin(report(service, state, &repository, self.now())).await?);
         }
         Ok(reports)
     }
@@ -108,6 +112,17 @@ impl Deployer {
     pub async fn revisions(&self, service: &ServiceName) -> Result<Vec<Revision>> {
         let records = self.repository(service).revisions().await?;
         Ok(records.into_iter().map(|record| record.revision).collect())
+    }
+
+    /// The audit trail, the latest first, at most `limit` entries.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn audit(&self, service: &ServiceName, limit: usize) -> Result<Vec<AuditEntry>> {
+        let mut entries = self.repository(service).audit().await?;
+        entries.reverse();
+        entries.truncate(limit);
+        Ok(entries)
     }
 
     /// How a service stands.
@@ -142,55 +157,5 @@ impl Deployer {
     /// Those of the store.
     pub async fn services(&self) -> Result<Vec<ServiceName>> {
         Ok(self.scan().await?.0)
-    }
-
-    async fn report(
-        &self,
-        service: &ServiceName,
-        state: RolloutState,
-        repository: &Repository,
-    ) -> Result<RolloutReport> {
-        let id = RolloutId { service: service.clone(), number: state.number };
-        let name = async |number: u64| -> Result<RevisionId> {
-            match repository.revision(number).await? {
-                Some(record) => Ok(record.revision.id),
-                // Its revision is no longer kept; its number is.
-                None => RevisionId::new(format!("r{number}")),
-            }
-        };
-        let control = repository.control().await?;
-        let paused =
-            control.is_some_and(|control| control.value.rollout == state.number && control.value.paused);
-        let step = state.step().map(|step| {
-            let canary = state.canary.as_ref();
-            StepReport {
-                number: canary.map_or(0, |canary| canary.made) + 1,
-                of: state.strategy.steps().len(),
-                step,
-                weight: canary.and_then(|canary| canary.weight).unwrap_or_default(),
-                up: canary.map_or(0, |canary| canary.up.len()),
-                measured: canary.map_or(0, |canary| canary.run.taken),
-            }
-        });
-        Ok(RolloutReport {
-            id,
-            step,
-            to: name(state.to).await?,
-            from: match state.from {
-                Some(from) => Some(name(from).await?),
-                None => None,
-            },
-            phase: state.phase,
-            paused: state.outcome.is_none()
-                && state.phase == Phase::Forward
-                && (paused || state.held.is_some()),
-            strategy: state.strategy,
-            done: (state.done, state.slots.len()),
-            cause: state.cause,
-            failures: state.failures,
-            outcome: state.outcome,
-            started_at: state.started_at,
-            ended_at: state.ended_at,
-        })
     }
 }

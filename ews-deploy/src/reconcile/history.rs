@@ -12,6 +12,18 @@ use crate::record::{Draft, numbered};
 const AT_ONCE: usize = 100;
 
 impl Leader {
+    /// Deletes the oldest entries of the audit trail beyond those that are kept.
+    pub(super) async fn trim_audit(&self) -> Result<()> {
+        for part in self.tools.repository.old_audit().await?.chunks(AT_ONCE) {
+            let mut transaction = Transaction::new().fence(self.tools.lead.fence().clone());
+            for key in part {
+                transaction = transaction.delete(key);
+            }
+            self.tools.repository.store().commit(&transaction).await?;
+        }
+        Ok(())
+    }
+
     /// Deletes rollouts and revisions beyond those that are kept. A revision that a slot runs, that a rollback may go to or that
     /// is asked for is never deleted.
     pub(super) async fn prune(&mut self) -> Result<()> {
@@ -26,6 +38,7 @@ impl Leader {
         used.extend(state.current);
         used.extend(self.rollout.iter().flat_map(|rollout| rollout.from.into_iter().chain([rollout.to])));
         used.extend(self.input.value.active.iter().map(|active| active.revision));
+        used.extend(self.input.value.queue.iter().map(|queued| queued.request.revision));
         // What a hotfix is laid over stays with it.
         let below = |number: &u64| Some(self.revisions.get(number)?.overlay.as_ref()?.base);
         used.extend(used.iter().filter_map(below).collect::<Vec<_>>());
@@ -47,6 +60,7 @@ impl Leader {
         for number in old_revisions {
             self.revisions.remove(number);
         }
+        self.trim_audit().await?;
         if gone == 0 {
             return Ok(());
         }

@@ -17,12 +17,14 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
+use super::hooks::Joint;
 use super::steps::Which;
 use super::unit::{End, Tools};
 use crate::analysis::Numbers;
 use crate::config::DeployConfig;
 use crate::decide::{self, Act, Turn};
 use crate::event::{EventKind, Step};
+use crate::failure::FailureClass;
 use crate::hotfix::Overlay;
 use crate::record::{
     ControlInput, Draft, RevisionRecord, RolloutState, ScaleInput, ServiceInput, ServiceState, UnitJournal,
@@ -98,6 +100,9 @@ pub(super) struct Leader {
     /// Metrics that are being asked: of which rollout, which analysis, and what they say.
     pub(super) measures: JoinSet<(u64, Which, Vec<Numbers>)>,
     pub(super) measuring: BTreeSet<Which>,
+    /// Hooks that are being asked, and told.
+    pub(super) asking: JoinSet<(u64, Joint, Result<(), String>)>,
+    pub(super) telling: JoinSet<()>,
     /// How many steps were made when the one under way was told of.
     pub(super) told_step: Option<usize>,
     /// The rollout is about to end: its units end, and none begins.
@@ -167,6 +172,8 @@ impl Leader {
             batch_after: None,
             measures: JoinSet::new(),
             measuring: BTreeSet::new(),
+            asking: JoinSet::new(),
+            telling: JoinSet::new(),
             told_step: None,
             ending: false,
             tools,
@@ -194,6 +201,8 @@ impl Leader {
         self.units.abort_all();
         self.syncs.abort_all();
         self.measures.abort_all();
+        self.asking.abort_all();
+        self.telling.abort_all();
         // Whoever leads next probes them; we would go on for ever.
         for instance in self.observed.iter() {
             tools.prober.remove(&instance.id);
@@ -209,6 +218,7 @@ impl Leader {
     pub(super) async fn rounds(&mut self) -> Over {
         self.tools.narrator.set_rollout(self.rollout.as_ref().map(|rollout| rollout.number));
         self.tools.narrator.tell(EventKind::Leading);
+        self.tell_ends().await;
         if let Some(rollout) = &self.rollout {
             let done = (self.done(rollout), rollout.slots.len());
             self.tools.narrator.tell(EventKind::RolloutResumed { done });
@@ -280,6 +290,15 @@ impl Leader {
                         return over;
                     }
                 }
+                Some(answered) = self.asking.join_next() => {
+                    if let Ok((rollout, joint, answer)) = answered
+                        && let Err(error) = self.answered(rollout, joint, answer).await
+                        && let Some(over) = lost(&error)
+                    {
+                        return over;
+                    }
+                }
+                Some(_) = self.telling.join_next() => {}
                 Some(synced) = self.syncs.join_next() => {
                     if !matches!(synced, Ok(true)) {
                         self.sync_after = Some(Instant::now() + REST);
@@ -347,13 +366,16 @@ impl Leader {
             director.set_aim(self.aim());
         }
         self.tell_step();
+        self.ask_hooks();
 
         let busy: BTreeSet<u32> = self.busy.keys().copied().collect();
         let now = Instant::now();
         let mut acts = Vec::new();
         if let Some(rollout) = &self.rollout {
-            let halted =
-                self.ending || self.is_halted(rollout) || self.batch_after.is_some_and(|until| until > now);
+            let halted = self.ending
+                || self.is_halted(rollout)
+                || self.joint().is_some()
+                || self.batch_after.is_some_and(|until| until > now);
             let (turn, interval) = (
                 decide::turn(&self.looked(&busy, halted, &observed_health), rollout),
                 rollout.strategy.interval,
@@ -434,7 +456,7 @@ impl Leader {
         if rollout.spent >= rollout.strategy.progress_deadline {
             let reason = format!("no instance got healthy within {:?}", rollout.strategy.progress_deadline);
             rollout.spent = Duration::ZERO;
-            return self.turned(reason).await;
+            return self.turned(reason, FailureClass::Deadline).await;
         }
         if now - self.written >= self.tools.tick {
             self.written = now;

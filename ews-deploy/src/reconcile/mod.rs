@@ -5,6 +5,7 @@
 //! on the files of its instance, `narrate` the events.
 
 mod history;
+mod hooks;
 mod lead;
 mod leader;
 mod look;
@@ -21,6 +22,7 @@ use std::time::Duration;
 use ews_core::balancer::Balancer;
 use ews_core::clock::Clock;
 use ews_core::metrics::Metrics;
+use ews_core::policy::Policy;
 use ews_core::probe::Prober;
 use ews_core::{Bus, Runtime, ServiceName, Store};
 use tokio::sync::watch;
@@ -31,7 +33,10 @@ pub(crate) use unit::service_selector;
 
 use crate::config::DeployConfig;
 use crate::event::{DeployEvent, EventKind};
+use crate::failure::FailureSeen;
+use crate::hook::Hook;
 use crate::record::Repository;
+use crate::strategy::OnFailure;
 use crate::traffic::Director;
 use lead::Lead;
 use leader::{Leader, Over};
@@ -46,6 +51,8 @@ pub(crate) struct Workshop {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) balancer: Option<Arc<dyn Balancer>>,
     pub(crate) metrics: Option<Arc<dyn Metrics>>,
+    pub(crate) hooks: Vec<Arc<dyn Hook>>,
+    pub(crate) failures: Option<Arc<dyn Policy<FailureSeen, OnFailure>>>,
     pub(crate) prober: Prober,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) bus: Bus<DeployEvent>,
@@ -84,6 +91,8 @@ pub(crate) async fn reconcile(
             runtime: Arc::clone(&workshop.runtime),
             director,
             metrics: workshop.metrics.clone(),
+            hooks: workshop.hooks.clone(),
+            failures: workshop.failures.clone(),
             prober: workshop.prober.clone(),
             repository: repository.clone(),
             lead,

@@ -12,6 +12,7 @@ use tokio::time::timeout;
 
 use super::unit::{Done, Halt, Unit};
 use crate::event::Step;
+use crate::failure::FailureClass;
 use crate::hotfix::{FileFact, Reload, files};
 use crate::record::RevisionRecord;
 use crate::rollout::UnitFailure;
@@ -90,7 +91,9 @@ impl Unit {
                     Some(digest) => format!("`{path}` does not hold what was written to it, but {digest}"),
                     None => format!("`{path}` is not there though it was written"),
                 };
-                return Err(Halt::Failed(Box::new(self.failure(revision, Some(&instance.id), reason))));
+                let mut failure = self.failure(revision, Some(&instance.id), reason);
+                failure.class = FailureClass::Reload;
+                return Err(Halt::Failed(Box::new(failure)));
             }
         }
         Ok(())
@@ -129,6 +132,7 @@ impl Unit {
                 return self.started_again(instance, revision).await;
             }
             let mut failure = self.failure(revision, Some(&instance.id), reason);
+            failure.class = FailureClass::Reload;
             failure.log = log;
             return Err(Halt::Failed(Box::new(failure)));
         }

@@ -2,15 +2,18 @@
 
 use std::time::Duration;
 
+use ews_core::policy::{Policy as _, PolicyState};
 use ews_core::{InstanceState, Result};
 use tokio::time::Instant;
 
 use super::leader::Leader;
 use crate::analysis::Run;
+use crate::audit::{AuditAction, AuditEntry};
 use crate::decide::{self, Act, Cause, Health};
 use crate::event::EventKind;
+use crate::failure::{FailureClass, FailureRules, FailureSeen};
 use crate::plan::{self, Question, UnitOrder};
-use crate::record::{CanaryState, End, RolloutRequest, RolloutState, Versioned, numbered};
+use crate::record::{CanaryState, End, RolloutRequest, RolloutState, ScaleInput, Versioned, numbered};
 use crate::rollout::{Outcome, Phase, RolloutReport, UnitFailure};
 use crate::strategy::OnFailure;
 
@@ -77,28 +80,15 @@ impl Leader {
             base: plan::Base::default(),
         });
         let steps = !plan.steps.is_empty();
+        let now = self.tools.clock.now();
         let rollout = RolloutState {
-            number: asked.number,
-            to: asked.revision,
-            from,
-            strategy: asked.strategy.clone(),
-            rollback: asked.rollback,
             order: plan.order,
             slots: plan.units().map(|unit| unit.slot).collect(),
             batches: plan.batches.iter().map(Vec::len).collect(),
-            phase: Phase::Forward,
-            held: None,
-            waits: None,
-            approved: 0,
             canary: steps.then(CanaryState::default),
-            cause: String::new(),
-            failures: Vec::new(),
-            failed: 0,
-            spent: Duration::ZERO,
-            done: 0,
             outcome: None,
-            started_at: self.tools.clock.now(),
             ended_at: None,
+            ..RolloutState::never_begun(asked, from, String::new(), now)
         };
         self.state.rollout = Some(asked.number);
         // The slots of this rollout are what is asked for now; from here on scaling tells of changes.
@@ -174,10 +164,12 @@ impl Leader {
             .as_ref()
             .is_some_and(|rollout| rollout.phase == Phase::RollingBack && revision == Some(rollout.to));
         let mut is_taken = false;
+        let slot = failure.slot;
         if let Some(rollout) = &mut self.rollout {
             if rollout.failures.len() < RolloutReport::FAILURES {
-                rollout.failures.push(failure);
+                rollout.failures.push(failure.clone());
             }
+            *rollout.tries.entry(slot).or_default() += 1;
             if rollout.phase == Phase::Forward && !rollout.rollback {
                 rollout.failed += 1;
                 is_taken = rollout.failed <= rollout.strategy.tolerates(rollout.slots.len());
@@ -186,7 +178,7 @@ impl Leader {
         if late || is_taken {
             return Ok(());
         }
-        self.turned(reason).await
+        self.decided(reason, failure.class, Some(failure)).await
     }
 
     /// A batch may not begin before somebody says so.
@@ -220,6 +212,7 @@ impl Leader {
                 slot,
                 instance: id.clone(),
                 revision: revision.revision.id.clone(),
+                class: FailureClass::Relapsed,
                 reason,
                 exit,
                 log: Vec::new(),
@@ -274,7 +267,48 @@ impl Leader {
     }
 
     /// Something went wrong: what the strategy says is done about it.
-    pub(super) async fn turned(&mut self, reason: String) -> Result<()> {
+    pub(super) async fn turned(&mut self, reason: String, class: FailureClass) -> Result<()> {
+        self.decided(reason, class, None).await
+    }
+
+    /// What is to be done about a failure, by the policy or the strategy's rules.
+    fn answer(&self, reason: &str, class: FailureClass, failure: Option<UnitFailure>) -> Option<OnFailure> {
+        let rollout = self.rollout.as_ref()?;
+        let tries = failure.as_ref().and_then(|failure| rollout.tries.get(&failure.slot).copied());
+        let seen = FailureSeen {
+            service: self.tools.service.clone(),
+            rollout: rollout.number,
+            class,
+            reason: reason.to_owned(),
+            failure,
+            failed: rollout.failed,
+            tries: tries.unwrap_or_default(),
+            done: (self.done(rollout), rollout.slots.len()),
+            strategy: rollout.strategy.clone(),
+        };
+        let (now, none) = (self.tools.clock.now(), PolicyState::default());
+        let (explained, _) = match &self.tools.failures {
+            Some(policy) => policy.decide(&seen, &none, now),
+            None => FailureRules.decide(&seen, &none, now),
+        };
+        let about_none = seen.failure.is_none();
+        let answer = match explained.decision {
+            // A policy's own mistake must not leave it without an answer.
+            OnFailure::Retry(_) | OnFailure::Skip if about_none => OnFailure::Rollback,
+            answer => answer,
+        };
+        self.tools.narrator.tell(EventKind::Decided { decision: answer, explained: explained.to_string() });
+        // A rollback is never rolled back.
+        Some(if rollout.rollback && answer == OnFailure::Rollback { OnFailure::Freeze } else { answer })
+    }
+
+    async fn decided(
+        &mut self,
+        reason: String,
+        class: FailureClass,
+        failure: Option<UnitFailure>,
+    ) -> Result<()> {
+        let slot = failure.as_ref().map(|failure| failure.slot);
         let Some(rollout) = &mut self.rollout else { return Ok(()) };
         if rollout.phase == Phase::RollingBack {
             // No rollback of a rollback: somebody has to look.
@@ -282,8 +316,16 @@ impl Leader {
             self.cause(reason);
             return self.concluded(Outcome::RollbackFailed).await;
         }
-        let answer = if rollout.rollback { OnFailure::Freeze } else { rollout.strategy.on_failure };
+        let Some(answer) = self.answer(&reason, class, failure) else { return Ok(()) };
+        let Some(rollout) = &mut self.rollout else { return Ok(()) };
         match answer {
+            OnFailure::Retry(_) => Ok(()),
+            OnFailure::Skip => {
+                rollout.skipped.extend(slot);
+                // That it is decided is progress: it is not waited for any more.
+                self.progressed();
+                self.draft()?.commit().await.map(|_| ())
+            }
             OnFailure::Rollback => self.roll_back(reason).await,
             OnFailure::Pause => {
                 rollout.held =
@@ -329,6 +371,11 @@ impl Leader {
     pub(super) async fn concluded(&mut self, outcome: Outcome) -> Result<()> {
         let Some(mut rollout) = self.rollout.take() else { return Ok(()) };
         self.interrupt_units_of(rollout.number);
+        let skipped = rollout.skipped.len();
+        let outcome = if outcome == Outcome::Succeeded && skipped > 0 { Outcome::Failed } else { outcome };
+        if skipped > 0 && rollout.cause.is_empty() {
+            rollout.cause = format!("{skipped} of {} slots keep what they had", rollout.slots.len());
+        }
         rollout.outcome = Some(outcome);
         rollout.done = self.done(&rollout);
         rollout.ended_at = Some(self.tools.clock.now());
@@ -343,8 +390,15 @@ impl Leader {
         let number = rollout.number;
         let (cause, event_outcome) = (rollout.cause.clone(), outcome);
         // Written before anything is told: whoever hears of the end finds it.
-        let draft = self.draft()?.put(&numbered("rollout", number), &rollout)?;
+        let entry = AuditEntry {
+            at: self.tools.clock.now(),
+            by: String::new(),
+            action: AuditAction::Ended { rollout: number, outcome },
+            why: cause.clone(),
+        };
+        let draft = self.draft()?.put(&numbered("rollout", number), &rollout)?.note(&entry)?;
         draft.commit().await?;
+        self.tell_end(rollout);
         self.deactivate(number).await?;
         self.tools.narrator.tell(EventKind::Ended { outcome: event_outcome, cause });
         self.begin_batches();
@@ -359,8 +413,29 @@ impl Leader {
             }
             let mut value = self.input.value.clone();
             value.active = None;
-            let draft =
-                self.draft()?.expect("in/service", Some(self.input.modified))?.put("in/service", &value)?;
+            let mut draft = self.draft()?;
+            if !value.queue.is_empty() && !value.removing {
+                // Whoever waits is next, with what it changes besides.
+                let next = value.queue.remove(0);
+                let scale = self.tools.repository.scale().await?;
+                let desired = next.desired.unwrap_or_default();
+                if let Err(error) = value.admit(next.traffic.as_ref(), next.bounds, desired) {
+                    tracing::warn!(service = %self.tools.service, %error, "what waited is taken as far as it can be");
+                }
+                if let Some(scale) =
+                    scale.filter(|scale| next.desired.is_some_and(|n| n != scale.value.desired))
+                {
+                    let input = ScaleInput {
+                        desired,
+                        version: scale.value.version + 1,
+                        victims: Vec::new(),
+                        reason: "deployed with this count".to_owned(),
+                    };
+                    draft = draft.expect("in/scale", Some(scale.modified))?.put("in/scale", &input)?;
+                }
+                value.active = Some(next.request);
+            }
+            let draft = draft.expect("in/service", Some(self.input.modified))?.put("in/service", &value)?;
             match draft.commit().await {
                 Ok(modified) => {
                     self.input = Versioned { value, modified };
@@ -395,6 +470,7 @@ impl Leader {
         if before != desired {
             let reason = self.scale.reason.clone();
             self.tools.narrator.tell(EventKind::Scaled { from: before, to: desired, reason });
+            self.trim_audit().await?;
         }
         Ok(())
     }

@@ -12,6 +12,7 @@ use super::leader::Leader;
 use crate::analysis::{Analysis, MetricCheck, Numbers, OnInconclusive, Run, Verdict};
 use crate::canary::CanaryStep;
 use crate::event::EventKind;
+use crate::failure::FailureClass;
 use crate::record::{CanaryState, RolloutState};
 use crate::rollout::Phase;
 use crate::traffic::{Aim, CanaryAim};
@@ -253,9 +254,11 @@ impl Leader {
         let reason = taken.reason;
         match verdict {
             None | Some(Verdict::Pass) => Ok(()),
-            Some(Verdict::Fail) => self.turned(format!("the analysis failed: {reason}")).await,
+            Some(Verdict::Fail) => {
+                self.turned(format!("the analysis failed: {reason}"), FailureClass::Analysis).await
+            }
             Some(verdict) if analysis.on_inconclusive == OnInconclusive::Fail => {
-                self.turned(format!("the analysis is {verdict}: {reason}")).await
+                self.turned(format!("the analysis is {verdict}: {reason}"), FailureClass::Analysis).await
             }
             Some(verdict) => {
                 self.hold(format!("the analysis is {verdict}: {reason}"), which != Which::Along).await

@@ -14,6 +14,7 @@ use std::time::Duration;
 use ews_core::balancer::MemberState;
 use ews_core::clock::Clock;
 use ews_core::metrics::Metrics;
+use ews_core::policy::Policy;
 use ews_core::probe::{Prober, Target};
 use ews_core::runtime::{CreateOptions, LogOptions, RemoveOptions, StopOptions, WaitOptions};
 use ews_core::{
@@ -28,11 +29,14 @@ use super::lead::Lead;
 use super::narrate::Narrator;
 use super::patch::{Difference, Files};
 use crate::event::{EventKind, Step};
+use crate::failure::{FailureClass, FailureSeen};
 use crate::gate::{Gate, Verdict};
+use crate::hook::Hook;
 use crate::plan::UnitOrder;
 use crate::record::{Draft, Repository, RevisionRecord, UnitJournal};
 use crate::rollout::{GateLimits, UnitFailure};
 use crate::slots::split;
+use crate::strategy::OnFailure;
 use crate::traffic::Director;
 
 /// What all work on slots of one service shares.
@@ -42,6 +46,8 @@ pub(crate) struct Tools {
     pub(crate) runtime: Arc<dyn Runtime>,
     pub(crate) director: Option<Director>,
     pub(crate) metrics: Option<Arc<dyn Metrics>>,
+    pub(crate) hooks: Vec<Arc<dyn Hook>>,
+    pub(crate) failures: Option<Arc<dyn Policy<FailureSeen, OnFailure>>>,
     pub(crate) prober: Prober,
     pub(crate) repository: Repository,
     pub(crate) lead: Lead,
@@ -200,7 +206,9 @@ impl Unit {
             (Halt::Failed(failure), _) => End::Failed(failure),
             (Halt::Interrupted, _) => End::Interrupted,
             (Halt::Error(error), Some(revision)) if is_the_revisions(&error) => {
-                End::Failed(Box::new(self.failure(revision, None, error.to_string())))
+                let mut failure = self.failure(revision, None, error.to_string());
+                failure.class = FailureClass::Refused;
+                End::Failed(Box::new(failure))
             }
             (Halt::Error(error), _) => {
                 let Way { at, healthy, .. } = std::mem::take(&mut *self.way());
@@ -355,7 +363,9 @@ impl Unit {
                 Some(code) => format!("its program could not be started: {} (code {code})", failure.message),
                 None => format!("its program could not be started: {}", failure.message),
             };
-            return Err(Halt::Failed(Box::new(self.failure(revision, Some(&started.id), reason))));
+            let mut failure = self.failure(revision, Some(&started.id), reason);
+            failure.class = FailureClass::Exited;
+            return Err(Halt::Failed(Box::new(failure)));
         }
         self.probe(&started, revision)?;
         Ok(started)
@@ -405,6 +415,7 @@ impl Unit {
                         reason.push_str(&format!("; {kind}: {}", outcome.reason));
                     }
                     let mut failure = self.failure(revision, Some(&instance.id), reason);
+                    failure.class = FailureClass::Unhealthy;
                     failure.log = self.tools.tail(&instance.id).await;
                     return Err(Halt::Failed(Box::new(failure)));
                 }
@@ -430,6 +441,8 @@ impl Unit {
     async fn ended(&self, revision: &RevisionRecord, id: &InstanceId, status: Option<ExitStatus>) -> Halt {
         let reason = if status.is_some() { "its program ended before it was healthy" } else { "it is gone" };
         let mut failure = self.failure(revision, Some(id), reason.to_owned());
+        let oom = status.as_ref().is_some_and(|status| status.oom_killed);
+        failure.class = if oom { FailureClass::OutOfMemory } else { FailureClass::Exited };
         failure.exit = status;
         failure.log = self.tools.tail(id).await;
         Halt::Failed(Box::new(failure))
@@ -445,6 +458,7 @@ impl Unit {
             slot: self.slot,
             instance: instance.cloned(),
             revision: revision.revision.id.clone(),
+            class: FailureClass::Other,
             reason,
             exit: None,
             log: Vec::new(),

@@ -10,6 +10,7 @@
 //! | `blob/<n>/<digest>/<i>` | a piece of a file of the hotfix that is revision n | whoever asks, before `revision/<n>` |
 //! | `state` | [`ServiceState`]: what each slot shall run | the leader, fenced |
 //! | `rollout/<n>` | [`RolloutState`] | the leader, fenced |
+//! | `audit/<time>-<random>` | [`AuditEntry`](crate::AuditEntry) | whoever asks, with what is asked; the leader |
 //! | `unit/<slot>` | [`UnitJournal`]: the step that is about to be made | the leader, fenced |
 //!
 //! What is asked for is acknowledged when it is written, so a leader that dies loses none of it. What a leader writes carries
@@ -23,7 +24,10 @@ use std::time::Duration;
 use ews_core::balancer::{AttributeMatch, DomainName};
 use ews_core::store::Schema;
 use ews_core::time::duration;
-use ews_core::{InstanceId, InstanceKey, Revision, RevisionId, ServiceName, ServiceSpec, Timestamp};
+use ews_core::{
+    Error, ErrorKind, InstanceId, InstanceKey, Result, Revision, RevisionId, ServiceName, ServiceSpec,
+    Timestamp,
+};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use repository::{Draft, Repository, Versioned, numbered};
@@ -49,6 +53,9 @@ pub(crate) struct ServiceInput {
     pub(crate) next_rollout: u64,
     /// The rollout that is asked for or under way.
     pub(crate) active: Option<RolloutRequest>,
+    /// Those that wait for it, in order.
+    #[serde(default)]
+    pub(crate) queue: Vec<Queued>,
     /// The keys of the last requests and their rollouts, the newest last.
     pub(crate) keys: Vec<(String, u64)>,
     /// Whether the service shall go with all that belongs to it.
@@ -60,6 +67,39 @@ impl ServiceInput {
     pub(crate) const FORMER: usize = 1_000;
     /// The most keys of requests that are remembered.
     pub(crate) const KEYS: usize = 100;
+
+    /// Takes over what a request changes besides the revision.
+    pub(crate) fn admit(
+        &mut self,
+        traffic: Option<&Traffic>,
+        bounds: Option<(u32, u32)>,
+        desired: u32,
+    ) -> Result<()> {
+        self.bounds = bounds.unwrap_or(self.bounds);
+        let (least, most) = self.bounds;
+        if !(least..=most).contains(&desired) {
+            return Err(Error::invalid(format!(
+                "{desired} instances; accepted by the service's bounds: {least} to {most}"
+            ))
+            .with_context("field", "replicas"));
+        }
+        if let Some(traffic) = traffic {
+            let before = self.traffic.replace(traffic.clone());
+            let dropped = before.into_iter().flat_map(|traffic| traffic.domains);
+            self.former.extend(dropped);
+            self.former.retain(|domain| !traffic.domains.contains(domain));
+            self.former.sort();
+            self.former.dedup();
+            if self.former.len() > Self::FORMER {
+                let message = format!(
+                    "more than {} former domains; remove the service and deploy it anew",
+                    Self::FORMER
+                );
+                return Err(Error::new(ErrorKind::OutOfResources, message));
+            }
+        }
+        Ok(())
+    }
 
     /// Remembers the key of the request that led to this rollout.
     pub(crate) fn remember(&mut self, key: Option<&str>, rollout: u64) {
@@ -85,6 +125,19 @@ pub(crate) struct RolloutRequest {
     /// A rollback goes in whole batches from the start, and is never itself rolled back.
     pub(crate) rollback: bool,
     pub(crate) reason: String,
+    #[serde(default)]
+    pub(crate) by: String,
+}
+
+/// A request that waits for those before it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Queued {
+    pub(crate) request: RolloutRequest,
+    /// What it changes besides when its turn has come.
+    pub(crate) desired: Option<u32>,
+    pub(crate) traffic: Option<Traffic>,
+    pub(crate) bounds: Option<(u32, u32)>,
 }
 
 /// How many instances are asked for.
@@ -202,6 +255,10 @@ pub(crate) struct RolloutState {
     pub(crate) from: Option<u64>,
     pub(crate) strategy: Strategy,
     pub(crate) rollback: bool,
+    #[serde(default)]
+    pub(crate) by: String,
+    #[serde(default)]
+    pub(crate) reason: String,
     pub(crate) order: UnitOrder,
     /// The slots in the order in which they are replaced.
     pub(crate) slots: Vec<u32>,
@@ -221,6 +278,15 @@ pub(crate) struct RolloutState {
     pub(crate) canary: Option<CanaryState>,
     pub(crate) cause: String,
     pub(crate) failures: Vec<UnitFailure>,
+    /// The slots that keep what they had.
+    #[serde(default)]
+    pub(crate) skipped: BTreeSet<u32>,
+    /// How often slots failed.
+    #[serde(default)]
+    pub(crate) tries: BTreeMap<u32, u32>,
+    /// Which hooks said yes.
+    #[serde(default)]
+    pub(crate) hooks: Hooked,
     /// How many failures there were in all.
     #[serde(default)]
     pub(crate) failed: usize,
@@ -231,6 +297,16 @@ pub(crate) struct RolloutState {
     pub(crate) outcome: Option<Outcome>,
     pub(crate) started_at: Timestamp,
     pub(crate) ended_at: Option<Timestamp>,
+}
+
+/// What hooks were asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Hooked {
+    pub(crate) before: bool,
+    pub(crate) promotion: bool,
+    /// Whether they were told of the end.
+    pub(crate) after: bool,
 }
 
 /// How far a canary has come.
@@ -255,6 +331,45 @@ pub(crate) struct CanaryState {
     pub(crate) run: Run,
     /// Of what is measured all along.
     pub(crate) along: Run,
+}
+
+impl RolloutState {
+    /// One that ended before anybody began it.
+    pub(crate) fn never_begun(
+        request: &RolloutRequest,
+        from: Option<u64>,
+        cause: String,
+        now: Timestamp,
+    ) -> Self {
+        Self {
+            number: request.number,
+            to: request.revision,
+            from,
+            strategy: request.strategy.clone(),
+            rollback: request.rollback,
+            by: request.by.clone(),
+            reason: request.reason.clone(),
+            order: UnitOrder::StartFirst,
+            slots: Vec::new(),
+            batches: Vec::new(),
+            phase: Phase::Forward,
+            held: None,
+            waits: None,
+            approved: 0,
+            canary: None,
+            cause,
+            failures: Vec::new(),
+            skipped: BTreeSet::new(),
+            tries: BTreeMap::new(),
+            hooks: Hooked::default(),
+            failed: 0,
+            spent: Duration::ZERO,
+            done: 0,
+            outcome: Some(Outcome::Cancelled),
+            started_at: now,
+            ended_at: Some(now),
+        }
+    }
 }
 
 impl Schema for RolloutState {

@@ -11,6 +11,8 @@ use ews_core::store::{
 };
 use ews_core::{Digest, Error, ErrorKind, OwnerId, Result, ServiceName, Store, StoreExt as _};
 
+use crate::audit::{self, AuditEntry};
+
 use super::{
     ControlInput, RevisionRecord, RolloutState, ScaleInput, ServiceInput, ServiceState, UnitJournal,
 };
@@ -97,6 +99,17 @@ impl Repository {
 
     pub(crate) async fn revisions(&self) -> Result<Vec<RevisionRecord>> {
         self.list("revision", 10_000).await
+    }
+
+    pub(crate) async fn audit(&self) -> Result<Vec<AuditEntry>> {
+        self.list("audit", 100_000).await
+    }
+
+    /// The keys of the entries beyond those that are kept.
+    pub(crate) async fn old_audit(&self) -> Result<Vec<Key>> {
+        let page = self.store.list_all(&self.prefix("audit")?, 100_000).await?;
+        let surplus = page.records.len().saturating_sub(AuditEntry::KEPT);
+        Ok(page.records.into_iter().take(surplus).map(|record| record.key).collect())
     }
 
     pub(crate) async fn rollouts(&self) -> Result<Vec<RolloutState>> {
@@ -224,6 +237,11 @@ impl<'a> Draft<'a> {
         let key = self.repository.key(rest)?;
         self.transaction = self.transaction.put(&key, encode_typed(value)?);
         Ok(self)
+    }
+
+    /// With this entry of the audit trail.
+    pub(crate) fn note(self, entry: &AuditEntry) -> Result<Self> {
+        self.put(&audit::key(entry.at), entry)
     }
 
     pub(crate) fn delete(mut self, rest: &str) -> Result<Self> {

@@ -81,12 +81,31 @@ impl World {
         self.controller_on(name, Arc::clone(&self.store) as Arc<dyn Store>).await
     }
 
+    /// A controller with other parts besides.
+    pub(crate) async fn controller_with(
+        &self,
+        name: &str,
+        with: impl FnOnce(DeployParts) -> DeployParts,
+    ) -> Controller {
+        self.made(name, Arc::clone(&self.store) as Arc<dyn Store>, with).await
+    }
+
     pub(crate) async fn controller_on(&self, name: &str, store: Arc<dyn Store>) -> Controller {
+        self.made(name, store, |parts| parts).await
+    }
+
+    async fn made(
+        &self,
+        name: &str,
+        store: Arc<dyn Store>,
+        with: impl FnOnce(DeployParts) -> DeployParts,
+    ) -> Controller {
         let runtime = Arc::new(FakeRuntime::connect(&self.engine));
         let parts = DeployParts::new(Arc::clone(&runtime) as _, store)
             .with_balancer(Arc::clone(&self.guard) as _)
             .with_metrics(Arc::clone(&self.metrics) as _)
             .with_checker(Arc::new(ByLabel(self.engine.clone(), Arc::clone(&self.checks))));
+        let parts = with(parts);
         let config = DeployConfig::new("acme".parse().unwrap()).with_controller(name);
         Controller { deployer: Deployer::start(parts, config).await.unwrap(), runtime }
     }
