@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ews_core::{Result, RevisionId, ServiceName, Timestamp};
+use ews_core::{Result, ServiceName, Timestamp};
 
 use crate::analysis::Analysis;
 use crate::canary::CanaryStep;
@@ -20,13 +20,6 @@ pub(crate) async fn report(
     repository: &Repository,
     now: Timestamp,
 ) -> Result<RolloutReport> {
-    let name = async |number: u64| -> Result<RevisionId> {
-        match repository.revision(number).await? {
-            Some(record) => Ok(record.revision.id),
-            // Its revision is no longer kept; its number is.
-            None => RevisionId::new(format!("r{number}")),
-        }
-    };
     let control = repository.control().await?;
     let asked = control.is_some_and(|control| control.value.rollout == state.number && control.value.paused);
     let paused = state.outcome.is_none() && state.phase == Phase::Forward && (asked || state.held.is_some());
@@ -43,9 +36,9 @@ pub(crate) async fn report(
     });
     Ok(RolloutReport {
         id: RolloutId { service: service.clone(), number: state.number },
-        to: name(state.to).await?,
+        to: repository.revision_id(state.to).await?,
         from: match state.from {
-            Some(from) => Some(name(from).await?),
+            Some(from) => Some(repository.revision_id(from).await?),
             None => None,
         },
         progress: progress(&state, paused, now),

@@ -138,7 +138,7 @@ impl Deployer {
             None => None,
         };
         let stable = match found.state.stable.last() {
-            Some(number) => repository.revision(*number).await?.map(|record| record.revision.id),
+            Some(number) => Some(repository.revision_id(*number).await?),
             None => None,
         };
         Ok(ServiceStatus {

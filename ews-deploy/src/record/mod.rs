@@ -200,6 +200,22 @@ impl RevisionRecord {
     }
 }
 
+/// The same record where only the name is wanted: reading and checking a whole spec costs a hundred times as much.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct RevisionName {
+    pub(crate) revision: Named,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Named {
+    pub(crate) id: RevisionId,
+}
+
+impl Schema for RevisionName {
+    const NAME: &'static str = RevisionRecord::NAME;
+    const VERSION: u32 = RevisionRecord::VERSION;
+}
+
 impl Schema for RevisionRecord {
     const NAME: &'static str = "deploy-revision";
     const VERSION: u32 = 1;

@@ -9,12 +9,12 @@ use ews_core::store::{
     Expect, Fence, Key, ListRequest, Prefix, Schema, StoreRevision, Transaction, TypedExt as _, decode_typed,
     encode_typed,
 };
-use ews_core::{Digest, Error, ErrorKind, OwnerId, Result, ServiceName, Store, StoreExt as _};
+use ews_core::{Digest, Error, ErrorKind, OwnerId, Result, RevisionId, ServiceName, Store, StoreExt as _};
 
 use crate::audit::{self, AuditEntry};
 
 use super::{
-    ControlInput, RevisionRecord, RolloutState, ScaleInput, ServiceInput, ServiceState, UnitJournal,
+    ControlInput, RevisionName, RevisionRecord, RolloutState, ScaleInput, ServiceInput, ServiceState, UnitJournal,
 };
 
 /// A record and the store's revision that wrote it.
@@ -95,6 +95,15 @@ impl Repository {
 
     pub(crate) async fn revision(&self, number: u64) -> Result<Option<RevisionRecord>> {
         Ok(self.get::<RevisionRecord>(&numbered("revision", number)).await?.map(|found| found.value))
+    }
+
+    /// The id of a revision.
+    pub(crate) async fn revision_id(&self, number: u64) -> Result<RevisionId> {
+        match self.get::<RevisionName>(&numbered("revision", number)).await? {
+            Some(found) => Ok(found.value.revision.id),
+            // It is no longer kept; its number is.
+            None => RevisionId::new(format!("r{number}")),
+        }
     }
 
     pub(crate) async fn revisions(&self) -> Result<Vec<RevisionRecord>> {
