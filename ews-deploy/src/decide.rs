@@ -74,6 +74,10 @@ pub(crate) enum Cause {
     Ended(String),
     /// Something is left over beside its instance, or it was never started.
     Unfinished,
+    /// Its instance is not well, for this reason, and a new one takes its place.
+    Replaced(String),
+    /// Its instance can't be asked, and a new one takes its place.
+    Moved,
 }
 
 /// What the rollout does next.
@@ -230,7 +234,11 @@ fn look_after(
 ) -> Option<Act> {
     let fill = |cause| Some(Act::Fill { slot, revision: number, cause, beside: false });
     let (mine, mut left) = looked.observed.split(slot, revision.key());
-    left.retain(|instance| beside.is_none_or(|beside| instance.key.revision != *beside.key()));
+    // What can't be asked can't be removed either: it goes when it can.
+    left.retain(|instance| {
+        beside.is_none_or(|beside| instance.key.revision != *beside.key())
+            && (mine.is_none() || !matches!(instance.state, InstanceState::Unknown { .. }))
+    });
     let Some(instance) = mine else {
         return fill(if left.is_empty() { Cause::Empty } else { Cause::Unfinished });
     };

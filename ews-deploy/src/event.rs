@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::analysis::{Measurement, Verdict};
 use crate::canary::CanaryStep;
+use crate::remedy::{Ailment, Remedy};
 use crate::rollout::{Outcome, RolloutId, UnitFailure};
 use crate::strategy::OnFailure;
 
@@ -154,6 +155,26 @@ pub enum EventKind {
         instance: Option<InstanceId>,
         /// What is known of it.
         reason: String,
+    },
+    /// A policy said what is done about an instance that is not well.
+    Treated {
+        /// Its slot.
+        slot: u32,
+        /// What it suffers from.
+        ailment: Ailment,
+        /// What is done.
+        remedy: Remedy,
+        /// Whether somebody should know.
+        alert: bool,
+        /// Why, in a sentence.
+        explained: String,
+    },
+    /// More instances are not well than are treated at once.
+    Braked {
+        /// How many wait.
+        waiting: usize,
+        /// How many are treated at once.
+        at_once: usize,
     },
     /// Supervision gives up on a slot for the time of its restart window.
     GivenUp {

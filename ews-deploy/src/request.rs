@@ -7,6 +7,7 @@ use ews_core::{Error, PortName, Result, ServiceSpec};
 use serde::{Deserialize, Serialize};
 
 use crate::plan::Plan;
+use crate::remedy::RemedyPolicy;
 use crate::strategy::Strategy;
 
 /// Which traffic a service gets from the balancer.
@@ -74,6 +75,9 @@ pub struct DeployRequest {
     pub traffic: Option<Traffic>,
     /// The least and the most instances that scaling may set. `None`: as before; 0 to [`DeployRequest::MAX_REPLICAS`] at first.
     pub bounds: Option<RangeInclusive<u32>>,
+    /// How instances are treated that are not well. `None`: as before; [`RemedyPolicy::default`] at first. It holds at once, also
+    /// where the request waits for others.
+    pub remedy: Option<RemedyPolicy>,
     /// Makes the request repeatable: a second one with the key of one of the last rollouts gives that rollout and changes
     /// nothing. At most 255 bytes.
     pub key: Option<String>,
@@ -98,6 +102,7 @@ impl DeployRequest {
             strategy: Strategy::default(),
             traffic: None,
             bounds: None,
+            remedy: None,
             key: None,
             concurrency: Concurrency::default(),
             reason: String::new(),
@@ -123,6 +128,13 @@ impl DeployRequest {
     #[must_use]
     pub fn with_bounds(mut self, bounds: RangeInclusive<u32>) -> Self {
         self.bounds = Some(bounds);
+        self
+    }
+
+    /// Treating instances so that are not well.
+    #[must_use]
+    pub fn with_remedy(mut self, remedy: RemedyPolicy) -> Self {
+        self.remedy = Some(remedy);
         self
     }
 
@@ -157,6 +169,7 @@ impl DeployRequest {
     /// Refuses what is wrong in itself.
     pub(crate) fn check(&self) -> Result<()> {
         self.strategy.check()?;
+        self.remedy.as_ref().map_or(Ok(()), RemedyPolicy::check)?;
         if self.spec.job.is_some() {
             return Err(Error::new(
                 ews_core::ErrorKind::Unsupported,

@@ -72,6 +72,20 @@ impl Restarts {
         }
     }
 
+    /// Whether a slot that is lost is not waiting for its back-off.
+    pub(crate) fn is_due(&self, spot: (u32, bool), now: Instant) -> bool {
+        self.spots.get(&spot).and_then(|lost| lost.until).is_none_or(|until| until <= now)
+    }
+
+    /// How often the slot was filled again within the window.
+    pub(crate) fn count(&self, spot: (u32, bool), now: Instant, restart: &Restart) -> u32 {
+        let times = self.spots.get(&spot).map(|lost| &lost.times);
+        let within = |times: &VecDeque<Instant>| {
+            times.iter().filter(|time| now.duration_since(**time) < restart.window).count()
+        };
+        u32::try_from(times.map_or(0, within)).unwrap_or(u32::MAX)
+    }
+
     /// The slot is whole; its history fades by itself.
     pub(crate) fn forget(&mut self, slot: u32) {
         self.spots.remove(&(slot, false));

@@ -84,10 +84,12 @@ impl Deployer {
                 active: None,
                 keys: Vec::new(),
                 queue: Vec::new(),
+                remedy: None,
                 removing: false,
             },
             |found| found.value.clone(),
         );
+        input.remedy = request.remedy.clone().or(input.remedy);
         let number = input.next_rollout;
         input.next_rollout += 1;
         input.next_revision = input.next_revision.max(revision.revision.number + 1);
@@ -314,6 +316,13 @@ impl Deployer {
                 workshop.config.lease
             ))
             .with_context("field", "stop.grace"));
+        }
+        let budget = request.remedy.as_ref().is_some_and(|remedy| remedy.error_budget.is_some());
+        if budget && workshop.metrics.is_none() {
+            return Err(Error::invalid(
+                "an error budget is to be asked for, and the deployer has no metrics",
+            )
+            .with_context("field", "remedy.error_budget"));
         }
         if request.strategy.analyses() && workshop.metrics.is_none() {
             return Err(Error::invalid("an analysis is asked for, and the deployer has no metrics")

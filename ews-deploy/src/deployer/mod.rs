@@ -37,6 +37,7 @@ use crate::failure::FailureSeen;
 use crate::hook::Hook;
 use crate::reconcile::{self, Workshop, service_selector};
 use crate::record::Repository;
+use crate::remedy::{RemedySeen, Treatment};
 use crate::slots::Slots;
 use crate::strategy::OnFailure;
 
@@ -58,6 +59,8 @@ pub struct DeployParts {
     pub hooks: Vec<Arc<dyn Hook>>,
     /// What is done about failures, in place of the strategy's rules. Default: those.
     pub failures: Option<Arc<dyn Policy<FailureSeen, OnFailure>>>,
+    /// What is done about instances that are not well, in place of the service's rules. Default: those.
+    pub remedies: Option<Arc<dyn Policy<RemedySeen, Treatment>>>,
     /// Who makes the tries of probes. Default: HTTP and TCP from this process, commands through the runtime.
     pub checker: Option<Arc<dyn Checker>>,
 }
@@ -73,6 +76,7 @@ impl DeployParts {
             clock: Arc::new(SystemClock),
             hooks: Vec::new(),
             failures: None,
+            remedies: None,
             checker: None,
         }
     }
@@ -102,6 +106,13 @@ impl DeployParts {
     #[must_use]
     pub fn with_failure_policy(mut self, policy: Arc<dyn Policy<FailureSeen, OnFailure>>) -> Self {
         self.failures = Some(policy);
+        self
+    }
+
+    /// This decides about instances that are not well.
+    #[must_use]
+    pub fn with_remedy_policy(mut self, policy: Arc<dyn Policy<RemedySeen, Treatment>>) -> Self {
+        self.remedies = Some(policy);
         self
     }
 
@@ -191,7 +202,8 @@ impl Deployer {
     /// Outside a tokio runtime.
     pub async fn start(parts: DeployParts, config: DeployConfig) -> Result<Self> {
         config.check()?;
-        let DeployParts { runtime, store, balancer, metrics, clock, hooks, failures, checker } = parts;
+        let DeployParts { runtime, store, balancer, metrics, clock, hooks, failures, remedies, checker } =
+            parts;
         let checker = checker.unwrap_or_else(|| Arc::new(StandardChecker::new(Arc::clone(&runtime))));
         let prober = Prober::new(checker, Arc::clone(&clock), ProberConfig::default())?;
         let bus = Bus::new(config.events)?;
@@ -205,6 +217,7 @@ impl Deployer {
             metrics,
             hooks,
             failures,
+            remedies,
             prober,
             clock,
             bus,

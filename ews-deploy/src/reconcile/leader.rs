@@ -18,6 +18,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::hooks::Joint;
+use super::remedies::Care;
 use super::steps::Which;
 use super::unit::{End, Tools};
 use crate::analysis::Numbers;
@@ -64,6 +65,8 @@ pub(super) struct Busy {
     pub(super) rollout: Option<u64>,
     pub(super) revision: Option<u64>,
     pub(super) beside: bool,
+    /// Whether it is about an instance that was not well.
+    pub(super) remedy: bool,
 }
 
 pub(super) struct Leader {
@@ -84,6 +87,9 @@ pub(super) struct Leader {
     pub(super) sync_after: Option<Instant>,
     pub(super) audited: Instant,
     pub(super) restarts: Restarts,
+    pub(super) care: Care,
+    /// The error budget that is being asked for.
+    pub(super) budgets: JoinSet<Option<f64>>,
     pub(super) again: BTreeMap<Spot, Again>,
     /// The slots of the rollout whose new instance was found healthy.
     pub(super) healthy: BTreeSet<u32>,
@@ -162,6 +168,8 @@ impl Leader {
             sync_after: None,
             audited: now,
             restarts: Restarts::default(),
+            care: Care::default(),
+            budgets: JoinSet::new(),
             again: BTreeMap::new(),
             healthy: BTreeSet::new(),
             watched: BTreeMap::new(),
@@ -203,6 +211,7 @@ impl Leader {
         self.measures.abort_all();
         self.asking.abort_all();
         self.telling.abort_all();
+        self.budgets.abort_all();
         // Whoever leads next probes them; we would go on for ever.
         for instance in self.observed.iter() {
             tools.prober.remove(&instance.id);
@@ -299,6 +308,7 @@ impl Leader {
                     }
                 }
                 Some(_) = self.telling.join_next() => {}
+                Some(budget) = self.budgets.join_next() => self.budgeted(budget.ok().flatten()),
                 Some(synced) = self.syncs.join_next() => {
                     if !matches!(synced, Ok(true)) {
                         self.sync_after = Some(Instant::now() + REST);
@@ -340,6 +350,7 @@ impl Leader {
             .chain(self.sync_after)
             .chain(self.batch_after)
             .chain(self.step_due())
+            .chain(self.care_due())
             .chain(self.watched_until());
         for until in due.filter(|until| *until > now) {
             wake = wake.min(until);
@@ -409,12 +420,15 @@ impl Leader {
         let taken: BTreeSet<u32> = acts.iter().map(Act::slot).collect();
         let mut care = decide::supervise(&self.looked(&busy, false, &observed_health), &taken);
         self.watch_over(&mut care).await?;
+        let care = self.treated(care, &observed_health, now);
+        let rolling = acts.len();
         acts.extend(care);
-        for act in acts {
+        for (index, act) in acts.into_iter().enumerate() {
             if self.busy.len() >= self.config.parallel {
                 break;
             }
-            if self.may(&act, now) {
+            // What supervision wants was asked about already, but for what nobody complains of.
+            if index >= rolling || self.may(&act, now) {
                 self.begin(act);
             }
         }

@@ -150,7 +150,8 @@ impl Leader {
             }
             let probed =
                 self.tools.prober.state(&instance.id).filter(|s| s.incarnation == instance.incarnation);
-            let Some(status) = health(&instance.id).filter(|_| probed.is_some()) else { continue };
+            let Some(mut status) = health(&instance.id).filter(|_| probed.is_some()) else { continue };
+            status.ready &= !self.care.ejected.contains(slot);
             let tried = |state: &State| {
                 state.last.iter().any(|(kind, _)| matches!(kind, ProbeKind::Readiness | ProbeKind::Startup))
             };

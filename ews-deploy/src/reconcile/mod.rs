@@ -11,6 +11,7 @@ mod leader;
 mod look;
 mod narrate;
 mod patch;
+mod remedies;
 mod rollouts;
 mod steps;
 mod unit;
@@ -36,6 +37,7 @@ use crate::event::{DeployEvent, EventKind};
 use crate::failure::FailureSeen;
 use crate::hook::Hook;
 use crate::record::Repository;
+use crate::remedy::{RemedySeen, Treatment};
 use crate::strategy::OnFailure;
 use crate::traffic::Director;
 use lead::Lead;
@@ -53,6 +55,7 @@ pub(crate) struct Workshop {
     pub(crate) metrics: Option<Arc<dyn Metrics>>,
     pub(crate) hooks: Vec<Arc<dyn Hook>>,
     pub(crate) failures: Option<Arc<dyn Policy<FailureSeen, OnFailure>>>,
+    pub(crate) remedies: Option<Arc<dyn Policy<RemedySeen, Treatment>>>,
     pub(crate) prober: Prober,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) bus: Bus<DeployEvent>,
@@ -93,6 +96,7 @@ pub(crate) async fn reconcile(
             metrics: workshop.metrics.clone(),
             hooks: workshop.hooks.clone(),
             failures: workshop.failures.clone(),
+            remedies: workshop.remedies.clone(),
             prober: workshop.prober.clone(),
             repository: repository.clone(),
             lead,

@@ -34,6 +34,7 @@ use crate::gate::{Gate, Verdict};
 use crate::hook::Hook;
 use crate::plan::UnitOrder;
 use crate::record::{Draft, Repository, RevisionRecord, UnitJournal};
+use crate::remedy::{RemedySeen, Treatment};
 use crate::rollout::{GateLimits, UnitFailure};
 use crate::slots::split;
 use crate::strategy::OnFailure;
@@ -48,6 +49,7 @@ pub(crate) struct Tools {
     pub(crate) metrics: Option<Arc<dyn Metrics>>,
     pub(crate) hooks: Vec<Arc<dyn Hook>>,
     pub(crate) failures: Option<Arc<dyn Policy<FailureSeen, OnFailure>>>,
+    pub(crate) remedies: Option<Arc<dyn Policy<RemedySeen, Treatment>>>,
     pub(crate) prober: Prober,
     pub(crate) repository: Repository,
     pub(crate) lead: Lead,
@@ -97,6 +99,10 @@ pub(crate) struct Unit {
     pub(crate) revision: Option<(u64, RevisionRecord)>,
     pub(crate) order: UnitOrder,
     pub(crate) spare: Spare,
+    /// Whether a new instance takes the place of the one that is there, though that be of the same revision.
+    pub(crate) fresh: bool,
+    /// Whether instances that can't be asked are passed over.
+    pub(crate) moved: bool,
     /// The files that its instance shall have, where any hotfix is about them.
     pub(crate) files: Option<Files>,
     /// The rollout whose unit it is.
@@ -222,7 +228,11 @@ impl Unit {
     }
 
     async fn filled(&self, revision: &RevisionRecord) -> Done<Instance> {
-        let instances = self.instances().await?;
+        let mut instances = self.instances().await?;
+        let mut lost = Vec::new();
+        if self.moved {
+            lost.extend(instances.extract_if(.., |i| matches!(i.state, InstanceState::Unknown { .. })));
+        }
         if let Some(unknown) = instances.iter().find(|i| matches!(i.state, InstanceState::Unknown { .. })) {
             return Err(Error::new(
                 ErrorKind::Unavailable,
@@ -250,7 +260,7 @@ impl Unit {
             _ => Difference::None,
         };
         let mine = match (&difference, mine) {
-            (Difference::Stranger, Some(stranger)) => {
+            (Difference::Stranger, Some(stranger)) | (_, Some(stranger)) if self.makes_way(&difference) => {
                 left.push(stranger);
                 if self.order == UnitOrder::StopFirst {
                     self.quiesce(stranger).await?;
@@ -259,7 +269,11 @@ impl Unit {
             }
             (_, mine) => mine,
         };
-        let instance = self.brought_up(mine, &instances, revision, &difference).await?;
+        let all: Vec<Instance> = instances.iter().chain(&lost).cloned().collect();
+        let instance = self.brought_up(mine, &all, revision, &difference).await?;
+        if let Some(director) = &self.tools.director {
+            lost.iter().for_each(|lost| director.forget(&lost.id, None));
+        }
         self.way().healthy = true;
         self.check()?;
         if let Some(director) = &self.tools.director {
@@ -280,6 +294,11 @@ impl Unit {
             self.retire(instance).await?;
         }
         Ok(instance)
+    }
+
+    /// Whether the instance that is there makes way for a new one.
+    fn makes_way(&self, difference: &Difference) -> bool {
+        self.fresh || matches!(difference, Difference::Stranger)
     }
 
     /// A healthy instance of the revision: the one that is there, or a new one.

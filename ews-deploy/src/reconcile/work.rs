@@ -53,7 +53,9 @@ impl Leader {
             return false;
         }
         let (number, reason) = match act {
-            Act::Fill { revision, cause: Cause::Ended(how), .. } => (*revision, how.clone()),
+            Act::Fill { revision, cause: Cause::Ended(how) | Cause::Replaced(how), .. } => {
+                (*revision, how.clone())
+            }
             Act::Bounce { revision, why, .. } => (*revision, why.clone()),
             _ => return true,
         };
@@ -84,6 +86,11 @@ impl Leader {
         let strategy = self.strategy().clone();
         let (_, beside) = act.spot();
         let spare = self.spare(&act);
+        let fresh = matches!(act, Act::Fill { cause: Cause::Replaced(_), .. });
+        let moved = matches!(act, Act::Fill { cause: Cause::Moved, .. });
+        let remedy = fresh
+            || moved
+            || matches!(act, Act::Bounce { .. } | Act::Fill { cause: Cause::Ended(_) | Cause::Empty, .. });
         let (number, unit_of) = match &act {
             Act::Fill { revision, cause: Cause::Rollout, .. } => {
                 (Some(*revision), self.rollout.as_ref().map(|rollout| rollout.number))
@@ -107,6 +114,8 @@ impl Leader {
             revision,
             order,
             spare,
+            fresh,
+            moved,
             files,
             rollout: unit_of,
             limits: GateLimits { min_healthy, deadline: strategy.healthy_deadline, flaps: strategy.flaps },
@@ -115,7 +124,7 @@ impl Leader {
             interrupted,
             way: Mutex::default(),
         };
-        self.busy.insert(slot, Busy { interrupt, rollout: unit_of, revision: number, beside });
+        self.busy.insert(slot, Busy { interrupt, rollout: unit_of, revision: number, beside, remedy });
         self.units.spawn(async move {
             let end = match act {
                 Act::Fill { .. } => unit.fill().await,

@@ -36,6 +36,7 @@ use crate::analysis::Run;
 use crate::event::Step;
 use crate::hotfix::Overlay;
 use crate::plan::UnitOrder;
+use crate::remedy::RemedyPolicy;
 use crate::request::Traffic;
 use crate::rollout::{Outcome, Phase, UnitFailure};
 use crate::strategy::{Batch, Strategy};
@@ -49,6 +50,9 @@ pub(crate) struct ServiceInput {
     /// Domains that it had before, so that a leader takes them away; at most [`ServiceInput::FORMER`].
     pub(crate) former: Vec<DomainName>,
     pub(crate) bounds: (u32, u32),
+    /// How instances are treated that are not well.
+    #[serde(default)]
+    pub(crate) remedy: Option<RemedyPolicy>,
     pub(crate) next_revision: u64,
     pub(crate) next_rollout: u64,
     /// The rollout that is asked for or under way.

@@ -14,7 +14,8 @@ use ews_core::{Digest, Error, ErrorKind, OwnerId, Result, RevisionId, ServiceNam
 use crate::audit::{self, AuditEntry};
 
 use super::{
-    ControlInput, RevisionName, RevisionRecord, RolloutState, ScaleInput, ServiceInput, ServiceState, UnitJournal,
+    ControlInput, RevisionName, RevisionRecord, RolloutState, ScaleInput, ServiceInput, ServiceState,
+    UnitJournal,
 };
 
 /// A record and the store's revision that wrote it.

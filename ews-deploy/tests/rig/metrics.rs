@@ -29,6 +29,11 @@ impl Sayings {
         self.said.lock().unwrap().insert(revision.to_owned(), say);
     }
 
+    /// Says this of whatever is not about a revision.
+    pub(crate) fn say_of_all(&self, say: Say) {
+        self.say("", say);
+    }
+
     /// How often it was asked about anything.
     pub(crate) fn asked(&self) -> u32 {
         *self.asked.lock().unwrap()
@@ -49,7 +54,10 @@ impl Metrics for Sayings {
         *self.asked.lock().unwrap() += 1;
         let text = query.matching.to_string();
         let said = self.said.lock().unwrap();
-        let is_asked = |revision: &&String| text.contains(&format!("revision={revision}-"));
+        let is_asked = |revision: &&String| match revision.as_str() {
+            "" => !text.contains("revision"),
+            revision => text.contains(&format!("revision={revision}-")),
+        };
         let say = said.keys().find(is_asked).and_then(|revision| said.get(revision)).copied();
         assert!(text.contains("service=web"), "{text}");
         let value = match say.unwrap_or(Say::Nothing) {
