@@ -32,6 +32,8 @@ pub enum AuditAction {
     Hotfix(u64),
     /// A rollback: the rollout that it became.
     Rollback(u64),
+    /// A restart: the rollout that it became.
+    Restart(u64),
     /// A rollout was paused.
     Pause(u64),
     /// A rollout was resumed, or a step of it approved.

@@ -120,7 +120,8 @@ pub(crate) fn turn(looked: &Looked<'_>, rollout: &RolloutState) -> Turn {
                 return Turn::Work { batch: 0, acts };
             }
             for (number, batch) in (1..).zip(batches(rollout)) {
-                let wanted = |slot: &u32| !is_at(slot, rollout.to) && !rollout.skipped.contains(slot);
+                let is_done = |slot: &u32| rollout.is_done(*slot, &looked.state.slots);
+                let wanted = |slot: &u32| !is_done(slot) && !rollout.skipped.contains(slot);
                 let pending: Vec<u32> = batch.iter().copied().filter(wanted).collect();
                 if pending.is_empty() {
                     continue;

@@ -52,6 +52,7 @@ fn rollout(slots: Vec<u32>, batches: Vec<usize>, phase: Phase, from: Option<u64>
         failures: Vec::new(),
         by: String::new(),
         reason: String::new(),
+        restarted: None,
         skipped: BTreeSet::new(),
         tries: BTreeMap::new(),
         hooks: crate::record::Hooked::default(),

@@ -1,5 +1,7 @@
 //! What a deployer is asked for: each call writes what is asked and returns.
 
+use std::collections::BTreeSet;
+
 use ews_core::balancer::{Object, PathMatch, RouteAction, RouteRule, RouteSet};
 use ews_core::{Capability, Error, ErrorKind, Result, RevisionId, RouteSetId, ServiceName};
 
@@ -14,6 +16,7 @@ use crate::record::{
 };
 use crate::request::{Concurrency, DeployRequest};
 use crate::rollout::RolloutId;
+use crate::strategy::Strategy;
 use crate::traffic::Director;
 
 /// How often a write that collides with another is made anew.
@@ -101,6 +104,7 @@ impl Deployer {
             rollback: false,
             reason: request.reason.clone(),
             by: self.by.to_string(),
+            restart: None,
         };
         let bounds = request.bounds.as_ref().map(|bounds| (*bounds.start(), *bounds.end()));
         let mut draft = Draft::new(repository)
@@ -189,11 +193,75 @@ impl Deployer {
                 rollback: true,
                 reason: "rollback".to_owned(),
                 by: self.by.to_string(),
+                restart: None,
             });
             let draft = Draft::new(&repository)
                 .expect("in/service", Some(input.modified))?
                 .put("in/service", &value)?
                 .note(&self.entry(AuditAction::Rollback(number), &format!("to {}", revision.id)))?;
+            match draft.commit().await {
+                Ok(_) => return Ok(RolloutId { service: service.clone(), number }),
+                Err(error) if collided(&error) => last = Some(error),
+                Err(error) => return Err(error),
+            }
+        }
+        Err(last.unwrap_or_else(|| Error::internal("no attempt was made")))
+    }
+
+    /// Makes every instance of a service anew, in the batches of this strategy: a new one of the same revision takes the place of each.
+    /// A new one that fails ends it there; there is nothing to go back to.
+    ///
+    /// # Errors
+    /// `NotFound` for a service that is not there or never ran; `Invalid` for the strategy, a canary included; `Busy` while a rollout
+    /// is under way.
+    pub async fn restart(&self, service: &ServiceName, strategy: &Strategy) -> Result<RolloutId> {
+        self.restart_slots(service, strategy, None).await
+    }
+
+    pub(crate) async fn restart_slots(
+        &self,
+        service: &ServiceName,
+        strategy: &Strategy,
+        slots: Option<BTreeSet<u32>>,
+    ) -> Result<RolloutId> {
+        strategy.check()?;
+        if !strategy.steps().is_empty() {
+            return Err(Error::invalid(
+                "a restart by canary or blue/green; accepted: batches, with `approval`",
+            )
+            .with_context("field", "strategy"));
+        }
+        let repository = self.repository(service);
+        let mut last = None;
+        for _ in 0..ATTEMPTS {
+            let found = Found::read(&repository).await?;
+            let Some(input) = &found.input else { return Err(Error::not_found("service", service)) };
+            found.free("restart it when that has ended")?;
+            let Some(current) = found.state.current else {
+                return Err(Error::new(
+                    ErrorKind::NotFound,
+                    "no revision of the service was ever brought about",
+                )
+                .with_context("service", service));
+            };
+            let is_meant = |slot: &u32| slots.as_ref().is_none_or(|slots| slots.contains(slot));
+            let running: BTreeSet<u32> = found.state.slots.keys().copied().filter(is_meant).collect();
+            let mut value = input.value.clone();
+            let number = value.next_rollout;
+            value.next_rollout += 1;
+            value.active = Some(RolloutRequest {
+                number,
+                revision: current,
+                strategy: strategy.clone(),
+                rollback: false,
+                reason: "restart".to_owned(),
+                by: self.by.to_string(),
+                restart: Some(running),
+            });
+            let draft = Draft::new(&repository)
+                .expect("in/service", Some(input.modified))?
+                .put("in/service", &value)?
+                .note(&self.entry(AuditAction::Restart(number), ""))?;
             match draft.commit().await {
                 Ok(_) => return Ok(RolloutId { service: service.clone(), number }),
                 Err(error) if collided(&error) => last = Some(error),

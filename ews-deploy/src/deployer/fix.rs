@@ -233,6 +233,7 @@ async fn write(
         rollback: false,
         reason: request.reason.clone(),
         by: by.clone(),
+        restart: None,
     });
     input.remember(request.key.as_deref(), number);
     Draft::new(repository)

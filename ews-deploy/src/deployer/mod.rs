@@ -242,6 +242,10 @@ impl Deployer {
         Self { inner: Arc::clone(&self.inner), by: by.into() }
     }
 
+    pub(crate) fn workshop(&self) -> &Workshop {
+        &self.inner.workshop
+    }
+
     pub(crate) fn now(&self) -> ews_core::Timestamp {
         self.inner.workshop.clock.now()
     }

@@ -491,7 +491,7 @@ impl Leader {
     }
 
     pub(super) fn done(&self, rollout: &RolloutState) -> usize {
-        rollout.slots.iter().filter(|slot| self.state.slots.get(slot) == Some(&rollout.to)).count()
+        rollout.slots.iter().filter(|slot| rollout.is_done(**slot, &self.state.slots)).count()
     }
 
     /// The rollout is over.

@@ -80,11 +80,23 @@ impl Leader {
             base: plan::Base::default(),
         });
         let steps = !plan.steps.is_empty();
+        let (chosen, batches) = match &asked.restart {
+            Some(only) => {
+                let slots: Vec<u32> =
+                    self.state.slots.keys().copied().filter(|slot| only.contains(slot)).collect();
+                let batches = asked.strategy.batches(slots.len());
+                (slots, batches)
+            }
+            None => {
+                (plan.units().map(|unit| unit.slot).collect(), plan.batches.iter().map(Vec::len).collect())
+            }
+        };
+        let (count, in_batches) = (chosen.len(), batches.len());
         let now = self.tools.clock.now();
         let rollout = RolloutState {
             order: plan.order,
-            slots: plan.units().map(|unit| unit.slot).collect(),
-            batches: plan.batches.iter().map(Vec::len).collect(),
+            slots: chosen,
+            batches,
             canary: steps.then(CanaryState::default),
             outcome: None,
             ended_at: None,
@@ -102,8 +114,8 @@ impl Leader {
         self.tools.narrator.tell(EventKind::RolloutStarted {
             to: plan.to.clone(),
             from: plan.from.clone(),
-            slots: plan.units().count(),
-            batches: plan.batches.len(),
+            slots: count,
+            batches: in_batches,
         });
         self.told_step = None;
         if steps && plan.order == UnitOrder::StopFirst {
@@ -141,10 +153,12 @@ impl Leader {
         }
         let Some(rollout) = &self.rollout else { return Ok(()) };
         match self.control.end {
-            Some(End::Abort) if rollout.phase == Phase::Forward => {
+            Some(End::Abort) if rollout.phase == Phase::Forward && rollout.restarted.is_none() => {
                 self.roll_back("somebody aborted it".to_owned()).await
             }
-            Some(End::Cancel) => {
+            Some(End::Cancel | End::Abort)
+                if rollout.restarted.is_some() || self.control.end == Some(End::Cancel) =>
+            {
                 if !self.wound_up() {
                     return Ok(());
                 }
@@ -298,8 +312,9 @@ impl Leader {
             answer => answer,
         };
         self.tools.narrator.tell(EventKind::Decided { decision: answer, explained: explained.to_string() });
-        // A rollback is never rolled back.
-        Some(if rollout.rollback && answer == OnFailure::Rollback { OnFailure::Freeze } else { answer })
+        // A rollback is never rolled back, and a restart has nothing to go back to.
+        let stays = rollout.rollback || rollout.restarted.is_some();
+        Some(if stays && answer == OnFailure::Rollback { OnFailure::Freeze } else { answer })
     }
 
     async fn decided(
@@ -464,7 +479,9 @@ impl Leader {
         self.state.slots = scaled.slots;
         self.state.scaled = (desired, self.scale.version);
         if let (Some(rollout), Some(slots)) = (&mut self.rollout, scaled.rollout) {
-            rollout.slots = slots;
+            // What is added runs what it shall: it is not made anew.
+            let is_old = |slot: &u32| rollout.restarted.is_none() || rollout.slots.contains(slot);
+            rollout.slots = slots.into_iter().filter(is_old).collect();
         }
         self.draft()?.commit().await?;
         if before != desired {

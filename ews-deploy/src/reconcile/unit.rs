@@ -170,7 +170,24 @@ impl Unit {
         let revision = revision.clone();
         match self.filled(&revision).await {
             Ok(instance) => End::Filled(instance.id, instance.key.generation),
-            Err(halt) => self.halted(halt, Some(&revision)),
+            Err(halt) => {
+                if self.fresh && matches!(halt, Halt::Failed(_)) {
+                    self.undo(&revision).await;
+                }
+                self.halted(halt, Some(&revision))
+            }
+        }
+    }
+
+    /// Takes away what was to take an instance's place, so that nobody takes the one for the other.
+    async fn undo(&self, revision: &RevisionRecord) {
+        let Ok(instances) = self.instances().await else { return };
+        let mut mine: Vec<_> = instances.into_iter().filter(|i| i.key.revision == *revision.key()).collect();
+        if mine.len() > 1
+            && let Some(newest) = mine.pop()
+        {
+            // What is left of it is cleared away by whoever looks next.
+            let _ = self.retire(&newest).await;
         }
     }
 

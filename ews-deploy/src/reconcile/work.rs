@@ -86,11 +86,21 @@ impl Leader {
         let strategy = self.strategy().clone();
         let (_, beside) = act.spot();
         let spare = self.spare(&act);
-        let fresh = matches!(act, Act::Fill { cause: Cause::Replaced(_), .. });
+        let restarts = self.rollout.as_ref().is_some_and(|rollout| rollout.restarted.is_some());
+        let fresh = match &act {
+            Act::Fill { cause: Cause::Replaced(_), .. } => true,
+            Act::Fill { cause: Cause::Rollout, .. } => restarts,
+            _ => false,
+        };
         let moved = matches!(act, Act::Fill { cause: Cause::Moved, .. });
-        let remedy = fresh
-            || moved
-            || matches!(act, Act::Bounce { .. } | Act::Fill { cause: Cause::Ended(_) | Cause::Empty, .. });
+        let ill = |cause: &Cause| {
+            matches!(cause, Cause::Replaced(_) | Cause::Moved | Cause::Ended(_) | Cause::Empty)
+        };
+        let remedy = match &act {
+            Act::Bounce { .. } => true,
+            Act::Fill { cause, .. } => ill(cause),
+            Act::Clear { .. } => false,
+        };
         let (number, unit_of) = match &act {
             Act::Fill { revision, cause: Cause::Rollout, .. } => {
                 (Some(*revision), self.rollout.as_ref().map(|rollout| rollout.number))
@@ -251,9 +261,11 @@ impl Leader {
                         rollout.spent = Duration::ZERO;
                         self.counted = Instant::now();
                     }
-                    let to = rollout.to;
-                    let done =
-                        rollout.slots.iter().filter(|slot| self.state.slots.get(slot) == Some(&to)).count();
+                    if let Some(restarted) = &mut rollout.restarted {
+                        restarted.insert(slot);
+                    }
+                    let done = rollout.slots.iter().filter(|slot| rollout.is_done(**slot, &self.state.slots));
+                    let done = done.count();
                     rollout.done = done;
                 }
             }

@@ -131,6 +131,9 @@ pub(crate) struct RolloutRequest {
     pub(crate) reason: String,
     #[serde(default)]
     pub(crate) by: String,
+    /// The slots whose instances are made anew, though they run the revision already; `None`: it is about another revision.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) restart: Option<BTreeSet<u32>>,
 }
 
 /// A request that waits for those before it.
@@ -298,6 +301,9 @@ pub(crate) struct RolloutState {
     pub(crate) canary: Option<CanaryState>,
     pub(crate) cause: String,
     pub(crate) failures: Vec<UnitFailure>,
+    /// The slots whose instances were made anew, where that is what it is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) restarted: Option<BTreeSet<u32>>,
     /// The slots that keep what they had.
     #[serde(default)]
     pub(crate) skipped: BTreeSet<u32>,
@@ -354,6 +360,14 @@ pub(crate) struct CanaryState {
 }
 
 impl RolloutState {
+    /// Whether a slot is where the rollout wants it.
+    pub(crate) fn is_done(&self, slot: u32, slots: &BTreeMap<u32, u64>) -> bool {
+        match &self.restarted {
+            Some(restarted) => restarted.contains(&slot),
+            None => slots.get(&slot) == Some(&self.to),
+        }
+    }
+
     /// One that ended before anybody began it.
     pub(crate) fn never_begun(
         request: &RolloutRequest,
@@ -379,6 +393,7 @@ impl RolloutState {
             canary: None,
             cause,
             failures: Vec::new(),
+            restarted: request.restart.as_ref().map(|_| BTreeSet::new()),
             skipped: BTreeSet::new(),
             tries: BTreeMap::new(),
             hooks: Hooked::default(),

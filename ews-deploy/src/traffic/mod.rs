@@ -504,6 +504,10 @@ impl Director {
         service: &ServiceName,
         domains: &[DomainName],
     ) -> Result<()> {
+        // A query of no names would be one of all.
+        if domains.is_empty() {
+            return Ok(());
+        }
         let preview = preview_of(service)?;
         let names = domains.iter().cloned().map(ObjectRef::Domain);
         for found in balancer.objects(&ObjectQuery::only(names)).await? {
