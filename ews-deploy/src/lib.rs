@@ -32,6 +32,8 @@ mod restarts;
 mod rollout;
 mod scale_target;
 mod slots;
+#[cfg(feature = "sources")]
+pub mod source;
 mod strategy;
 mod traffic;
 

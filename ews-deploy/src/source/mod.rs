@@ -1,0 +1,210 @@
+//! Sources: what a team has, made into something that can be pinned.
+//!
+//! A [`Revision`](ews_core::Revision) wants exact content. Teams have a tag, a zip from their build, a source tree, a Dockerfile, or a
+//! container that somebody got to work. [`Sources`] makes a pinned spec of each, with defaults where the spec says nothing, and says where it
+//! is from.
+//!
+//! | They have | It becomes |
+//! |---|---|
+//! | an image by tag | its digest |
+//! | tar, tar.gz, zip, war, jar, a program, a directory | one deterministic layer on an official image of the [`Catalogue`], made by manifest through a `Registry`: no engine, no base downloaded |
+//! | a source tree | its result of a builder image, as such a layer |
+//! | such an image and a patched base | the same layer on the new base, some kilobytes moved |
+//! | a Dockerfile | a build whose bases are on a list |
+//! | a container | a submission, that says what it holds and that somebody else approves |
+//! | an artifact for the process runtime | a checked archive by its digest |
+//!
+//! What comes in is a stranger's: it is received within [`UploadLimits`], told by its content, unpacked into a checked tree, and refused with
+//! what and where. Scratch space is bounded, and its files have no names, so that nothing stays however a call ends. An image's tag moves
+//! last of all, so that a call that is dropped leaves no tag on half an image.
+//!
+//! # Reading order
+//! [`SourceRequest`] and [`Resolved`]; `artifact` (uploads), `catalogue`, `oci` (documents of images); then one file for each kind of source.
+
+mod artifact;
+mod assemble;
+mod catalogue;
+mod config;
+mod defaults;
+mod oci;
+mod process;
+mod rebased;
+mod request;
+mod resolved;
+mod scratch;
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use ews_core::runtime::ByteStream;
+use ews_core::spec::source::{ImagePin, ImageSource};
+use ews_core::{Digest, Error, ErrorKind, ImageStore, Registry, Result, ServiceSpec, Source, Timestamp};
+
+pub use artifact::{Artifact, Content, UploadLimits};
+pub use catalogue::{
+    Base, BasePlatform, Builder, Catalogue, CatalogueEntry, CatalogueProbe, Channel, Kind, OnProcess, Takes,
+};
+pub use config::SourcesConfig;
+pub use oci::Moved;
+pub use request::{ArtifactRequest, ImageRequest, ProcessRequest, RebaseRequest, SourceRequest, Wanted};
+pub use resolved::{BaseUsed, Provenance, ProvenanceKind, Resolved, Warning, WarningAbout};
+
+use scratch::{Scratch, of_disk};
+
+/// Makes pinned specs of sources. Clones are the same, scratch space included.
+///
+/// ```no_run
+/// use std::sync::Arc;
+///
+/// use ews_core::spec::source::{ImageSource, Source};
+/// use ews_core::{Registry, ServiceSpec};
+/// use ews_deploy::source::{ArtifactRequest, Catalogue, SourceRequest, Sources, SourcesConfig};
+///
+/// # async fn example(registry: Arc<dyn Registry>) -> ews_core::Result<()> {
+/// let catalogue = Catalogue::built_in()?.with_mirror("docker.io", "mirror.example:5000/hub")?;
+/// let sources = Sources::new(SourcesConfig::new("/var/lib/shop/scratch"), catalogue)?.with_registry(registry);
+///
+/// let site = sources.receive_path("site.zip".as_ref()).await?;
+/// let name = "registry.example/shop/site:1.2".parse()?;
+/// let request = SourceRequest::new(ArtifactRequest::new(site, "static-site", name)).with_by("ann");
+/// let spec = ServiceSpec::new("site".parse()?, Source::Image(ImageSource::new("shop/site".parse()?)));
+/// let resolved = sources.resolve(&request, spec).await?;
+/// println!("{} stands on {:?}", resolved.provenance.result, resolved.provenance.bases);
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct Sources {
+    registry: Option<Arc<dyn Registry>>,
+    images: Option<(Arc<dyn ImageStore>, String)>,
+    catalogue: Arc<Catalogue>,
+    limits: UploadLimits,
+    scratch: Scratch,
+    artifacts: Option<Arc<PathBuf>>,
+}
+
+impl std::fmt::Debug for Sources {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sources")
+            .field("registry", &self.registry.is_some())
+            .field("images", &self.images.is_some())
+            .field("limits", &self.limits)
+            .field("artifacts", &self.artifacts)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Sources {
+    /// With this catalogue; registry and image store are given apart, as far as there are any.
+    ///
+    /// # Errors
+    /// `Invalid` for the configuration; those of the file system for its directories.
+    pub fn new(config: SourcesConfig, catalogue: Catalogue) -> Result<Self> {
+        config.check()?;
+        if let Some(artifacts) = &config.artifacts {
+            std::fs::create_dir_all(artifacts)
+                .map_err(|error| of_disk("the directory of artifacts", error))?;
+            process::sweep(artifacts)?;
+        }
+        Ok(Self {
+            registry: None,
+            images: None,
+            catalogue: Arc::new(catalogue),
+            limits: config.limits,
+            scratch: Scratch::new(config.scratch, config.scratch_bytes)?,
+            artifacts: config.artifacts.map(Arc::new),
+        })
+    }
+
+    /// Images are resolved and made through this registry.
+    #[must_use]
+    pub fn with_registry(mut self, registry: Arc<dyn Registry>) -> Self {
+        self.registry = Some(registry);
+        self
+    }
+
+    /// Images are built, committed and pushed by this store, whose engine has this id.
+    #[must_use]
+    pub fn with_images(mut self, images: Arc<dyn ImageStore>, engine: impl Into<String>) -> Self {
+        self.images = Some((images, engine.into()));
+        self
+    }
+
+    /// The official images.
+    pub fn catalogue(&self) -> &Catalogue {
+        &self.catalogue
+    }
+
+    /// How many bytes of scratch space are taken now.
+    pub fn scratch_used(&self) -> u64 {
+        self.scratch.used()
+    }
+
+    /// Receives an upload. Where its digest was announced, another is refused. Its bytes take scratch space until the last clone of the
+    /// result is dropped.
+    ///
+    /// # Errors
+    /// `Invalid` for another digest and for what is no artifact; `Unsupported` for archives of another kind; `OutOfResources` beyond a limit
+    /// or the scratch space; those of the stream.
+    pub async fn receive(&self, bytes: ByteStream, expected: Option<Digest>) -> Result<Artifact> {
+        let received = artifact::receive(bytes, expected, &self.limits, &self.scratch).await;
+        received.map_err(|error| error.with_operation("sources.receive"))
+    }
+
+    /// Receives a file or a directory of this machine. Nobody less trusted may write to a directory meanwhile.
+    ///
+    /// # Errors
+    /// As [`receive`](Self::receive), and `NotFound`.
+    pub async fn receive_path(&self, path: &Path) -> Result<Artifact> {
+        let received = artifact::receive_path(path, &self.limits, &self.scratch).await;
+        received.map_err(|error| error.with_operation("sources.receive"))
+    }
+
+    /// Makes a pinned spec of a source. The spec's own source is replaced; what else it says stays.
+    ///
+    /// Dropping the future leaves no tag on half an image and no scratch file.
+    ///
+    /// # Errors
+    /// `Invalid` and `Unsupported` for what is refused, which is named; `NotFound` for an entry of the catalogue; `ImageIncompatible` where
+    /// platforms don't meet; `OutOfResources` beyond a limit; those of the registry and the image store.
+    pub async fn resolve(&self, request: &SourceRequest, spec: ServiceSpec) -> Result<Resolved> {
+        let by = request.by.as_str();
+        let resolved = match &request.what {
+            Wanted::Image(request) => Box::pin(self.image(request, by, spec)).await,
+            Wanted::Artifact(request) => Box::pin(self.artifact(request, by, spec)).await,
+            Wanted::Rebase(request) => Box::pin(self.rebase(request, by, spec)).await,
+            Wanted::Process(request) => Box::pin(self.process(request, by, spec)).await,
+        };
+        resolved.map_err(|error| error.with_operation("sources.resolve"))
+    }
+
+    async fn image(&self, request: &ImageRequest, by: &str, mut spec: ServiceSpec) -> Result<Resolved> {
+        let registry = self.registry()?;
+        let wanted = &spec.instance.platform;
+        let digest = if wanted.os.is_some() || wanted.arch.is_some() {
+            // The index is pinned and each node takes its own of it; here it is only made sure that there is one.
+            oci::image::read(registry, &request.image, &|platform| platform.meets(wanted)).await?.digest
+        } else {
+            registry.resolve(&request.image).await?.digest
+        };
+        let mut image = ImageSource::new(request.image.clone());
+        image.pin = Some(ImagePin::Manifest(digest));
+        spec.instance.source = Source::Image(image);
+        let provenance = Provenance::new(ProvenanceKind::Image, by, digest);
+        Ok(Resolved { spec, provenance, warnings: Vec::new(), moved: Moved::default() })
+    }
+
+    fn registry(&self) -> Result<&dyn Registry> {
+        self.registry.as_deref().ok_or_else(|| {
+            Error::new(
+                ErrorKind::Unsupported,
+                "there is no registry: sources that become images need one (`with_registry`)",
+            )
+        })
+    }
+}
+
+fn now() -> Timestamp {
+    std::time::SystemTime::now().into()
+}

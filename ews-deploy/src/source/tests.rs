@@ -1,0 +1,6 @@
+//! Sources on the fake registry: images made by manifest, rebase, what is refused, and what stays behind.
+
+mod images;
+mod on_process;
+mod rebases;
+mod stage;
