@@ -23,15 +23,19 @@
 
 mod artifact;
 mod assemble;
+mod build;
 mod catalogue;
+mod compile;
 mod config;
 mod defaults;
+mod dockerfile;
 mod oci;
 mod process;
 mod rebased;
 mod request;
 mod resolved;
 mod scratch;
+mod submission;
 #[cfg(test)]
 mod tests;
 
@@ -47,9 +51,14 @@ pub use catalogue::{
     Base, BasePlatform, Builder, Catalogue, CatalogueEntry, CatalogueProbe, Channel, Kind, OnProcess, Takes,
 };
 pub use config::SourcesConfig;
+pub use dockerfile::BasePolicy;
 pub use oci::Moved;
-pub use request::{ArtifactRequest, ImageRequest, ProcessRequest, RebaseRequest, SourceRequest, Wanted};
+pub use request::{
+    ArtifactRequest, CompiledRequest, DockerfileRequest, ImageRequest, ProcessRequest, RebaseRequest,
+    SourceRequest, SubmissionRequest, Wanted,
+};
 pub use resolved::{BaseUsed, Provenance, ProvenanceKind, Resolved, Warning, WarningAbout};
+pub use submission::{Approved, Change, Changes, Submission, SubmitRequest};
 
 use scratch::{Scratch, of_disk};
 
@@ -82,6 +91,7 @@ pub struct Sources {
     limits: UploadLimits,
     scratch: Scratch,
     artifacts: Option<Arc<PathBuf>>,
+    policy: Arc<BasePolicy>,
 }
 
 impl std::fmt::Debug for Sources {
@@ -107,6 +117,7 @@ impl Sources {
                 .map_err(|error| of_disk("the directory of artifacts", error))?;
             process::sweep(artifacts)?;
         }
+        let policy = Arc::new(BasePolicy::of(&catalogue));
         Ok(Self {
             registry: None,
             images: None,
@@ -114,6 +125,7 @@ impl Sources {
             limits: config.limits,
             scratch: Scratch::new(config.scratch, config.scratch_bytes)?,
             artifacts: config.artifacts.map(Arc::new),
+            policy,
         })
     }
 
@@ -128,6 +140,13 @@ impl Sources {
     #[must_use]
     pub fn with_images(mut self, images: Arc<dyn ImageStore>, engine: impl Into<String>) -> Self {
         self.images = Some((images, engine.into()));
+        self
+    }
+
+    /// Dockerfiles may build on these images, and submissions stand on them. Default: the catalogue's bases and builders.
+    #[must_use]
+    pub fn with_policy(mut self, policy: BasePolicy) -> Self {
+        self.policy = Arc::new(policy);
         self
     }
 
@@ -173,6 +192,9 @@ impl Sources {
         let resolved = match &request.what {
             Wanted::Image(request) => Box::pin(self.image(request, by, spec)).await,
             Wanted::Artifact(request) => Box::pin(self.artifact(request, by, spec)).await,
+            Wanted::Compiled(request) => Box::pin(self.compiled(request, by, spec)).await,
+            Wanted::Dockerfile(request) => Box::pin(self.dockerfile(request, by, spec)).await,
+            Wanted::Submission(request) => Box::pin(self.submission(request, by, spec)).await,
             Wanted::Rebase(request) => Box::pin(self.rebase(request, by, spec)).await,
             Wanted::Process(request) => Box::pin(self.process(request, by, spec)).await,
         };

@@ -1,8 +1,12 @@
 //! What is asked of [`Sources`](super::Sources), one type for each kind of source.
 
+use std::collections::BTreeMap;
+
+use ews_core::spec::content::EnvValue;
 use ews_core::{ImageRef, Timestamp};
 
 use super::artifact::Artifact;
+use super::submission::{Approved, Submission};
 
 /// A source that is to be resolved, and who asks.
 #[derive(Debug, Clone)]
@@ -36,6 +40,12 @@ pub enum Wanted {
     Image(ImageRequest),
     /// An artifact on an official image.
     Artifact(ArtifactRequest),
+    /// A source tree, compiled in a builder image, its result on an official image.
+    Compiled(CompiledRequest),
+    /// A Dockerfile and its context.
+    Dockerfile(DockerfileRequest),
+    /// A container that was made an image, and that somebody approved.
+    Submission(SubmissionRequest),
     /// An image that EWS made of an artifact, on a patched base.
     Rebase(RebaseRequest),
     /// An artifact that runs without an image.
@@ -60,6 +70,9 @@ macro_rules! wanted {
 wanted! {
     Image: ImageRequest,
     Artifact: ArtifactRequest,
+    Compiled: CompiledRequest,
+    Dockerfile: DockerfileRequest,
+    Submission: SubmissionRequest,
     Rebase: RebaseRequest,
     Process: ProcessRequest
 }
@@ -122,6 +135,96 @@ impl ArtifactRequest {
     pub fn with_modified(mut self, modified: Timestamp) -> Self {
         self.modified = Some(modified);
         self
+    }
+}
+
+/// A source tree, compiled in the entry's builder image.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct CompiledRequest {
+    /// The tree, and what becomes of its result.
+    pub tree: ArtifactRequest,
+    /// Secrets that the build may mount, by their id there (`/run/secrets/<id>`). Default none.
+    pub secrets: BTreeMap<String, EnvValue>,
+}
+
+impl CompiledRequest {
+    /// This tree, compiled for this entry, as an image of this name.
+    pub fn new(tree: Artifact, on: impl Into<String>, name: ImageRef) -> Self {
+        Self { tree: ArtifactRequest::new(tree, on, name), secrets: BTreeMap::new() }
+    }
+}
+
+/// A Dockerfile and its context.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct DockerfileRequest {
+    /// The context: tar or tar.gz, as `ews_docker::images::context` makes it of a directory by the rules of `.dockerignore`.
+    pub context: Artifact,
+    /// The name that the image gets.
+    pub name: ImageRef,
+    /// The Dockerfile's path within the context. Default `Dockerfile`.
+    pub dockerfile: String,
+    /// The stage that is wanted. Default: the last.
+    pub target: Option<String>,
+    /// Build arguments. They stay in the image for everybody to see: a name that sounds like a secret's is refused. Default none.
+    pub args: BTreeMap<String, String>,
+    /// Secrets that the build may mount, by their id there. Default none.
+    pub secrets: BTreeMap<String, EnvValue>,
+    /// Whether the image is pushed, or stays on the engine that built it. Default: pushed.
+    pub push: bool,
+}
+
+impl DockerfileRequest {
+    /// Builds `Dockerfile` of this context as an image of this name, and pushes it.
+    pub fn new(context: Artifact, name: ImageRef) -> Self {
+        Self {
+            context,
+            name,
+            dockerfile: "Dockerfile".to_owned(),
+            target: None,
+            args: BTreeMap::new(),
+            secrets: BTreeMap::new(),
+            push: true,
+        }
+    }
+
+    /// Names the Dockerfile.
+    #[must_use]
+    pub fn with_dockerfile(mut self, path: impl Into<String>) -> Self {
+        self.dockerfile = path.into();
+        self
+    }
+
+    /// Adds a build argument.
+    #[must_use]
+    pub fn with_arg(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.args.insert(name.into(), value.into());
+        self
+    }
+
+    /// Leaves the image on the engine that built it.
+    #[must_use]
+    pub fn local(mut self) -> Self {
+        self.push = false;
+        self
+    }
+}
+
+/// A submission that somebody approved.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct SubmissionRequest {
+    /// What was submitted.
+    pub submission: Submission,
+    /// Who approved it.
+    pub approved: Approved,
+}
+
+impl SubmissionRequest {
+    /// This submission, approved.
+    pub fn new(submission: Submission, approved: Approved) -> Self {
+        Self { submission, approved }
     }
 }
 

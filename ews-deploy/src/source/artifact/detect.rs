@@ -56,7 +56,7 @@ const FRONT: u64 = 1024;
 ///
 /// # Errors
 /// `Unsupported` for archives of another kind, `Invalid` for everything else, and for a zip that [`zip::list`] refuses.
-pub(super) fn detect(file: &ScratchFile, limits: &UploadLimits) -> Result<Content> {
+pub(in crate::source) fn detect(file: &ScratchFile, limits: &UploadLimits) -> Result<Content> {
     let mut front = Vec::new();
     file.part(0, FRONT).read_to_end(&mut front).map_err(|error| of_disk("the scratch space", error))?;
     if front.is_empty() {

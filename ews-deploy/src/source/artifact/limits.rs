@@ -82,13 +82,13 @@ impl UploadLimits {
     }
 
     /// What an upload of this size may unpack to, and which limit that is.
-    pub(super) fn unpacked_from(&self, packed: u64) -> (u64, &'static str) {
+    pub(in crate::source) fn unpacked_from(&self, packed: u64) -> (u64, &'static str) {
         let by_ratio = packed.saturating_mul(self.ratio).max(Self::FREE);
         if by_ratio < self.unpacked { (by_ratio, "ratio") } else { (self.unpacked, "unpacked") }
     }
 
     /// As the reader of the tar format wants them.
-    pub(super) fn of_tar(&self) -> ews_core::archive::Limits {
+    pub(in crate::source) fn of_tar(&self) -> ews_core::archive::Limits {
         ews_core::archive::Limits {
             bytes: self.unpacked,
             entries: self.entries,

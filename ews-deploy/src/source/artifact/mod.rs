@@ -29,12 +29,13 @@ use ews_core::{Digest, Error, Result};
 use futures_util::StreamExt as _;
 
 pub use detect::Content;
+pub(super) use detect::detect;
 pub use limits::UploadLimits;
+pub(super) use tree::too_much;
 pub(super) use tree::{Node, Tree};
 
 use super::scratch::{Scratch, ScratchFile, blocking, of_disk};
 use names::Rules;
-use tree::too_much;
 
 /// An upload that was received: its bytes lie in scratch space for as long as a clone of this lives.
 #[derive(Debug, Clone)]
@@ -63,6 +64,10 @@ impl Artifact {
     /// Its size in bytes, as it came.
     pub fn size(&self) -> u64 {
         self.inner.file.size()
+    }
+
+    pub(super) fn made(file: Arc<ScratchFile>, digest: Digest, content: Content) -> Self {
+        Self { inner: Arc::new(Inner { file, digest, content }) }
     }
 
     pub(super) fn file(&self) -> Arc<ScratchFile> {
@@ -144,7 +149,7 @@ pub(super) async fn receive_path(path: &Path, limits: &UploadLimits, scratch: &S
     })
     .await?;
     if directory {
-        return Ok(Artifact { inner: Arc::new(Inner { file, digest, content: Content::Directory }) });
+        return Ok(Artifact::made(file, digest, Content::Directory));
     }
     let file = Arc::into_inner(file).ok_or_else(|| Error::internal("a new scratch file has two owners"))?;
     told(file, digest, limits).await
@@ -152,8 +157,8 @@ pub(super) async fn receive_path(path: &Path, limits: &UploadLimits, scratch: &S
 
 async fn told(file: ScratchFile, digest: Digest, limits: UploadLimits) -> Result<Artifact> {
     blocking(move || {
-        let content = detect::detect(&file, &limits)?;
-        Ok(Artifact { inner: Arc::new(Inner { file: Arc::new(file), digest, content }) })
+        let content = detect(&file, &limits)?;
+        Ok(Artifact::made(Arc::new(file), digest, content))
     })
     .await
 }

@@ -81,6 +81,24 @@ impl Tree {
     }
 }
 
+impl Tree {
+    /// The only file, under this name.
+    ///
+    /// # Errors
+    /// `Invalid` where there is another number of files, or a link.
+    pub(in crate::source) fn only_file(self, name: &str) -> Result<Self> {
+        let mut found = self.nodes.into_iter().filter(|(_, node)| *node != Node::Directory);
+        match (found.next(), found.next()) {
+            (Some((_, file @ Node::File { .. })), None) => {
+                Ok(Self { nodes: BTreeMap::from([(name.to_owned(), file)]), data: self.data })
+            }
+            _ => Err(Error::invalid(
+                "the result is taken as one file, and there is not exactly one; accepted: one file",
+            )),
+        }
+    }
+}
+
 /// A tree that grows, within limits.
 pub(super) struct Planting<'a> {
     rules: Rules<'a>,
@@ -244,7 +262,7 @@ impl<'a> Planting<'a> {
 }
 
 /// What passed a limit of [`UploadLimits`].
-pub(super) fn too_much(limit: &'static str, most: u64, of_what: &str) -> Error {
+pub(in crate::source) fn too_much(limit: &'static str, most: u64, of_what: &str) -> Error {
     Error::new(
         ErrorKind::OutOfResources,
         format!("the upload has more than {most} {of_what}, its limit `{limit}`"),

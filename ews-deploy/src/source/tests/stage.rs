@@ -33,6 +33,10 @@ serves-files = true
 probe = { http = "/healthz" }
 base = [{ image = "registry.example/base/httpd:1", platforms = ["linux/amd64", "linux/arm64"] }]
 takes = [{ kind = "files", to = "/www" }]
+[entry.builder]
+image = "registry.example/base/httpd:1"
+run = ["make"]
+output = "dist"
 
 [[entry]]
 id = "site"

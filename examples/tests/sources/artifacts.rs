@@ -1,0 +1,37 @@
+//! An artifact on a base, deployed, and the same on the patched base.
+
+use ews_deploy::source::{ArtifactRequest, RebaseRequest};
+
+use crate::site::Site;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_static_site_answers_and_moves_to_a_patched_base_with_the_same_layer() {
+    let Some(site) = Site::new().await else { return };
+    let name = site.name("shop/site:1");
+    let upload = site.upload(&[("index.html", "hello"), ("docs/a.html", "a")]).await;
+    let made = site.resolve(ArtifactRequest::new(upload, "site", name.clone())).await.unwrap();
+    println!("made: {:?}", made.moved);
+    assert_eq!((made.moved.copied, made.moved.mounted), (0, 2));
+    site.deploy(&made).await;
+    assert_eq!(site.get("/index.html").await, "hello");
+    assert_eq!(site.get("/docs/a.html").await, "a");
+    assert_eq!(site.get("/base.txt").await, "one");
+
+    // The same content again gives the same image, and nothing of it moves.
+    let upload = site.upload(&[("docs/a.html", "a"), ("index.html", "hello")]).await;
+    let again = site.resolve(ArtifactRequest::new(upload, "site", name.clone())).await.unwrap();
+    assert_eq!(again.provenance.result, made.provenance.result);
+    assert_eq!(again.moved.mounted, 0);
+
+    // The base is patched under its tag.
+    site.base("base/httpd:1", "two").await;
+    let patched = site.resolve(RebaseRequest::new(name, "site")).await.unwrap();
+    println!("rebased: {:?}", patched.moved);
+    assert_eq!(patched.provenance.layer, made.provenance.layer);
+    assert_ne!(patched.provenance.result, made.provenance.result);
+    assert!(patched.moved.uploaded < 8192 && patched.moved.copied == 0, "{:?}", patched.moved);
+    site.deploy(&patched).await;
+    assert_eq!(site.get("/index.html").await, "hello");
+    assert_eq!(site.get("/base.txt").await, "two");
+    site.end().await;
+}
