@@ -203,38 +203,6 @@ impl Sources {
         })
     }
 
-    pub(super) async fn submission(
-        &self,
-        request: &SubmissionRequest,
-        by: &str,
-        mut spec: ServiceSpec,
-    ) -> Result<Resolved> {
-        let (submission, approver) = (&request.submission, request.approved.by.trim());
-        if approver.is_empty() || approver.eq_ignore_ascii_case(submission.by.trim()) {
-            return Err(Error::invalid(format!(
-                "the submission of `{}` by {} is not approved by somebody else; accepted: an approval by another person",
-                submission.name, submission.by
-            )));
-        }
-        let mut image = ImageSource::new(submission.name.clone());
-        image.pin = Some(submission.pin.clone());
-        spec.instance.source = Source::Image(image);
-        let result = match &submission.pin {
-            ImagePin::Manifest(digest) => *digest,
-            ImagePin::Local { image_id, .. } => *image_id,
-            _ => return Err(Error::invalid("the submission is pinned by what is not known here")),
-        };
-        let who = if by.is_empty() { submission.by.as_str() } else { by };
-        let mut provenance = Provenance::new(ProvenanceKind::Submission, who, result);
-        provenance.approved_by = Some(approver.to_owned());
-        Ok(Resolved {
-            spec,
-            provenance,
-            warnings: submission.warnings.clone(),
-            moved: super::Moved::default(),
-        })
-    }
-
     /// What the layers above an image's base hold.
     async fn changes(&self, name: &ImageRef, digest: Digest) -> Result<Changes> {
         let registry = self.registry()?;
@@ -275,6 +243,29 @@ impl Sources {
         }
         Ok(Arc::new(file))
     }
+}
+
+/// A submission that somebody else approved, as a source.
+pub(super) fn approved(request: &SubmissionRequest, by: &str, mut spec: ServiceSpec) -> Result<Resolved> {
+    let (submission, approver) = (&request.submission, request.approved.by.trim());
+    if approver.is_empty() || approver.eq_ignore_ascii_case(submission.by.trim()) {
+        return Err(Error::invalid(format!(
+            "the submission of `{}` by {} is not approved by somebody else; accepted: an approval by another person",
+            submission.name, submission.by
+        )));
+    }
+    let mut image = ImageSource::new(submission.name.clone());
+    image.pin = Some(submission.pin.clone());
+    spec.instance.source = Source::Image(image);
+    let result = match &submission.pin {
+        ImagePin::Manifest(digest) => *digest,
+        ImagePin::Local { image_id, .. } => *image_id,
+        _ => return Err(Error::invalid("the submission is pinned by what is not known here")),
+    };
+    let who = if by.is_empty() { submission.by.as_str() } else { by };
+    let mut provenance = Provenance::new(ProvenanceKind::Submission, who, result);
+    provenance.approved_by = Some(approver.to_owned());
+    Ok(Resolved { spec, provenance, warnings: submission.warnings.clone(), moved: super::Moved::default() })
 }
 
 fn first(images: Vec<Image>) -> Result<Image> {
