@@ -14,5 +14,7 @@
 
 #[path = "sources/artifacts.rs"]
 mod artifacts;
+#[path = "sources/builds.rs"]
+mod builds;
 #[path = "sources/site.rs"]
 mod site;

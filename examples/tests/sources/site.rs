@@ -12,7 +12,7 @@ use ews_core::spec::source::ImageSource;
 use ews_core::store::MemoryStore;
 use ews_core::{Digest, ImageRef, Instance, Registry, Result, Runtime, Selector, ServiceSpec, Source};
 use ews_deploy::source::{Artifact, Catalogue, Resolved, SourceRequest, Sources, SourcesConfig};
-use ews_deploy::{DeployConfig, DeployParts, DeployRequest, Deployer, Outcome};
+use ews_deploy::{DeployConfig, DeployParts, DeployRequest, Deployer, Outcome, Strategy};
 use ews_docker::registry::{Credentials, OciRegistry, OciRegistryConfig};
 use ews_docker::{DockerConfig, DockerImages, DockerRuntime};
 use serde_json::json;
@@ -71,7 +71,6 @@ impl Debian {
 pub(crate) struct Site {
     pub(crate) registry: Arc<OciRegistry>,
     pub(crate) runtime: DockerRuntime,
-    pub(crate) images: Arc<DockerImages>,
     pub(crate) sources: Sources,
     pub(crate) folder: tempfile::TempDir,
     pub(crate) deployer: Deployer,
@@ -104,11 +103,11 @@ impl Site {
         let sources = Sources::new(scratch, catalogue)
             .unwrap()
             .with_registry(registry.clone())
-            .with_images(images.clone(), runtime.engine_id());
+            .with_images(images, runtime.engine_id());
         let word = format!("src-{}-{}", std::process::id(), debian.port);
         let parts = DeployParts::new(Arc::new(runtime.clone()), Arc::new(MemoryStore::new()));
         let deployer = Deployer::start(parts, DeployConfig::new(word.parse().unwrap())).await.unwrap();
-        let site = Self { registry, runtime, images, sources, folder, deployer, word, debian };
+        let site = Self { registry, runtime, sources, folder, deployer, word, debian };
         site.base("base/httpd:1", "one").await;
         Some(site)
     }
@@ -184,7 +183,13 @@ impl Site {
 
     /// Deploys a resolved spec; when it returns, it is ready.
     pub(crate) async fn deploy(&self, resolved: &Resolved) {
-        let rollout = self.deployer.deploy(&DeployRequest::new(resolved.spec.clone())).await.unwrap();
+        // What is under test is not patience.
+        let mut strategy = Strategy::default();
+        (strategy.min_healthy, strategy.monitor, strategy.interval) =
+            (Duration::ZERO, Duration::ZERO, Duration::ZERO);
+        strategy.drain = Duration::ZERO;
+        let request = DeployRequest::new(resolved.spec.clone()).with_strategy(strategy);
+        let rollout = self.deployer.deploy(&request).await.unwrap();
         let report = self.deployer.wait(&rollout).await.unwrap();
         assert_eq!(report.outcome, Some(Outcome::Succeeded), "{report:?}");
     }
@@ -204,6 +209,23 @@ impl Site {
         let (head, body) = answer.split_once("\r\n\r\n").expect("an answer");
         assert!(head.starts_with("HTTP/1.0 200") || head.starts_with("HTTP/1.1 200"), "{path}: {head}");
         body.to_owned()
+    }
+
+    /// Whether the service answers at all.
+    pub(crate) async fn answers(&self, path: &str) -> bool {
+        let Some(endpoint) =
+            self.instance().await.endpoints.first().map(|endpoint| endpoint.address.to_string())
+        else {
+            return false;
+        };
+        let Ok(mut stream) = tokio::net::TcpStream::connect(endpoint).await else { return false };
+        stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).await.is_ok()
+    }
+
+    /// What the `docker` command prints, past all that is under test.
+    pub(crate) fn docker(&self, arguments: &[&str]) -> String {
+        let output = Command::new("docker").args(arguments).stdin(Stdio::null()).output().unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
     /// Removes the service and what was pulled for it.
