@@ -30,6 +30,7 @@ mod config;
 mod defaults;
 mod dockerfile;
 mod oci;
+mod preflight;
 mod process;
 mod rebased;
 mod request;
@@ -53,6 +54,7 @@ pub use catalogue::{
 pub use config::SourcesConfig;
 pub use dockerfile::BasePolicy;
 pub use oci::Moved;
+pub use preflight::{Finding, FindingAbout, ImageThere, NodeReport, Preflight, preflight};
 pub use request::{
     ArtifactRequest, CompiledRequest, DockerfileRequest, ImageRequest, ProcessRequest, RebaseRequest,
     SourceRequest, SubmissionRequest, Wanted,

@@ -3,5 +3,6 @@
 mod builds;
 mod images;
 mod on_process;
+mod preflights;
 mod rebases;
 mod stage;
