@@ -16,5 +16,7 @@
 mod artifacts;
 #[path = "sources/builds.rs"]
 mod builds;
+#[path = "sources/processes.rs"]
+mod processes;
 #[path = "sources/site.rs"]
 mod site;

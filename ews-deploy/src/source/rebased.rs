@@ -99,6 +99,14 @@ impl Sources {
             ))
             .with_context("image", &image.name));
         };
+        // The label is whatever the image's maker wrote, and reading it means calling there, with our credentials.
+        if name.registry() != image.name.registry() && !self.policy.allows(&name) {
+            return Err(Error::invalid(format!(
+                "the image can't be moved to another base: it says that it stands on `{name}`, which is neither in its own registry nor on \
+                 the list of bases"
+            ))
+            .with_context("image", &image.name));
+        }
         let found = read(self.registry()?, &at(&name, digest)?, &|_| true).await;
         let found = found.map_err(|error| {
             error

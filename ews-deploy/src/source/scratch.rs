@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use ews_core::runtime::ByteStream;
 use ews_core::{Error, ErrorKind, Result};
-use futures_util::stream;
+use futures_util::{StreamExt as _, stream};
 
 /// How much is read of a file at a time, in bytes.
 const PIECE: usize = 256 * 1024;
@@ -177,7 +177,8 @@ pub(super) fn stream(file: Arc<ScratchFile>) -> ByteStream {
             Err(error) => Some((Err(of_disk("a scratch file", error)), None)),
         }
     });
-    Box::pin(pieces)
+    // Some readers ask once more after the end.
+    Box::pin(pieces.fuse())
 }
 
 /// Work with files in a thread where it may wait.
@@ -229,8 +230,11 @@ mod tests {
         drop(two);
         assert_eq!(scratch.used(), 600_000);
 
-        let read: Vec<Bytes> = stream(Arc::new(one)).try_collect().await.unwrap();
+        let mut pieces = stream(Arc::new(one));
+        let read: Vec<Bytes> = pieces.by_ref().try_collect().await.unwrap();
         assert_eq!(read.concat(), vec![1; 600_000]);
+        assert!(pieces.next().await.is_none());
+        drop(pieces);
         assert_eq!(scratch.used(), 0);
     }
 }

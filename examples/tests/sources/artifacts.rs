@@ -8,7 +8,15 @@ use crate::site::Site;
 async fn a_static_site_answers_and_moves_to_a_patched_base_with_the_same_layer() {
     let Some(site) = Site::new().await else { return };
     let name = site.name("shop/site:1");
-    let upload = site.upload(&[("index.html", "hello"), ("docs/a.html", "a")]).await;
+    // More than one piece of a push, and nothing that packs.
+    let mut state = 1_u64;
+    let noise: String = std::iter::repeat_with(|| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        char::from(b'!' + ((state >> 33) % 94) as u8)
+    })
+    .take(10 << 20)
+    .collect();
+    let upload = site.upload(&[("index.html", "hello"), ("docs/a.html", "a"), ("noise", &noise)]).await;
     let made = site.resolve(ArtifactRequest::new(upload, "site", name.clone())).await.unwrap();
     println!("made: {:?}", made.moved);
     assert_eq!((made.moved.copied, made.moved.mounted), (0, 2));
@@ -18,7 +26,7 @@ async fn a_static_site_answers_and_moves_to_a_patched_base_with_the_same_layer()
     assert_eq!(site.get("/base.txt").await, "one");
 
     // The same content again gives the same image, and nothing of it moves.
-    let upload = site.upload(&[("docs/a.html", "a"), ("index.html", "hello")]).await;
+    let upload = site.upload(&[("noise", &noise), ("docs/a.html", "a"), ("index.html", "hello")]).await;
     let again = site.resolve(ArtifactRequest::new(upload, "site", name.clone())).await.unwrap();
     assert_eq!(again.provenance.result, made.provenance.result);
     assert_eq!(again.moved.mounted, 0);

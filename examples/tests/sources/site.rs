@@ -201,14 +201,8 @@ impl Site {
 
     /// What the service answers to a request for this path.
     pub(crate) async fn get(&self, path: &str) -> String {
-        let endpoint = self.instance().await.endpoints.first().expect("an endpoint").address.clone();
-        let mut stream = tokio::net::TcpStream::connect(endpoint.to_string()).await.unwrap();
-        stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).await.unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").expect("an answer");
-        assert!(head.starts_with("HTTP/1.0 200") || head.starts_with("HTTP/1.1 200"), "{path}: {head}");
-        body.to_owned()
+        let endpoint = self.instance().await.endpoints.first().expect("an endpoint").address;
+        get(&endpoint.to_string(), path).await
     }
 
     /// Whether the service answers at all.
@@ -247,6 +241,17 @@ impl Site {
             }
         }
     }
+}
+
+/// What is answered to a request for this path.
+pub(crate) async fn get(address: &str, path: &str) -> String {
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").expect("an answer");
+    assert!(head.starts_with("HTTP/1.0 200") || head.starts_with("HTTP/1.1 200"), "{path}: {head}");
+    body.to_owned()
 }
 
 fn entry(layer: &mut tar::Builder<Vec<u8>>, path: &str, content: &[u8], mode: u32) {

@@ -111,7 +111,11 @@ async fn every_condition_that_does_not_hold_is_named() {
             None => labels.remove(name),
         };
     }
-    let cases: [(Change, &str); 8] = [
+    let cases: [(Change, &str); 9] = [
+        (
+            |config, _| set(config, "org.opencontainers.image.base.name", Some("evil.example/base:1")),
+            "neither in its own registry nor on the list of bases",
+        ),
         (|config, _| set(config, "ews.app.layer.first", None), "only images that EWS made"),
         (
             |config, _| set(config, "ews.app.layer.first", Some("1")),
