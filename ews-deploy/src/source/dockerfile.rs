@@ -146,12 +146,13 @@ impl Dockerfile {
             let name = words.next().filter(|_| named).map(str::to_ascii_lowercase);
             self.stages.push(Stage { name, from });
         }
-        // Quotes and escapes may stand within a flag, and builders take them off.
+        // Quotes and escapes may stand within a flag, and builders take them off. A quoted blank within one ends it here and not there, so
+        // where there are quotes every word is looked at; else the flags are those in front.
         let plain: String = line.chars().filter(|c| !matches!(c, '"' | '\'') && *c != escape).collect();
-        for flag in plain
-            .split_whitespace()
-            .filter(|word| word.starts_with("--from=") || word.starts_with("--mount="))
-        {
+        let quoted = plain.len() != line.len();
+        let words = plain.split_whitespace().skip_while(|word| word.eq_ignore_ascii_case("ONBUILD")).skip(1);
+        let flags = words.take_while(|word| quoted || word.starts_with("--"));
+        for flag in flags.filter(|word| word.starts_with("--from=") || word.starts_with("--mount=")) {
             for (at, _) in flag.match_indices("from=") {
                 let value = flag.get(at + "from=".len()..).unwrap_or_default();
                 let value = value.split(',').next().unwrap_or_default();
@@ -351,6 +352,16 @@ mod tests {
                 "FROM a\nRUN --mount=type=bind,\"from=evil:1\" y",
                 &["docker.io/library/a", "docker.io/library/evil:1"],
             ),
+            (
+                "FROM a\nONBUILD COPY --chown=1 --from=evil:1 /x /x",
+                &["docker.io/library/a", "docker.io/library/evil:1"],
+            ),
+            (
+                "FROM a\nCOPY --chown=\"a b\" --from=evil:1 /x /x",
+                &["docker.io/library/a", "docker.io/library/evil:1"],
+            ),
+            // A program's own argument is none of ours.
+            ("FROM a\nRUN tool --from=b", &["docker.io/library/a"]),
             // A builder without here-documents would obey it.
             ("FROM a\nRUN <<E\nFROM evil\nE", &["docker.io/library/a", "docker.io/library/evil"]),
             ("# syntax=docker/dockerfile:1\nFROM a", &["docker.io/library/a"]),

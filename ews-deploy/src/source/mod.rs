@@ -6,7 +6,7 @@
 //!
 //! | They have | It becomes |
 //! |---|---|
-//! | an image by tag | its digest |
+//! | an image by tag | its digest, of the registry or of the image store |
 //! | tar, tar.gz, zip, war, jar, a program, a directory | one deterministic layer on an official image of the [`Catalogue`], made by manifest through a `Registry`: no engine, no base downloaded |
 //! | a source tree | its result of a builder image, as such a layer |
 //! | such an image and a patched base | the same layer on the new base, some kilobytes moved |
@@ -43,9 +43,12 @@ mod tests;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use ews_core::image::{EnsureOptions, ImageQuery};
 use ews_core::runtime::ByteStream;
 use ews_core::spec::source::{ImagePin, ImageSource};
-use ews_core::{Digest, Error, ErrorKind, ImageStore, Registry, Result, ServiceSpec, Source, Timestamp};
+use ews_core::{
+    Digest, Error, ErrorKind, ImageRef, ImageStore, Registry, Result, ServiceSpec, Source, Timestamp,
+};
 
 pub use artifact::{Artifact, Content, UploadLimits};
 pub use catalogue::{
@@ -204,29 +207,59 @@ impl Sources {
     }
 
     async fn image(&self, request: &ImageRequest, by: &str, mut spec: ServiceSpec) -> Result<Resolved> {
-        let registry = self.registry()?;
-        let wanted = &spec.instance.platform;
-        let digest = if wanted.os.is_some() || wanted.arch.is_some() {
-            // The index is pinned and each node takes its own of it; here it is only made sure that there is one.
-            oci::image::read(registry, &request.image, &|platform| platform.meets(wanted)).await?.digest
-        } else {
-            registry.resolve(&request.image).await?.digest
-        };
         let mut image = ImageSource::new(request.image.clone());
-        image.pin = Some(ImagePin::Manifest(digest));
+        let (pin, result) = match &self.registry {
+            Some(registry) => {
+                let digest = of_registry(&**registry, &request.image, &spec).await?;
+                (ImagePin::Manifest(digest), digest)
+            }
+            None => self.of_store(&image, &spec).await?,
+        };
+        image.pin = Some(pin);
         spec.instance.source = Source::Image(image);
-        let provenance = Provenance::new(ProvenanceKind::Image, by, digest);
+        let provenance = Provenance::new(ProvenanceKind::Image, by, result);
         Ok(Resolved { spec, provenance, warnings: Vec::new(), moved: Moved::default() })
     }
 
-    fn registry(&self) -> Result<&dyn Registry> {
-        self.registry.as_deref().ok_or_else(|| {
-            Error::new(
-                ErrorKind::Unsupported,
-                "there is no registry: sources that become images need one (`with_registry`)",
+    /// What a name stands for at the image store, which pulls it where it is missing.
+    async fn of_store(&self, image: &ImageSource, spec: &ServiceSpec) -> Result<(ImagePin, Digest)> {
+        let Ok((images, engine)) = self.images() else { return Err(no_registry()) };
+        build::done(images.ensure(image, &EnsureOptions::default()).await?).await?;
+        let found = images.inspect(&ImageQuery::Name(image.reference.clone())).await?;
+        if !found.platform.meets(&spec.instance.platform) {
+            return Err(Error::new(
+                ErrorKind::ImageIncompatible,
+                format!("the image is for {}, and the spec wants another platform", found.platform),
             )
+            .with_context("image", &image.reference));
+        }
+        // What no registry knows is there and nowhere else.
+        Ok(match found.manifests.first() {
+            Some(digest) => (ImagePin::Manifest(*digest), *digest),
+            None => (ImagePin::Local { engine: engine.to_owned(), image_id: found.id }, found.id),
         })
     }
+
+    fn registry(&self) -> Result<&dyn Registry> {
+        self.registry.as_deref().ok_or_else(no_registry)
+    }
+}
+
+fn no_registry() -> Error {
+    Error::new(
+        ErrorKind::Unsupported,
+        "there is no registry: sources that become images need one (`with_registry`)",
+    )
+}
+
+/// What a name stands for at its registry.
+async fn of_registry(registry: &dyn Registry, image: &ImageRef, spec: &ServiceSpec) -> Result<Digest> {
+    let wanted = &spec.instance.platform;
+    if wanted.os.is_none() && wanted.arch.is_none() {
+        return Ok(registry.resolve(image).await?.digest);
+    }
+    // The index is pinned and each node takes its own of it; here it is only made sure that there is one.
+    Ok(oci::image::read(registry, image, &|platform| platform.meets(wanted)).await?.digest)
 }
 
 fn now() -> Timestamp {

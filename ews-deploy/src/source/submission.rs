@@ -418,14 +418,14 @@ mod tests {
     #[test]
     fn files_that_may_be_secrets_are_told_by_their_names() {
         for path in [
-            "/root/.netrc",
+            "/data/.netrc",
             "/app/.env",
             "/app/.env.production",
             "/a/ID_RSA",
             "/x/server.key",
-            "/root/.bash_history",
-            "/root/.kube/config",
-            "/root/.docker/config.json",
+            "/data/.bash_history",
+            "/data/.kube/config",
+            "/data/.docker/config.json",
         ] {
             assert!(is_suspicious(path), "{path}");
         }

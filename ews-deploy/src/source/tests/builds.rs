@@ -67,7 +67,7 @@ impl ImageStore for Store {
         Ok(image)
     }
 
-    async fn push(&self, _: &ews_core::ImageRef) -> Result<ProgressStream> {
+    async fn push(&self, _: &ImageRef) -> Result<ProgressStream> {
         Ok(at_once(Progress::Done { image: None, manifest: *self.pushed.lock().unwrap() }))
     }
 

@@ -185,7 +185,7 @@ async fn a_base_of_another_registry_is_copied_layer_by_layer() {
     let stage = Stage::new().await;
     let site = stage.site("x").await;
     // The fake serves every registry's names from one set of repositories, and mounts within one registry only.
-    let name: ews_core::ImageRef = "elsewhere.example/shop/site:1".parse().unwrap();
+    let name: ImageRef = "elsewhere.example/shop/site:1".parse().unwrap();
     let resolved = stage.resolve(ArtifactRequest::new(site, "site", name)).await.unwrap();
     let bytes = ["one", "two"]
         .iter()
@@ -258,4 +258,33 @@ async fn a_tag_is_pinned_to_what_it_stands_for_now() {
     let error = stage.sources.resolve(&ImageRequest::new(image).into(), wanted).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ImageIncompatible);
     assert!(error.message().contains("linux/amd64, linux/arm64"), "{error}");
+}
+
+#[tokio::test]
+async fn without_a_registry_the_image_store_says_what_a_tag_stands_for() {
+    use ews_core::image::Image;
+    use ews_core::testkit::FakeImages;
+    use ews_core::{Arch, Os, Platform};
+
+    let directory = tempfile::tempdir().unwrap();
+    let platform = Platform::new(Os::Linux, Arch::Amd64);
+    let images = FakeImages::new("n1".parse().unwrap(), platform.clone());
+    let mut known = Image::new(Digest::of(b"known"), platform.clone());
+    known.manifests.push(Digest::of(b"manifest"));
+    images.offer(&"shop/web:1".parse().unwrap(), known);
+    images.offer(&"shop/local:1".parse().unwrap(), Image::new(Digest::of(b"local"), platform));
+    let sources = Sources::new(SourcesConfig::new(directory.path()), Catalogue::empty()).unwrap();
+    let sources = sources.with_images(Arc::new(images), "engine-1");
+    let pin = async |name: &str, spec: ServiceSpec| {
+        let resolved = sources.resolve(&ImageRequest::new(name.parse().unwrap()).into(), spec).await?;
+        let Source::Image(image) = resolved.spec.instance.source else { panic!("no image") };
+        Ok::<_, Error>(image.pin.unwrap())
+    };
+    assert_eq!(pin("shop/web:1", spec()).await.unwrap(), ImagePin::Manifest(Digest::of(b"manifest")));
+    let local = ImagePin::Local { engine: "engine-1".to_owned(), image_id: Digest::of(b"local") };
+    assert_eq!(pin("shop/local:1", spec()).await.unwrap(), local);
+    assert_eq!(pin("shop/none:1", spec()).await.unwrap_err().kind(), ErrorKind::ImageMissing);
+    let mut other = spec();
+    other.instance.platform.arch = Some(Arch::Arm64);
+    assert_eq!(pin("shop/web:1", other).await.unwrap_err().kind(), ErrorKind::ImageIncompatible);
 }

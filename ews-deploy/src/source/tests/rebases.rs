@@ -69,11 +69,7 @@ async fn a_patched_base_takes_the_place_of_the_old_one() {
 }
 
 /// The same image with one thing of its documents changed.
-async fn changed(
-    stage: &Stage,
-    resolved: &Resolved,
-    change: impl Fn(&mut Value, &mut Value),
-) -> ews_core::ImageRef {
+async fn changed(stage: &Stage, resolved: &Resolved, change: impl Fn(&mut Value, &mut Value)) -> ImageRef {
     let name = target("shop/changed:1");
     let at = target("shop/site").with_digest(resolved.provenance.result);
     let image = oci::image::read(&stage.registry, &at, &|_| true).await.unwrap().images.remove(0);

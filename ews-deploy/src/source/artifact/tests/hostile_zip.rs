@@ -96,7 +96,7 @@ async fn a_bomb_is_stopped_before_it_unpacks_and_a_lie_about_sizes_while_it_does
 }
 
 #[tokio::test]
-async fn what_common_tools_write_is_read() {
+async fn what_zip_programs_write_is_read() {
     let yard = Yard::new();
     let mut stored = entry("stored", b"plain");
     (stored.method, stored.packed) = (0, b"plain".to_vec());
