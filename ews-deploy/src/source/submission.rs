@@ -26,7 +26,7 @@ use super::oci::image::{Image, at, digest_of, read};
 use super::request::SubmissionRequest;
 use super::resolved::{Provenance, ProvenanceKind, Resolved, Warning, WarningAbout};
 use super::scratch::{ScratchFile, blocking, of_disk};
-use super::{Sources, now};
+use super::{Sources, UploadLimits, now};
 
 /// The most changed files that a record names; beyond, it says that there were more.
 const MAX_CHANGES: usize = 10_000;
@@ -102,9 +102,9 @@ pub struct Submission {
 pub struct Changes {
     /// In the order of the layers, at most 10,000.
     pub files: Vec<Change>,
-    /// Whether there were more.
+    /// Whether there were more, or they were too large to be looked at ([`UploadLimits`]).
     pub more: bool,
-    /// Bytes of all files.
+    /// Bytes of all files that were looked at.
     pub bytes: u64,
 }
 
@@ -222,7 +222,8 @@ impl Sources {
         let mut changes = Changes::default();
         for layer in image.layers().iter().skip(base.layers().len()) {
             let file = self.fetched(&image, digest_of(layer)?).await?;
-            changes = blocking(move || listed(&file, changes)).await?;
+            let limits = self.limits.clone();
+            changes = blocking(move || listed(&file, changes, &limits)).await?;
         }
         Ok(changes)
     }
@@ -276,19 +277,26 @@ fn first(images: Vec<Image>) -> Result<Image> {
 }
 
 /// Adds what a layer holds.
-fn listed(layer: &ScratchFile, mut changes: Changes) -> Result<Changes> {
+fn listed(layer: &ScratchFile, mut changes: Changes, most: &UploadLimits) -> Result<Changes> {
     let mut magic = [0; 2];
     let gzip = layer.whole().read(&mut magic).is_ok_and(|count| count == 2) && magic == [0x1f, 0x8b];
     let whole = std::io::BufReader::with_capacity(64 * 1024, layer.whole());
     let reader: Box<dyn Read> = if gzip { Box::new(MultiGzDecoder::new(whole)) } else { Box::new(whole) };
     let limits = Limits::default();
     let mut entries = Entries::new(reader, &limits);
+    let mut left = most.entries;
     while let Some(entry) = entries.next()? {
+        changes.bytes = changes.bytes.saturating_add(entry.size);
+        // A file of holes packs to nothing, and reading on would take hours.
+        if changes.bytes > most.unpacked || left == 0 {
+            changes.more = true;
+            break;
+        }
+        left -= 1;
         // Directories come along with whatever changed below them.
         if entry.kind == Kind::Directory {
             continue;
         }
-        changes.bytes = changes.bytes.saturating_add(entry.size);
         if changes.files.len() == MAX_CHANGES {
             changes.more = true;
             continue;
@@ -366,7 +374,7 @@ fn of_files(changes: &Changes) -> Vec<Warning> {
     if changes.more {
         warnings.push(Warning::new(
             WarningAbout::Unchecked,
-            format!("it changed more than {MAX_CHANGES} files, and the rest was not looked at"),
+            "it changed more files or more bytes than are looked at: some are not in the record",
         ));
     }
     warnings
@@ -414,6 +422,31 @@ fn is_suspicious(path: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_layer_is_listed_within_limits() {
+        use crate::source::artifact::tests::made;
+        let directory = tempfile::tempdir().unwrap();
+        let scratch = crate::source::scratch::Scratch::new(directory.path().to_owned(), 1 << 20).unwrap();
+        let mut layer = scratch.file().unwrap();
+        let files = [
+            made::file("etc/a", &[1; 600]),
+            made::file("etc/.wh.b", b""),
+            made::file(".wh..wh..opq", b""),
+            made::file("c", &[1; 600]),
+        ];
+        layer.write_all(&made::gzip(&made::tar(&files))).unwrap();
+        let list = |most: UploadLimits| listed(&layer, Changes::default(), &most).unwrap();
+        let all = list(UploadLimits::default());
+        let shown: Vec<_> =
+            all.files.iter().map(|change| (change.path.as_str(), change.size, change.deleted)).collect();
+        assert_eq!(shown, [("/etc/a", 600, false), ("/etc/b", 0, true), ("/*", 0, true), ("/c", 600, false)]);
+        assert_eq!((all.bytes, all.more), (1200, false));
+        let some = list(UploadLimits::default().with_unpacked(1000));
+        assert_eq!((some.files.len(), some.more), (3, true));
+        let some = list(UploadLimits::default().with_entries(2));
+        assert_eq!((some.files.len(), some.more), (2, true));
+    }
 
     #[test]
     fn files_that_may_be_secrets_are_told_by_their_names() {
