@@ -1,6 +1,6 @@
 //! An artifact on a base, deployed, and the same on the patched base.
 
-use ews_deploy::source::{ArtifactRequest, RebaseRequest};
+use ews_deploy::source::{ArtifactRequest, ImageThere, RebaseRequest, preflight};
 
 use crate::site::Site;
 
@@ -20,7 +20,19 @@ async fn a_static_site_answers_and_moves_to_a_patched_base_with_the_same_layer()
     let made = site.resolve(ArtifactRequest::new(upload, "site", name.clone())).await.unwrap();
     println!("made: {:?}", made.moved);
     assert_eq!((made.moved.copied, made.moved.mounted), (0, 2));
+    let asked = async || {
+        let owner = site.word.parse().unwrap();
+        preflight(&made.spec, &site.runtime, Some(&*site.registry), &owner).await.unwrap()
+    };
+    let before = asked().await;
+    assert!(
+        before.can_run()
+            && matches!(before.nodes[0].image, ImageThere::Pullable { bytes } if bytes > 8 << 20),
+        "{before:?}"
+    );
     site.deploy(&made).await;
+    let after = asked().await;
+    assert!(after.can_run() && after.nodes[0].image == ImageThere::Present, "{after:?}");
     assert_eq!(site.get("/index.html").await, "hello");
     assert_eq!(site.get("/docs/a.html").await, "a");
     assert_eq!(site.get("/base.txt").await, "one");
