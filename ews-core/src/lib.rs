@@ -24,11 +24,13 @@
 //! [`instance`], [`endpoint`], [`event`], [`capability`], [`histogram`].
 //! Contracts: [`runtime`], [`image`], [`registry`], [`balancer`], [`metrics`], [`policy`], [`store`], [`secrets`], [`clock`],
 //! [`scale`].
-//! In front of contracts: [`layer`]. Shared by engines: [`backoff`], [`bus`], [`place`](mod@place), `probe` and `http` (features of the
-//! same names).
+//! In front of contracts: [`layer`]. Shared by engines: [`backoff`], [`bus`], [`place`](mod@place), `archive`, `probe` and `http` (features of
+//! the same names).
 //!
 //! No crate of EWS installs a signal handler, a global subscriber, a global allocator or an async runtime.
 
+#[cfg(feature = "archive")]
+pub mod archive;
 pub mod backoff;
 pub mod balancer;
 pub mod bus;

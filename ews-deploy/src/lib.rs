@@ -13,6 +13,7 @@
 //!
 //! # Where to start
 //! - **You embed EWS**: [`Deployer`], [`DeployRequest`], [`Strategy`]; [`DeployEvent`] for progress.
+//! - **You have a tag, a zip or a source tree, not a digest**: the module `source`, a feature of the same name in the plural.
 //! - **You work on EWS itself**: `record` (what is written, and by whom), `decide` (the pure core), `reconcile` (the loop, and the
 //!   work on one slot), `traffic` (the balancer's side).
 //!
@@ -41,6 +42,8 @@ mod restarts;
 mod rollout;
 mod scale_target;
 mod slots;
+#[cfg(feature = "sources")]
+pub mod source;
 mod strategy;
 mod traffic;
 

@@ -3,6 +3,8 @@
 use std::fmt::Display;
 use std::io;
 
+pub(super) use crate::archive::fault as read;
+use crate::archive::own;
 use crate::error::{Error, ErrorKind};
 
 /// An operation on the file at `place` failed. `doing` completes "`place` can't be …".
@@ -47,34 +49,4 @@ pub(super) fn made(place: &dyn Display, error: io::Error) -> Error {
         .with_source(error),
         _ => file("made", place, error),
     }
-}
-
-/// Bytes of an archive could not be read.
-pub(super) fn read(error: io::Error) -> Error {
-    let error = match own(error) {
-        Ok(own) => return own,
-        Err(error) => error,
-    };
-    match error.kind() {
-        io::ErrorKind::UnexpectedEof => Error::invalid(
-            "the archive ends in the middle; accepted: a whole tar archive, up to its two empty blocks",
-        ),
-        io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput => {
-            Error::invalid(format!("the archive is damaged: {error}"))
-        }
-        _ => Error::new(ErrorKind::Unavailable, format!("the archive can't be read: {error}")),
-    }
-    .with_source(error)
-}
-
-/// An error of ours that travelled through `std::io::Read` or `Write` comes out as it went in.
-fn own(error: io::Error) -> Result<Error, io::Error> {
-    if error.get_ref().is_some_and(|inner| inner.is::<Error>()) {
-        let kind = error.kind();
-        return match error.into_inner().map(|inner| inner.downcast::<Error>()) {
-            Some(Ok(own)) => Ok(*own),
-            _ => Err(kind.into()),
-        };
-    }
-    Err(error)
 }

@@ -5,22 +5,14 @@ use std::fmt;
 use std::path::PathBuf;
 
 use super::Limits;
+use crate::archive::ShownBytes;
+#[cfg(not(unix))]
+use crate::archive::windows_fault;
 use crate::error::{Error, Result};
 use crate::time::Shown;
 
 /// The longest single name that the usual file systems take (Linux's `NAME_MAX`).
 const LONGEST_COMPONENT: usize = 255;
-
-/// Bytes from an archive as they may appear in a message.
-pub(super) struct ShownBytes<'a>(pub(super) &'a [u8]);
-
-impl fmt::Display for ShownBytes<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Four bytes are the most that a character takes, so what `Shown` would cut is not even decoded.
-        let front = self.0.get(..260).unwrap_or(self.0);
-        Shown(&String::from_utf8_lossy(front)).fmt(f)
-    }
-}
 
 /// A place below a directory: names without `..`, without a root, within the limits. No name is the directory itself.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -159,28 +151,6 @@ fn os_name(part: &[u8]) -> Result<OsString, &'static str> {
     }
 }
 
-/// Why Windows would take this name for something else than a file of that name, by Microsoft's "Naming Files, Paths, and
-/// Namespaces". It is compiled into tests everywhere, so that it is tried where most tests run.
-#[cfg(any(not(unix), test))]
-fn windows_fault(part: &str) -> Option<&'static str> {
-    if part.contains(['\\', ':']) {
-        return Some("`\\` and `:` separate paths, drives and streams on Windows");
-    }
-    if part.contains(['<', '>', '"', '|', '?', '*']) || part.chars().any(|c| u32::from(c) < 32) {
-        return Some("it holds a character that no name has on Windows");
-    }
-    if part.ends_with(['.', ' ']) {
-        return Some("Windows takes off a dot or blank at the end");
-    }
-    let stem = part.split('.').next().unwrap_or_default().trim_end().to_uppercase();
-    let numbered = |device: &str| {
-        let number = stem.strip_prefix(device).unwrap_or_default();
-        matches!(number, "0" | "1" | "2" | "3" | "4" | "5" | "6" | "7" | "8" | "9" | "¹" | "²" | "³")
-    };
-    let device = matches!(stem.as_str(), "CON" | "PRN" | "AUX" | "NUL" | "CONIN$" | "CONOUT$");
-    (device || numbered("COM") || numbered("LPT")).then_some("it names a device on Windows")
-}
-
 /// Whether a symbolic link at `place` may lead to `target`: within the directory that `place` is counted from.
 ///
 /// Each `..` must stand in front. The link lies in a real directory, since nothing is placed through a link, so `..` in
@@ -300,32 +270,6 @@ mod tests {
                 good,
                 "{place} -> {target:?}"
             );
-        }
-    }
-
-    #[test]
-    fn what_windows_takes_for_a_device_a_drive_or_a_stream() {
-        for name in [
-            "C:",
-            "a:b",
-            "a\\b",
-            "..\\x",
-            "CON",
-            "nul.txt",
-            "Com1",
-            "LPT³.log",
-            "aux ",
-            "x.",
-            "x ",
-            "a?",
-            "a\u{1}",
-            "conin$",
-            "NUL .txt",
-        ] {
-            assert!(windows_fault(name).is_some(), "{name:?}");
-        }
-        for name in ["a", "console", "com", "com10", "nul-1", "é", ".x", "a b", "x.nul"] {
-            assert_eq!(windows_fault(name), None, "{name:?}");
         }
     }
 }

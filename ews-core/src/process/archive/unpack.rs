@@ -6,10 +6,10 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use cap_std::fs::Dir;
 
-use super::entries::{Entries, Entry, Kind};
 use super::names::Inside;
 use super::place::Placement;
 use super::{Limits, Owner, fault};
+use crate::archive::{Entries, Entry, Kind};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Unpacks a tar archive. A file that is there is replaced by a new one, a directory that is there is kept.

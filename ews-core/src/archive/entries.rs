@@ -9,8 +9,7 @@ use std::io::{self, Read};
 
 use tar::{EntryType, Header};
 
-use super::names::ShownBytes;
-use super::{Limits, fault};
+use super::{Limits, ShownBytes, fault};
 use crate::error::{Error, ErrorKind, Result};
 
 const BLOCK: usize = 512;
@@ -20,26 +19,34 @@ const LONGEST_PAX: u64 = 256 * 1024;
 
 /// What an entry is to become.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+#[non_exhaustive]
+pub enum Kind {
+    /// A file.
     File,
+    /// A directory.
     Directory,
+    /// A symbolic link.
     Symlink,
+    /// Another name of a file that came before.
     HardLink,
 }
 
 /// An entry, as its headers say it.
 #[derive(Debug)]
-pub(super) struct Entry {
-    pub(super) kind: Kind,
+#[non_exhaustive]
+pub struct Entry {
+    /// What it is to become.
+    pub kind: Kind,
     /// As written, not checked.
-    pub(super) name: Vec<u8>,
+    pub name: Vec<u8>,
     /// Where a link leads, as written.
-    pub(super) target: Vec<u8>,
-    pub(super) mode: u32,
+    pub target: Vec<u8>,
+    /// Permission bits, as written.
+    pub mode: u32,
     /// Seconds since 1970.
-    pub(super) modified: u64,
+    pub modified: u64,
     /// Bytes of content; none but a file has any.
-    pub(super) size: u64,
+    pub size: u64,
 }
 
 /// What the headers before an entry say of it.
@@ -54,7 +61,7 @@ struct Said {
 }
 
 /// The entries of an archive. It is a reader too: of the content of the entry that came last.
-pub(super) struct Entries<'a, R> {
+pub struct Entries<'a, R> {
     from: R,
     limits: &'a Limits,
     /// Content of the last entry that is not read yet, and the rest of its last block.
@@ -65,12 +72,14 @@ pub(super) struct Entries<'a, R> {
 }
 
 impl<'a, R: Read> Entries<'a, R> {
-    pub(super) fn new(from: R, limits: &'a Limits) -> Self {
+    /// Reads from here. Of the limits, `path` and `entries` are held to: names and targets that take more memory are refused, and so are more
+    /// global headers; how many entries come is for the caller to count.
+    pub fn new(from: R, limits: &'a Limits) -> Self {
         Self { from, limits, content: 0, padding: 0, globals: limits.entries }
     }
 
     /// What the archive was read from, once it is at its end.
-    pub(super) fn into_inner(self) -> R {
+    pub fn into_inner(self) -> R {
         self.from
     }
 
@@ -78,7 +87,8 @@ impl<'a, R: Read> Entries<'a, R> {
     ///
     /// # Errors
     /// `Invalid` for what is no tar archive, is cut off, or holds an entry that is no file, directory or link.
-    pub(super) fn next(&mut self) -> Result<Option<Entry>> {
+    #[allow(clippy::should_implement_trait, reason = "an iterator could not lend its content")]
+    pub fn next(&mut self) -> Result<Option<Entry>> {
         let mut said = Said::default();
         loop {
             self.skip()?;
@@ -162,7 +172,7 @@ impl<'a, R: Read> Entries<'a, R> {
     /// Reads a header; `None` for an empty block.
     fn header(&mut self) -> Result<Option<Header>> {
         let mut header = Header::new_old();
-        self.from.read_exact(header.as_mut_bytes()).map_err(fault::read)?;
+        self.from.read_exact(header.as_mut_bytes()).map_err(fault)?;
         let bytes = header.as_bytes();
         if bytes.iter().all(|byte| *byte == 0) {
             return Ok(None);
@@ -242,17 +252,17 @@ impl<'a, R: Read> Entries<'a, R> {
         }
         self.expect(size)?;
         let mut content = Vec::new();
-        self.read_to_end(&mut content).map_err(fault::read)?;
+        self.read_to_end(&mut content).map_err(fault)?;
         Ok(content)
     }
 
     /// Passes over what is left of the entry.
     fn skip(&mut self) -> Result<()> {
-        io::copy(self, &mut io::sink()).map_err(fault::read)?;
+        io::copy(self, &mut io::sink()).map_err(fault)?;
         let mut padding = [0; BLOCK];
         let padding = padding.get_mut(..self.padding as usize).unwrap_or_default();
         self.padding = 0;
-        self.from.read_exact(padding).map_err(fault::read)
+        self.from.read_exact(padding).map_err(fault)
     }
 }
 
