@@ -62,7 +62,10 @@ impl Deployer {
     async fn ask(&self, request: &DeployRequest, found: &Found, repository: &Repository) -> Result<u64> {
         let name = request.spec.name.clone();
         let revision = found.revision_for(request, self.inner.workshop.clock.now(), repository).await?;
-        let desired = found.desired_for(&revision, repository).await?;
+        let desired = match request.back {
+            Some(count) => count,
+            None => found.desired_for(&revision, repository).await?,
+        };
         let mut input = found.input.as_ref().map_or_else(
             || ServiceInput {
                 name,
@@ -87,11 +90,13 @@ impl Deployer {
             ))
             .with_context("field", "replicas"));
         }
-        if let Some(traffic) = &request.traffic {
-            let before = input.traffic.replace(traffic.clone());
+        // A way back brings the traffic of before too, none included.
+        if request.traffic.is_some() || request.back.is_some() {
+            let before = std::mem::replace(&mut input.traffic, request.traffic.clone());
             let dropped = before.into_iter().flat_map(|traffic| traffic.domains);
             input.former.extend(dropped);
-            input.former.retain(|domain| !traffic.domains.contains(domain));
+            let kept: Vec<_> = input.traffic.iter().flat_map(|traffic| traffic.domains.clone()).collect();
+            input.former.retain(|domain| !kept.contains(domain));
             input.former.sort();
             input.former.dedup();
             if input.former.len() > ServiceInput::FORMER {
@@ -111,7 +116,7 @@ impl Deployer {
             number,
             revision: revision.number,
             strategy: request.strategy.clone(),
-            rollback: false,
+            rollback: request.back.is_some(),
             reason: request.reason.clone(),
         });
         if let Some(key) = &request.key {
@@ -286,7 +291,7 @@ impl Deployer {
     }
 
     /// What can be refused before anything is written.
-    async fn preflight(&self, request: &DeployRequest) -> Result<()> {
+    pub(crate) async fn preflight(&self, request: &DeployRequest) -> Result<()> {
         request.check()?;
         let workshop = &self.inner.workshop;
         workshop.runtime.capabilities().check(&request.spec.instance)?;

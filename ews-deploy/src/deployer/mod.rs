@@ -31,6 +31,7 @@ use crate::config::DeployConfig;
 use crate::event::DeployEvent;
 use crate::reconcile::{self, Workshop, service_selector};
 use crate::record::Repository;
+use crate::release;
 use crate::slots::Slots;
 
 /// What a deployer stands on.
@@ -150,8 +151,10 @@ impl Deployer {
         let checker = checker.unwrap_or_else(|| Arc::new(StandardChecker::new(Arc::clone(&runtime))));
         let prober = Prober::new(checker, Arc::clone(&clock), ProberConfig::default())?;
         let bus = Bus::new(config.events)?;
+        let releases = Bus::new(config.events)?;
         let holder = config.controller.as_deref().map_or_else(reconcile::anonymous, Arc::from);
-        let workshop = Arc::new(Workshop { config, holder, runtime, store, balancer, prober, clock, bus });
+        let workshop =
+            Arc::new(Workshop { config, holder, runtime, store, balancer, prober, clock, bus, releases });
         let inner = Arc::new_cyclic(|this| Inner {
             this: this.clone(),
             workshop,
@@ -161,7 +164,20 @@ impl Deployer {
         let deployer = Self { inner };
         let after = deployer.discover().await?;
         deployer.watch_services(after)?;
+        let leading = release::run(Arc::clone(&deployer.inner.workshop), deployer.inner.leave.subscribe());
+        deployer.inner.tasks().set.spawn(leading);
         Ok(deployer)
+    }
+
+    /// A handle that asks and leads nothing: for the deployer's own tasks, which must not keep it alive.
+    pub(crate) fn asking(workshop: Arc<Workshop>) -> Self {
+        let inner =
+            Inner { this: Weak::new(), workshop, leave: watch::Sender::new(true), tasks: Mutex::default() };
+        Self { inner: Arc::new(inner) }
+    }
+
+    pub(crate) fn workshop(&self) -> &Workshop {
+        &self.inner.workshop
     }
 
     /// Ends in order: what is under way ends at its next step, and every lead is given back, so that a successor goes on at

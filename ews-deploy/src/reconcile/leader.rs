@@ -354,6 +354,7 @@ impl Leader {
             }
         }
         self.direct(&observed_health);
+        self.tell_addresses(&observed_health);
         self.tidy_journal().await?;
         Ok(None)
     }

@@ -1,0 +1,114 @@
+//! What an instance is given beyond its spec when it is created: what is known of the others then.
+//!
+//! Creating is idempotent by key and spec, and what is known changes. A creation whose answer was lost is therefore never sent again
+//! blindly: whoever tries again lists first and finds the instance; one that becomes visible only after that makes the second
+//! creation fail as `AlreadyExists`, and the next look finds it. It keeps what it was told first, and its file is brought up to date.
+
+use std::sync::Arc;
+
+use ews_core::spec::content::{ConfigFile, EnvValue, FileContent};
+use ews_core::spec::network::NetworkAttachment;
+use ews_core::store::{TypedExt as _, decode_typed};
+use ews_core::{
+    Capability, InstanceKey, InstanceSpec, Isolation, NetworkName, OwnerId, ReleaseName, Result, Runtime,
+    RuntimeCapabilities, Store, StoreExt as _,
+};
+
+use super::render::{self, Addresses};
+use super::{MemberOf, prefix};
+
+/// The directory of the files in an instance.
+pub(super) const DIRECTORY: &str = "ews";
+/// The file for programs.
+pub(super) const PEERS: &str = "peers.json";
+/// The file in the format of `/etc/hosts`.
+pub(super) const HOSTS: &str = "hosts";
+/// The variable that says where the file for programs is.
+const VARIABLE: &str = "EWS_PEERS";
+
+/// Dresses instances.
+#[derive(Clone)]
+pub(crate) struct Dresser {
+    owner: OwnerId,
+    store: Arc<dyn Store>,
+    runtime: Arc<dyn Runtime>,
+}
+
+impl Dresser {
+    pub(crate) fn new(owner: OwnerId, store: Arc<dyn Store>, runtime: Arc<dyn Runtime>) -> Self {
+        Self { owner, store, runtime }
+    }
+
+    /// The spec of an instance of a service, with what it is told as a member of its release.
+    pub(crate) async fn dress(&self, spec: &InstanceSpec, key: &InstanceKey) -> Result<InstanceSpec> {
+        let path =
+            ews_core::store::Key::new(format!("deploy/{}/{}/{}", self.owner, key.service, MemberOf::KEY))?;
+        match self.store.get_typed::<MemberOf>(&path).await? {
+            Some(member) => self.dress_as(&member.value, spec, key).await,
+            None => Ok(spec.clone()),
+        }
+    }
+
+    /// The same for a member that is known.
+    pub(crate) async fn dress_as(
+        &self,
+        member: &MemberOf,
+        spec: &InstanceSpec,
+        key: &InstanceKey,
+    ) -> Result<InstanceSpec> {
+        let mut dressed = spec.clone();
+        let capabilities = self.runtime.capabilities();
+        let discovery = &member.discovery;
+        let named = discovery.network && capabilities.features.has(Capability::Networks);
+        if named {
+            let name = NetworkName::new(format!("ews-{}-{}", self.owner, member.release))?;
+            if dressed.networks.iter().all(|network| network.name != name) {
+                let mut network = NetworkAttachment::new(name);
+                network.aliases = vec![key.service.to_string()];
+                dressed.networks.push(network);
+            }
+        }
+        if !discovery.is_on() {
+            return Ok(dressed);
+        }
+        let members = known(&*self.store, &self.owner, &member.release).await?;
+        if discovery.environment {
+            for (name, value) in render::environment(&members, key.slot, named) {
+                dressed.env.entry(name).or_insert(EnvValue::Plain(value));
+            }
+        }
+        if discovery.file && takes_files(&capabilities) && !spec.security.read_only_root {
+            let content =
+                [(PEERS, render::json(&member.release, &members)), (HOSTS, render::hosts(&members))];
+            for (file, text) in content {
+                let path = format!("/{DIRECTORY}/{file}");
+                if dressed.files.iter().all(|other| other.path != path) {
+                    dressed.files.push(ConfigFile::new(path, FileContent::Content(text)));
+                }
+            }
+            // Without isolation the work directory is a directory among others, and a path from the root another one.
+            let shared = capabilities.isolation.iter().all(|isolation| *isolation == Isolation::None);
+            let at = format!("{}{DIRECTORY}/{PEERS}", if shared { "" } else { "/" });
+            dressed.env.entry(VARIABLE.to_owned()).or_insert(EnvValue::Plain(at));
+        }
+        Ok(dressed)
+    }
+}
+
+/// What is recorded of the members of a release.
+pub(super) async fn known(
+    store: &dyn Store,
+    owner: &OwnerId,
+    release: &ReleaseName,
+) -> Result<Vec<Addresses>> {
+    let page = store.list_all(&prefix(owner, release)?, 1_000).await?;
+    page.records.into_iter().map(|record| Ok(decode_typed::<Addresses>(record)?.value)).collect()
+}
+
+/// Whether running instances can be given files.
+pub(super) fn takes_files(capabilities: &RuntimeCapabilities) -> bool {
+    let windows = capabilities.isolation.contains(&Isolation::Hyperv);
+    capabilities.features.has(Capability::Files)
+        && capabilities.features.has(Capability::PutArchive)
+        && !windows
+}
