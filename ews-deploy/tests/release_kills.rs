@@ -198,7 +198,7 @@ async fn a_kill_at_any_point_of_a_release_with_a_job_never_runs_it_twice() {
     let spec = || {
         let mut spec = pair("v2");
         spec.members[1].after.clear();
-        let migrate = job("migrate", &["exit", "0", "after", "30s"]).after(name("db"), Condition::Healthy);
+        let migrate = job("migrate", &["exit", "0", "after", "3s"]).after(name("db"), Condition::Healthy);
         spec.members[1] = spec.members[1].clone().after(name("migrate"), Condition::Completed);
         spec.with_member(migrate)
     };

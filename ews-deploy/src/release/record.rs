@@ -297,6 +297,12 @@ impl Records {
         Ok(self.repository.get(&job_key(number, member)).await?.map(|found| found.value))
     }
 
+    /// Whether there is a release of this number.
+    pub(crate) async fn is_known(&self, number: u64) -> Result<bool> {
+        let key = self.repository.key(&format!("{}/head", numbered("spec", number)))?;
+        Ok(self.repository.store().get(&key).await?.is_some())
+    }
+
     /// A release's spec with its members.
     pub(crate) async fn spec(&self, number: u64) -> Result<Option<SpecHead>> {
         let Some(found) =

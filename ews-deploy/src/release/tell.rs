@@ -29,7 +29,7 @@ impl Deployer {
             if state.is_some_and(|state| state.outcome.is_some()) {
                 return self.release_report(id).await;
             }
-            if records.spec(id.number).await?.is_none() {
+            if !records.is_known(id.number).await? {
                 return Err(Error::not_found("release", id));
             }
             self.a_change(&records.repository().prefix("state")?).await?;
