@@ -247,12 +247,13 @@ async fn run(case: &Case) {
             let version = |member: &Member| if member.kind == Kind::Same { "v1" } else { "v2" };
             services.map(|(index, member)| (of(index), vec![version(member).to_owned(); 2])).collect()
         }
-        // Where it stood: whatever runs runs whole.
+        // Where it stood: a cancelled rollout may leave one slot new and one old, and nothing half done.
         _ => {
-            eventually("whatever runs runs whole", || async {
-                versions(&world).await.values().all(|v| v.len() == 2 && v[0] == v[1] && v[0] != "down")
-            })
-            .await;
+            let whole = |found: &BTreeMap<String, Vec<String>>| {
+                let runs = found.values().flatten().all(|version| version != "down");
+                runs && known.iter().all(|service| found.get(service).is_some_and(|all| all.len() == 2))
+            };
+            eventually("nothing is half done", || async { whole(&versions(&world).await) }).await;
             return;
         }
     };
