@@ -107,8 +107,74 @@ pub(super) async fn known(
 
 /// Whether running instances can be given files.
 pub(super) fn takes_files(capabilities: &RuntimeCapabilities) -> bool {
-    let windows = capabilities.isolation.contains(&Isolation::Hyperv);
-    capabilities.features.has(Capability::Files)
-        && capabilities.features.has(Capability::PutArchive)
-        && !windows
+    // Containers of Windows take no path from the root, and no files while they run: theirs alone are the credential specs.
+    let has = |capability| capabilities.features.has(capability);
+    let windows = has(Capability::CredentialSpec) && !has(Capability::LinuxCapabilities);
+    has(Capability::Files) && has(Capability::PutArchive) && !windows
+}
+
+#[cfg(test)]
+mod tests {
+    use ews_core::spec::source::{ArtifactSource, Source};
+    use ews_core::store::{Expect, Key, MemoryStore};
+    use ews_core::testkit::fake::{FakeConfig, FakeEngine, FakeRuntime};
+    use ews_core::{RevisionId, ServiceName};
+
+    use super::super::Discovery;
+    use super::*;
+
+    fn dresser(capabilities: RuntimeCapabilities) -> Dresser {
+        let engine = FakeEngine::new(FakeConfig::default().with_capabilities(capabilities));
+        let store = Arc::new(MemoryStore::new());
+        Dresser::new(OwnerId::new("acme").unwrap(), store, Arc::new(FakeRuntime::connect(&engine)))
+    }
+
+    fn key() -> InstanceKey {
+        InstanceKey {
+            owner: OwnerId::new("acme").unwrap(),
+            service: ServiceName::new("api").unwrap(),
+            revision: RevisionId::new("r1").unwrap(),
+            slot: 0,
+            generation: 0,
+        }
+    }
+
+    fn plain() -> InstanceSpec {
+        InstanceSpec::new(Source::Artifact(ArtifactSource::new("/srv/api")))
+    }
+
+    #[tokio::test]
+    async fn a_member_joins_the_network_of_its_release_by_its_name_and_keeps_what_it_says_itself() {
+        let dresser = dresser(FakeConfig::every_capability());
+        assert_eq!(dresser.dress(&plain(), &key()).await.unwrap(), plain(), "no member, no dress");
+        let member = MemberOf { release: ReleaseName::new("shop").unwrap(), discovery: Discovery::default() };
+        let at = Key::new("deploy/acme/api/in/member").unwrap();
+        dresser.store.put_typed(&at, &member, Expect::Absent).await.unwrap();
+        let mut spec = plain();
+        spec.env.insert(VARIABLE.to_owned(), EnvValue::Plain("mine".to_owned()));
+        spec.networks.push(NetworkAttachment::new(NetworkName::new("own").unwrap()));
+        let dressed = dresser.dress(&spec, &key()).await.unwrap();
+        let networks: Vec<_> =
+            dressed.networks.iter().map(|n| (n.name.as_str(), n.aliases.join(","))).collect();
+        assert_eq!(networks, [("own", String::new()), ("ews-acme-shop", "api".to_owned())]);
+        assert_eq!(dressed.env.get(VARIABLE), Some(&EnvValue::Plain("mine".to_owned())));
+        let files: Vec<_> = dressed.files.iter().map(|file| file.path.as_str()).collect();
+        assert_eq!(files, ["/ews/peers.json", "/ews/hosts"]);
+        assert_eq!(dresser.dress(&spec, &key()).await.unwrap().hash(), dressed.hash(), "the same again");
+    }
+
+    #[tokio::test]
+    async fn nothing_is_asked_of_a_runtime_that_it_can_not_do() {
+        let mut capabilities = FakeConfig::every_capability();
+        capabilities.features =
+            capabilities.features.without(Capability::Networks).without(Capability::PutArchive);
+        let member = MemberOf { release: ReleaseName::new("shop").unwrap(), discovery: Discovery::default() };
+        let dressed = dresser(capabilities).dress_as(&member, &plain(), &key()).await.unwrap();
+        assert_eq!(dressed, plain());
+        let mut sealed = plain();
+        sealed.security.read_only_root = true;
+        let dressed =
+            dresser(FakeConfig::every_capability()).dress_as(&member, &sealed, &key()).await.unwrap();
+        assert!(dressed.files.is_empty() && dressed.networks.len() == 1);
+    }
 }
