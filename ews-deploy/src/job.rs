@@ -251,7 +251,8 @@ impl JobRunner {
         self.journal.save(record).await
     }
 
-    fn attempt(&self, attempt: u32) -> InstanceKey {
+    /// The key of an attempt, counted from 0.
+    pub(crate) fn attempt(&self, attempt: u32) -> InstanceKey {
         InstanceKey { generation: self.key.generation + attempt, ..self.key.clone() }
     }
 

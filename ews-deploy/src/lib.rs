@@ -12,12 +12,13 @@
 //! ```
 //!
 //! # Where to start
-//! - **You embed EWS**: [`Deployer`], [`DeployRequest`], [`Strategy`]; [`DeployEvent`] for progress.
+//! - **You embed EWS**: [`Deployer`], [`DeployRequest`], [`Strategy`]; [`DeployEvent`] for progress;
+//!   [`release`] for several services and jobs at once, in order, that find each other.
 //! - **You work on EWS itself**: `record` (what is written, and by whom), `decide` (the pure core), `reconcile` (the loop, and the
 //!   work on one slot), `traffic` (the balancer's side).
 //!
-//! What is not here yet and refused: run-once jobs, canaries by weight, blue/green, releases of several
-//! services, images that are not pinned, placement on chosen nodes (a runtime of several chooses).
+//! What is not here yet and refused: run-once jobs before or after a rollout, canaries by weight, blue/green, images that are
+//! not pinned, placement on chosen nodes (a runtime of several chooses).
 
 mod config;
 mod decide;

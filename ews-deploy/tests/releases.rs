@@ -256,6 +256,41 @@ async fn a_request_of_one_key_is_one_release() {
     assert!(error.message().contains("named like a service"), "{error}");
 }
 
+/// As many as there may be, all behind the first: what is written together fits into a transaction.
+#[tokio::test(start_paused = true)]
+async fn a_hundred_members_fit_into_one_release() {
+    let world = World::new();
+    let controller = world.controller("first").await;
+    let mut spec = release([service("m0", "v1")]).with_parallel(100);
+    for number in 1..100 {
+        let member = service(&format!("m{number}"), "v1").after(name("m0"), Condition::Started);
+        spec = spec.with_member(member);
+    }
+    for member in &mut spec.members {
+        member.service.replicas = 1;
+    }
+    let report = released(&controller, spec).await;
+    assert_eq!(report.outcome, Some(Outcome::Succeeded), "{}", report.cause);
+    assert_eq!(world.engine.objects(), 100);
+}
+
+/// A job whose runtime can't be asked when its release ends is removed when it can.
+#[tokio::test(start_paused = true)]
+async fn a_job_that_could_not_be_ended_with_its_release_is_removed_later() {
+    let world = World::new();
+    let controller = world.controller("first").await;
+    let spec = release([job("migrate", &["sleep"])]).with_deadline(100 * S);
+    let id = controller.deployer.release(&ReleaseRequest::new(spec)).await.unwrap();
+    eventually("it runs", || async { world.engine.processes() == 1 }).await;
+    world.engine.sever();
+    controller.deployer.cancel_release(&shop()).await.unwrap();
+    let report = ended_release(&controller.deployer, &id).await;
+    assert_eq!(report.outcome, Some(Outcome::Cancelled), "{report:?}");
+    assert_eq!(world.engine.processes(), 1, "nobody could end it");
+    world.engine.restore();
+    eventually("it is gone", || async { world.engine.objects() == 0 && world.engine.processes() == 0 }).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_past_is_bounded() {
     let world = World::new();

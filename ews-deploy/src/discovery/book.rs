@@ -36,6 +36,8 @@ struct Pages {
     domain: Option<String>,
     told: BTreeMap<InstanceId, Vec<Told>>,
     dirty: bool,
+    /// The service is gone, and nothing is written of it any more.
+    closed: bool,
 }
 
 impl Book {
@@ -142,7 +144,7 @@ impl Book {
         let _turn = self.writing.lock().await;
         let (member, former, addresses) = {
             let mut pages = self.pages();
-            if !pages.dirty {
+            if !pages.dirty || pages.closed {
                 return Ok(());
             }
             pages.dirty = false;
@@ -180,6 +182,8 @@ impl Book {
 
     /// Takes the service out of what is told, for good.
     pub(crate) async fn erase(&self, fence: &Fence) -> Result<()> {
+        let _turn = self.writing.lock().await;
+        self.pages().closed = true;
         let Some(member) = self.member() else { return Ok(()) };
         let transaction = Transaction::new().fence(fence.clone()).delete(&self.key(&member.release)?);
         self.store.commit(&transaction).await.map(|_| ())

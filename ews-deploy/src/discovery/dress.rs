@@ -10,8 +10,8 @@ use ews_core::spec::content::{ConfigFile, EnvValue, FileContent};
 use ews_core::spec::network::NetworkAttachment;
 use ews_core::store::{TypedExt as _, decode_typed};
 use ews_core::{
-    Capability, InstanceKey, InstanceSpec, Isolation, NetworkName, OwnerId, ReleaseName, Result, Runtime,
-    RuntimeCapabilities, Store, StoreExt as _,
+    Capability, Digest, InstanceKey, InstanceSpec, Isolation, NetworkName, OwnerId, ReleaseName, Result,
+    Runtime, RuntimeCapabilities, Store, StoreExt as _,
 };
 
 use super::render::{self, Addresses};
@@ -61,7 +61,7 @@ impl Dresser {
         let discovery = &member.discovery;
         let named = discovery.network && capabilities.features.has(Capability::Networks);
         if named {
-            let name = NetworkName::new(format!("ews-{}-{}", self.owner, member.release))?;
+            let name = network(&self.owner, &member.release)?;
             if dressed.networks.iter().all(|network| network.name != name) {
                 let mut network = NetworkAttachment::new(name);
                 network.aliases = vec![key.service.to_string()];
@@ -93,6 +93,13 @@ impl Dresser {
         }
         Ok(dressed)
     }
+}
+
+/// The network of a release. Where the names are too long for one, a digest stands for the release.
+fn network(owner: &OwnerId, release: &ReleaseName) -> Result<NetworkName> {
+    NetworkName::new(format!("ews-{owner}-{release}")).or_else(|_| {
+        NetworkName::new(format!("ews-{owner}-{}", Digest::of(release.as_str().as_bytes()).short()))
+    })
 }
 
 /// What is recorded of the members of a release.
@@ -161,6 +168,13 @@ mod tests {
         let files: Vec<_> = dressed.files.iter().map(|file| file.path.as_str()).collect();
         assert_eq!(files, ["/ews/peers.json", "/ews/hosts"]);
         assert_eq!(dresser.dress(&spec, &key()).await.unwrap().hash(), dressed.hash(), "the same again");
+    }
+
+    #[test]
+    fn every_release_has_a_network() {
+        let owner = OwnerId::new("o".repeat(63)).unwrap();
+        let [a, b] = ["a", "b"].map(|end| ReleaseName::new(format!("{}{end}", "r".repeat(62))).unwrap());
+        assert_ne!(network(&owner, &a).unwrap(), network(&owner, &b).unwrap());
     }
 
     #[tokio::test]

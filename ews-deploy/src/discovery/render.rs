@@ -141,6 +141,9 @@ struct Listed<'a> {
     port: &'a PortName,
     protocol: Protocol,
     address: SocketAddr,
+    /// What belongs to the member's name, where that resolves.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    number: Option<u16>,
     scope: Scope,
 }
 
@@ -148,8 +151,8 @@ struct Listed<'a> {
 pub(crate) fn json(release: &ReleaseName, members: &[Addresses]) -> String {
     let most = (Addresses::IN_A_FILE / members.len().max(1)).max(1);
     let listed = |told| {
-        let Told { instance, port, protocol, address, scope, .. }: &Told = told;
-        Listed { instance, port, protocol: *protocol, address: *address, scope: *scope }
+        let Told { instance, port, protocol, address, number, scope, .. }: &Told = told;
+        Listed { instance, port, protocol: *protocol, address: *address, number: *number, scope: *scope }
     };
     let members = members
         .iter()

@@ -128,14 +128,14 @@ async fn written(tools: &Tools, member: &MemberOf, given: &mut Given) -> Result<
     for (start, result) in results {
         match result {
             Ok(()) => {
-                given.insert(start, digest.clone());
+                given.insert(start, digest);
             }
             // It is gone, and so is whoever would read.
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             // It will not take this one however often it is tried.
             Err(error) if error.retry() == Retry::Never && !error.maybe_applied() => {
                 tracing::debug!(instance = %start.0, %error, "it takes no files");
-                given.insert(start, digest.clone());
+                given.insert(start, digest);
             }
             Err(error) => last = Err(error),
         }

@@ -1,12 +1,15 @@
 //! How a release ends, and what is kept of its past: the last releases, and for a while the instances of failed jobs.
 
+use std::time::Duration;
+
 use ews_core::runtime::RemoveOptions;
 use ews_core::store::{ListRequest, Transaction};
 use ews_core::{Result, ServiceName};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
 use super::leader::{Active, IDLE, Leader};
-use super::record::{Back, ReleaseHead, state_key};
+use super::record::{Back, Kept, ReleaseHead, state_key};
 use super::report::{ReleaseEventKind, ReleasePhase};
 use crate::discovery::MemberOf;
 use crate::record::{Draft, Versioned};
@@ -45,6 +48,15 @@ impl Leader {
             services.retain(|name| active.spec.member(name).is_some() || state.prune.contains(name));
         }
         services.truncate(ReleaseHead::SERVICES);
+        // What could not be waited for is removed as soon as the runtime can be asked.
+        for (name, member) in &state.members {
+            if member.is_job && member.is_under_way() {
+                let Some(runner) = self.runner(name, tokio::sync::watch::channel(true).1)? else { continue };
+                let record = self.desk.records.job(state.number, name).await?.unwrap_or_default();
+                head.kept
+                    .push(Kept { instance: runner.attempt(record.attempt).to_id()?, left: Duration::ZERO });
+            }
+        }
         head.services = services;
         if outcome.is_success() {
             head.current = Some(state.number);
@@ -67,7 +79,7 @@ impl Leader {
             self.forget_members(&active).await?;
         }
         // A job of a release that is over is over too; it was waited for wherever that was possible.
-        self.jobs.abort_all();
+        self.jobs = JoinSet::new();
         self.running.clear();
         self.soon = true;
         self.prune_history().await
