@@ -256,6 +256,22 @@ async fn a_request_of_one_key_is_one_release() {
     assert!(error.message().contains("named like a service"), "{error}");
 }
 
+/// Whoever leads the release, its members may be led by another controller.
+#[tokio::test(start_paused = true)]
+async fn members_may_be_led_by_another_controller() {
+    let world = World::new();
+    let first = world.controller("first").await;
+    assert_eq!(released(&first, release([service("db", "v1")])).await.outcome, Some(Outcome::Succeeded));
+    let second = world.controller("second").await;
+    // The first leads `db` and the name `shop`; what comes now is led by whoever is there first.
+    let id = second.deployer.release(&ReleaseRequest::new(chain("v2"))).await.unwrap();
+    assert_eq!(ended_release(&second.deployer, &id).await.outcome, Some(Outcome::Succeeded));
+    first.deployer.leave().await;
+    let id = second.deployer.release(&ReleaseRequest::new(chain("v3"))).await.unwrap();
+    assert_eq!(ended_release(&second.deployer, &id).await.outcome, Some(Outcome::Succeeded));
+    runs(&world, &[("api", "v3"), ("db", "v3"), ("front", "v3")]).await;
+}
+
 /// As many as there may be, all behind the first: what is written together fits into a transaction.
 #[tokio::test(start_paused = true)]
 async fn a_hundred_members_fit_into_one_release() {

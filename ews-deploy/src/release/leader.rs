@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ews_core::bus::Subscription;
-use ews_core::store::{Fence, ListRequest, Transaction, WatchStream, encode_typed};
+use ews_core::store::{Fence, ListRequest, WatchStream};
 use ews_core::{Error, ErrorKind, ReleaseName, Result, Retry, ServiceName};
 use futures_util::StreamExt as _;
 use tokio::sync::watch;
@@ -23,7 +23,6 @@ use super::record::{
 use super::report::{ReleaseEvent, ReleaseEventKind, ReleaseId, ReleasePhase};
 use super::spec::{OnMemberFailure, ReleaseSpec};
 use crate::deployer::Deployer;
-use crate::discovery::MemberOf;
 use crate::event::DeployEvent;
 use crate::job::JobReport;
 use crate::reconcile::{Lead, Workshop};
@@ -95,8 +94,8 @@ pub(super) struct Leader {
     /// Something has changed, so that it is worth looking again at once.
     pub(super) soon: bool,
     /// Since when the deadline has been counting.
-    counted: Instant,
-    written: Instant,
+    pub(super) counted: Instant,
+    pub(super) written: Instant,
     /// Since when kept instances have been counting.
     pub(super) kept: Instant,
 }
@@ -200,7 +199,7 @@ impl Leader {
         repository.store().watch(&prefix, page.revision).await.ok()
     }
 
-    async fn refresh(&mut self) -> Result<()> {
+    pub(super) async fn refresh(&mut self) -> Result<()> {
         if let Some(input) = self.desk.records.input().await? {
             self.input = input;
         }
@@ -317,124 +316,6 @@ impl Leader {
 
     pub(super) fn is_postponed(&self, member: &ServiceName) -> bool {
         self.again.get(member).is_some_and(|(until, _)| *until > Instant::now())
-    }
-
-    /// Takes up the release that was under way, or begins the next one.
-    async fn take_up(&mut self) -> Result<()> {
-        if self.active.is_some() {
-            return Ok(());
-        }
-        let number = match (self.input.value.active, self.input.value.queue.first().copied()) {
-            (Some(number), _) => {
-                let (Some(found), Some(state)) =
-                    (self.desk.records.spec(number).await?, self.desk.records.state(number).await?)
-                else {
-                    return Err(Error::new(
-                        ErrorKind::Unavailable,
-                        "the records of the release are not there",
-                    ));
-                };
-                let graph = Graph::new(&found.spec)?;
-                self.active = Some(Active { spec: found.spec, graph, state });
-                self.fresh();
-                self.tell(ReleaseEventKind::Resumed);
-                return Ok(());
-            }
-            (None, Some(number)) => number,
-            (None, None) => return Ok(()),
-        };
-        let Some(found) = self.desk.records.spec(number).await? else {
-            return Err(Error::new(ErrorKind::Unavailable, "the spec of the release is not there"));
-        };
-        let graph = Graph::new(&found.spec)?;
-        let now = self.desk.workshop.clock.now();
-        let member = |spec: &super::spec::MemberSpec| {
-            (spec.name().clone(), MemberState { is_job: spec.is_job(), ..MemberState::default() })
-        };
-        let mut state = ReleaseState {
-            number,
-            phase: ReleasePhase::Forward,
-            members: found.spec.members.iter().map(member).collect(),
-            prune: Vec::new(),
-            winding: None,
-            cause: String::new(),
-            spent: Duration::ZERO,
-            outcome: None,
-            started_at: now,
-            ended_at: None,
-        };
-        let mut value = self.input.value.clone();
-        value.queue.retain(|queued| *queued != number);
-        let refused = if number < value.superseded {
-            Some((Outcome::Cancelled, "superseded by a later release".to_owned()))
-        } else {
-            self.stranger(&found.spec).await?.map(|cause| (Outcome::Failed, cause))
-        };
-        if let Some((outcome, cause)) = &refused {
-            (state.outcome, state.ended_at) = (Some(*outcome), Some(now));
-            state.cause.clone_from(cause);
-        } else {
-            value.active = Some(number);
-        }
-        let mut transaction = Transaction::new().fence(self.desk.fence().clone());
-        let repository = self.desk.records.repository();
-        let key = repository.key("in/release")?;
-        transaction = transaction
-            .expect(&key, ews_core::store::Expect::Revision(self.input.modified))
-            .put(&key, encode_typed(&value)?)
-            .put(&repository.key(&state_key(number))?, encode_typed(&state)?);
-        if refused.is_none() {
-            let of = MemberOf { release: self.desk.name.clone(), discovery: found.spec.discovery.clone() };
-            for member in found.spec.members.iter().filter(|member| !member.is_job()) {
-                transaction = transaction
-                    .put(&self.desk.service(member.name()).key(MemberOf::KEY)?, encode_typed(&of)?);
-            }
-        }
-        match repository.store().commit(&transaction).await {
-            Ok(modified) => self.input = Versioned { value, modified },
-            Err(error) => return self.collided(error).await,
-        }
-        self.soon = true;
-        if let Some((outcome, cause)) = refused {
-            self.desk.tell(number, ReleaseEventKind::Ended { outcome, cause });
-            return Ok(());
-        }
-        let members = graph.order().to_vec();
-        self.active = Some(Active { spec: found.spec, graph, state });
-        self.fresh();
-        self.tell(ReleaseEventKind::Started { members });
-        Ok(())
-    }
-
-    fn fresh(&mut self) {
-        self.again.clear();
-        self.waiting.clear();
-        self.counted = Instant::now();
-        self.written = self.counted;
-    }
-
-    /// Why the release may not take one of its members, where another one has it.
-    async fn stranger(&self, spec: &ReleaseSpec) -> Result<Option<String>> {
-        for member in spec.members.iter().filter(|member| !member.is_job()) {
-            let found = self.desk.service(member.name()).get::<MemberOf>(MemberOf::KEY).await?;
-            if let Some(other) =
-                found.map(|found| found.value.release).filter(|other| *other != self.desk.name)
-            {
-                return Ok(Some(format!("`{}` belongs to the release `{other}`", member.name())));
-            }
-        }
-        Ok(None)
-    }
-
-    /// A write that expects what is asked for failed: the fence or the record, and reading tells which.
-    pub(super) async fn collided(&mut self, error: Error) -> Result<()> {
-        if error.kind() != ErrorKind::Stale {
-            return Err(error);
-        }
-        let before = self.input.modified;
-        self.refresh().await?;
-        self.soon = true;
-        if self.input.modified == before { Err(error) } else { Ok(()) }
     }
 
     /// Abort, cancel and what supersedes, as they are asked for now.

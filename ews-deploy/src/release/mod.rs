@@ -6,7 +6,7 @@
 //! before it asks, and asks under a key, so a successor goes on where it stood.
 //!
 //! [`ReleaseSpec`] is what is asked for, [`ReleaseReport`] how it stands; the calls are [`Deployer::release`](crate::Deployer::release)
-//! and its neighbours. Within: `graph` and `decide` are the pure core, `record` what is written and by whom, `leader` the loop, `members`
+//! and its neighbours. Within: `graph` and `decide` are the pure core, `record` what is written and by whom, `leader` the loop, `starting` how it begins, `members`
 //! the way forward, `back` the way back, `ending` the end, `runner` the jobs.
 
 mod ask;
@@ -22,6 +22,7 @@ mod report;
 mod request;
 mod runner;
 mod spec;
+mod starting;
 mod tell;
 
 use std::collections::BTreeMap;
