@@ -3,11 +3,12 @@
 //! One task per name. Everything is decided anew at each round from what is written and from how the services stand, so that a
 //! successor needs nothing that its predecessor held in memory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use ews_core::bus::Subscription;
+use ews_core::event::Notice;
 use ews_core::store::{Fence, ListRequest, WatchStream};
 use ews_core::{Error, ErrorKind, ReleaseName, Result, Retry, ServiceName};
 use futures_util::StreamExt as _;
@@ -30,7 +31,7 @@ use crate::record::{Draft, End, Repository, Versioned};
 use crate::rollout::Outcome;
 
 /// How often members are looked at while something is under way, though nothing says that it is worth it.
-const LOOK: Duration = Duration::from_secs(1);
+pub(super) const LOOK: Duration = Duration::from_secs(1);
 /// The same while nothing is under way.
 pub(super) const IDLE: Duration = Duration::from_secs(30);
 /// The least time between two rounds.
@@ -91,6 +92,9 @@ pub(super) struct Leader {
     pub(super) again: BTreeMap<ServiceName, (Instant, u32)>,
     /// Members whose rollout waits for somebody.
     pub(super) waiting: BTreeMap<ServiceName, bool>,
+    /// Members of which something was told, and when all were looked at last.
+    pub(super) hinted: BTreeSet<ServiceName>,
+    pub(super) looked: Instant,
     /// Something has changed, so that it is worth looking again at once.
     pub(super) soon: bool,
     /// Since when the deadline has been counting.
@@ -118,6 +122,8 @@ impl Leader {
             running: BTreeMap::new(),
             again: BTreeMap::new(),
             waiting: BTreeMap::new(),
+            hinted: BTreeSet::new(),
+            looked: now,
             soon: false,
             counted: now,
             written: now,
@@ -186,9 +192,20 @@ impl Leader {
                         inputs = None;
                     }
                 }
-                () = told(&mut events), if self.active.is_some() => sleep(BREATH).await,
+                service = told(&mut events), if self.active.is_some() => {
+                    self.hinted.extend(service);
+                    sleep(BREATH).await;
+                    self.gather(&mut events);
+                }
                 () = sleep_until(wake) => {}
             }
+        }
+    }
+
+    /// What else was told meanwhile.
+    fn gather(&mut self, events: &mut Subscription<DeployEvent>) {
+        while let Some(Notice::Event(event)) = events.try_next() {
+            self.hinted.insert(event.event.service);
         }
     }
 
@@ -450,11 +467,11 @@ async fn next<T>(stream: &mut Option<futures_util::stream::BoxStream<'static, T>
     }
 }
 
-/// Something happened to a service.
-async fn told(events: &mut Subscription<DeployEvent>) {
-    if events.next().await.is_none() {
-        std::future::pending::<()>().await;
+/// Something happened to a service; to which is not known where some of it was missed.
+async fn told(events: &mut Subscription<DeployEvent>) -> Option<ServiceName> {
+    match events.next().await {
+        Some(Notice::Event(event)) => Some(event.event.service),
+        Some(Notice::Gap(_)) => None,
+        None => std::future::pending().await,
     }
-    // The others that wait say no more than this one.
-    while events.try_next().is_some() {}
 }

@@ -2,8 +2,9 @@
 
 use ews_core::{ErrorKind, Result, Retry, ServiceName};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
-use super::leader::Leader;
+use super::leader::{LOOK, Leader};
 use super::record::{Before, Kept, ReleaseHead, Stage};
 use super::report::{ReleaseEventKind, ReleasePhase};
 use super::spec::{Condition, MemberSpec};
@@ -140,6 +141,11 @@ impl Leader {
             .filter(|name| self.member(name).is_some_and(|state| state.is_under_way()))
             .cloned()
             .collect();
+        let all = self.looked.elapsed() >= LOOK || !goes_on;
+        if all {
+            self.looked = Instant::now();
+        }
+        let hinted = std::mem::take(&mut self.hinted);
         for member in under_way {
             let Some(state) = self.member(&member).cloned() else { continue };
             if state.is_job {
@@ -160,6 +166,7 @@ impl Leader {
                         None => self.change(&member, |state| state.stage = Stage::Waiting).await?,
                     }
                 }
+                (_, Some(_)) if !all && !hinted.contains(&member) => {}
                 (_, Some(number)) => {
                     self.look_at(&member, number).await?;
                     let winds = self.active.as_ref().is_some_and(|active| active.state.winding.is_some());
@@ -175,30 +182,23 @@ impl Leader {
 
     async fn look_at(&mut self, member: &ServiceName, number: u64) -> Result<()> {
         let id = RolloutId { service: member.clone(), number };
-        let report = match self.desk.asker.rollout(&id).await {
-            Ok(report) => report,
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                let input = self.desk.service(member).input().await?;
-                let asked =
-                    input.and_then(|input| input.value.active).is_some_and(|active| active.number == number);
-                if !asked {
-                    // It may have begun and ended between the two looks.
-                    match self.desk.asker.rollout(&id).await {
-                        Ok(report) => report,
-                        Err(error) if error.kind() == ErrorKind::NotFound => {
-                            let cause =
-                                "its service was removed, or its rollout was superseded before it began";
-                            return self.failed(member, cause.to_owned()).await;
-                        }
-                        Err(error) => return Err(error),
-                    }
-                } else {
-                    return Ok(());
-                }
+        let repository = self.desk.service(member);
+        let mut found = repository.rollout(number).await?;
+        if found.is_none() {
+            let input = repository.input().await?;
+            if input.and_then(|input| input.value.active).is_some_and(|active| active.number == number) {
+                return Ok(());
             }
-            Err(error) => return Err(error),
+            // It may have begun and ended between the two looks.
+            found = repository.rollout(number).await?;
+        }
+        let Some(report) = found.map(|found| found.value) else {
+            let cause = "its service was removed, or its rollout was superseded before it began";
+            return self.failed(member, cause.to_owned()).await;
         };
-        self.waiting.insert(member.clone(), report.paused);
+        let control = repository.control().await?.map(|control| control.value).unwrap_or_default();
+        let paused = report.held.is_some() || (control.rollout == number && control.paused);
+        self.waiting.insert(member.clone(), paused && report.phase == Phase::Forward);
         match report.outcome {
             Some(Outcome::Succeeded) => return self.succeeded(member).await,
             Some(outcome) => {
@@ -208,7 +208,7 @@ impl Leader {
             None => {}
         }
         let Some(state) = self.member(member).cloned() else { return Ok(()) };
-        let (done, of) = report.done;
+        let (done, of) = (report.done, report.slots.len());
         let healthy = report.phase == Phase::Forward && of > 0 && done == of;
         if healthy && !state.healthy {
             self.change(member, |state| (state.started, state.healthy) = (true, true)).await?;
@@ -216,8 +216,10 @@ impl Leader {
         } else if !state.started && self.is_waited_for(member, Condition::Started) {
             // A runtime that can't be asked now is asked at the next look.
             let slots = self.desk.asker.slots(member).await;
-            let runs = slots
-                .is_ok_and(|slots| slots.iter().any(|i| i.state.is_running() && i.key.revision == report.to));
+            let to = repository.revision(report.to).await?.map(|record| record.revision.id);
+            let runs = slots.is_ok_and(|slots| {
+                slots.iter().any(|i| i.state.is_running() && Some(&i.key.revision) == to.as_ref())
+            });
             if runs {
                 self.change(member, |state| state.started = true).await?;
             }
