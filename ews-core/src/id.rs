@@ -185,6 +185,8 @@ names! {
     OwnerId { "owner", max 63, upper false, inner "-" }
     /// A service: what is deployed, scaled and routed to as one. A DNS label, since names of services resolve.
     ServiceName { "service name", max 63, upper false, inner "-" }
+    /// A release: several services that are brought about as one.
+    ReleaseName { "release name", max 63, upper false, inner "-" }
     /// One immutable revision of a service.
     RevisionId { "revision", max 63, upper false, inner "-" }
     /// A machine, or what a runtime presents as one.

@@ -83,7 +83,7 @@ pub use event::{EventStream, Gap, Notice, RuntimeEvent};
 pub use histogram::Histogram;
 pub use id::{
     CertificateId, ChangeId, GatewayId, InstanceId, NetworkName, NodeId, OwnerId, PoolId, PortName,
-    RevisionId, RouteSetId, ServiceName, TrafficPolicyId, VolumeName,
+    ReleaseName, RevisionId, RouteSetId, ServiceName, TrafficPolicyId, VolumeName,
 };
 pub use image::ImageStore;
 pub use instance::{ExitStatus, Failure, Health, Incarnation, Instance, InstanceKey, InstanceState};

@@ -12,13 +12,14 @@
 //! ```
 //!
 //! # Where to start
-//! - **You embed EWS**: [`Deployer`], [`DeployRequest`], [`Strategy`]; [`DeployEvent`] for progress.
+//! - **You embed EWS**: [`Deployer`], [`DeployRequest`], [`Strategy`]; [`DeployEvent`] for progress;
+//!   [`release`] for several services and jobs at once, in order, that find each other.
 //! - **You have a tag, a zip or a source tree, not a digest**: the module `source`, a feature of the same name in the plural.
 //! - **You work on EWS itself**: `record` (what is written, and by whom), `decide` (the pure core), `reconcile` (the loop, and the
 //!   work on one slot), `traffic` (the balancer's side).
 //!
-//! What is not here yet and refused: run-once jobs, canaries by weight, blue/green, releases of several
-//! services, images that are not pinned, placement on chosen nodes (a runtime of several chooses).
+//! What is not here yet and refused: run-once jobs before or after a rollout, canaries by weight, blue/green, images that are
+//! not pinned, placement on chosen nodes (a runtime of several chooses).
 
 mod analysis;
 mod audit;
@@ -26,15 +27,18 @@ mod canary;
 mod config;
 mod decide;
 mod deployer;
+mod discovery;
 mod event;
 mod failure;
 mod fleet;
 mod gate;
 mod hook;
 mod hotfix;
+mod job;
 mod plan;
 mod reconcile;
 mod record;
+pub mod release;
 mod remedy;
 mod report;
 mod request;
@@ -57,8 +61,9 @@ pub use failure::{FailureClass, FailureRule, FailureRules, FailureSeen};
 pub use fleet::{Fleet, Ran};
 pub use hook::Hook;
 pub use hotfix::{Drift, FileFact, Hotfix, HotfixFile, Overlay, OverlayFile, Reload};
+pub use job::JobReport;
 pub use plan::{Plan, PlannedUnit, UnitAction, UnitOrder};
 pub use remedy::{Ailment, Remedy, RemedyPolicy, RemedyRule, RemedyRules, RemedySeen, Treatment};
-pub use request::{Concurrency, DeployRequest, Traffic};
+pub use request::{Bounds, Concurrency, DeployRequest, Traffic};
 pub use rollout::{Outcome, Phase, Progress, RolloutId, RolloutReport, StepReport, UnitFailure};
 pub use strategy::{Approval, Batch, OnFailure, Order, Strategy};

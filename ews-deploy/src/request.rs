@@ -38,6 +38,22 @@ impl Traffic {
     }
 }
 
+/// The least and the most instances that scaling may set, as a document says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Bounds {
+    /// The least.
+    pub least: u32,
+    /// The most.
+    pub most: u32,
+}
+
+impl Bounds {
+    pub(crate) fn range(self) -> RangeInclusive<u32> {
+        self.least..=self.most
+    }
+}
+
 /// What happens when a rollout of the same service is under way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -87,6 +103,8 @@ pub struct DeployRequest {
     pub reason: String,
     /// Only if nothing has changed since this plan was made.
     pub(crate) base: Option<crate::plan::Base>,
+    /// A rollback to this many instances: it goes in whole batches and is never itself rolled back.
+    pub(crate) back: Option<u32>,
 }
 
 impl DeployRequest {
@@ -107,6 +125,7 @@ impl DeployRequest {
             concurrency: Concurrency::default(),
             reason: String::new(),
             base: None,
+            back: None,
         }
     }
 

@@ -71,8 +71,11 @@ impl Deployer {
     async fn ask(&self, request: &DeployRequest, found: &Found, repository: &Repository) -> Result<u64> {
         let name = request.spec.name.clone();
         let revision = found.revision_for(request, self.inner.workshop.clock.now(), repository).await?;
-        let desired = found.desired_for(&revision, repository).await?;
-        if !request.strategy.steps().is_empty() {
+        let desired = match request.back {
+            Some(count) => count,
+            None => found.desired_for(&revision, repository).await?,
+        };
+        if !request.strategy.steps().is_empty() && request.back.is_none() {
             let plan = self.planned(found, &revision, request, desired, repository).await?;
             self.admits_canary(request, found, &plan)?;
         }
@@ -101,7 +104,7 @@ impl Deployer {
             number,
             revision: revision.revision.number,
             strategy: request.strategy.clone(),
-            rollback: false,
+            rollback: request.back.is_some(),
             reason: request.reason.clone(),
             by: self.by.to_string(),
             restart: None,
@@ -122,6 +125,11 @@ impl Deployer {
             input.queue.push(Queued { request: asked, desired, traffic, bounds });
             draft.put("in/service", &input)?.commit().await?;
             return Ok(number);
+        }
+        if request.back.is_some() && request.traffic.is_none() {
+            // A way back brings the traffic of before too, none included.
+            let dropped = input.traffic.take().into_iter().flat_map(|traffic| traffic.domains);
+            input.former.extend(dropped);
         }
         input.admit(request.traffic.as_ref(), bounds, desired)?;
         // What was asked for and never begun leaves a record, so that whoever waits for it hears of its end.
@@ -372,7 +380,7 @@ impl Deployer {
     }
 
     /// What can be refused before anything is written.
-    async fn preflight(&self, request: &DeployRequest) -> Result<()> {
+    pub(crate) async fn preflight(&self, request: &DeployRequest) -> Result<()> {
         request.check()?;
         let workshop = &self.inner.workshop;
         workshop.runtime.capabilities().check(&request.spec.instance)?;

@@ -32,7 +32,7 @@ impl Found {
         Ok(Self { input, scale, state: state.map(|state| state.value).unwrap_or_default(), state_modified })
     }
 
-    pub(super) fn base(&self) -> Base {
+    pub(crate) fn base(&self) -> Base {
         Base {
             input: self.input.as_ref().map(|found| found.modified).unwrap_or_default(),
             scale: self.scale.as_ref().map(|found| found.modified).unwrap_or_default(),
@@ -41,7 +41,7 @@ impl Found {
     }
 
     /// The rollout that a request of this key led to before.
-    pub(super) fn known(&self, key: Option<&str>) -> Option<u64> {
+    pub(crate) fn known(&self, key: Option<&str>) -> Option<u64> {
         let keys = &self.input.as_ref()?.value.keys;
         keys.iter().find(|(known, _)| Some(known.as_str()) == key).map(|(_, number)| *number)
     }

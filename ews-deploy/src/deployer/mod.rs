@@ -37,6 +37,7 @@ use crate::failure::FailureSeen;
 use crate::hook::Hook;
 use crate::reconcile::{self, Workshop, service_selector};
 use crate::record::Repository;
+use crate::release;
 use crate::remedy::{RemedySeen, Treatment};
 use crate::slots::Slots;
 use crate::strategy::OnFailure;
@@ -207,6 +208,7 @@ impl Deployer {
         let checker = checker.unwrap_or_else(|| Arc::new(StandardChecker::new(Arc::clone(&runtime))));
         let prober = Prober::new(checker, Arc::clone(&clock), ProberConfig::default())?;
         let bus = Bus::new(config.events)?;
+        let releases = Bus::new(config.events)?;
         let holder = config.controller.as_deref().map_or_else(reconcile::anonymous, Arc::from);
         let workshop = Arc::new(Workshop {
             config,
@@ -221,6 +223,7 @@ impl Deployer {
             prober,
             clock,
             bus,
+            releases,
         });
         let inner = Arc::new_cyclic(|this| Inner {
             this: this.clone(),
@@ -231,6 +234,8 @@ impl Deployer {
         let deployer = Self { inner, by: Arc::from("") };
         let after = deployer.discover().await?;
         deployer.watch_services(after)?;
+        let leading = release::run(Arc::clone(&deployer.inner.workshop), deployer.inner.leave.subscribe());
+        deployer.inner.tasks().set.spawn(leading);
         Ok(deployer)
     }
 
@@ -240,6 +245,13 @@ impl Deployer {
     pub fn by(&self, who: &str) -> Self {
         let by: String = who.chars().filter(|c| !c.is_control()).take(255).collect();
         Self { inner: Arc::clone(&self.inner), by: by.into() }
+    }
+
+    /// A handle that asks and leads nothing: for the deployer's own tasks, which must not keep it alive.
+    pub(crate) fn asking(workshop: Arc<Workshop>) -> Self {
+        let inner =
+            Inner { this: Weak::new(), workshop, leave: watch::Sender::new(true), tasks: Mutex::default() };
+        Self { inner: Arc::new(inner), by: Arc::from("") }
     }
 
     pub(crate) fn workshop(&self) -> &Workshop {

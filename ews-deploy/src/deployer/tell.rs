@@ -72,7 +72,7 @@ impl Deployer {
     }
 
     /// Waits for a change under a prefix, at most for a second: a change between a look and the wait costs no more than that.
-    async fn a_change(&self, prefix: &Prefix) -> Result<()> {
+    pub(crate) async fn a_change(&self, prefix: &Prefix) -> Result<()> {
         let store = &self.inner.workshop.store;
         let page = store.list(&ListRequest::new(prefix.clone()).limit(1)).await?;
         let mut changes = store.watch(prefix, page.revision).await?;

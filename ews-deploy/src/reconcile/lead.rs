@@ -1,4 +1,4 @@
-//! Leading a service: the lease, the lock, and knowing for how long both hold.
+//! Leading a service or a release: the lease, the lock, and knowing for how long both hold.
 //!
 //! A lead is valid from the moment before a renewal was sent for the time of the lease, by this process's monotonic clock: the
 //! store's own count began later, so it ends later. [`Lead::outlasts`] is asked before every engine call; fenced writes prove
@@ -7,17 +7,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ews_core::store::{Expect, Fence, Lease, Transaction};
-use ews_core::{Error, ErrorKind, Result, StoreExt as _};
+use ews_core::store::{Expect, Fence, Key, Lease, Transaction};
+use ews_core::{Error, ErrorKind, Result, Store, StoreExt as _};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::config::DeployConfig;
-use crate::record::Repository;
 
-/// The lead of one service. Dropping it stops renewing; the lock stays until the lease ends.
+/// The lead of one service or release. Dropping it stops renewing; the lock stays until the lease ends.
 pub(crate) struct Lead {
+    store: Arc<dyn Store>,
     fence: Fence,
     lease: Lease,
     valid: watch::Receiver<Instant>,
@@ -31,14 +31,13 @@ impl Drop for Lead {
 }
 
 impl Lead {
-    /// Takes the lead, or says that another has it.
+    /// Takes the lead by the lock at this key, or says that another has it.
     pub(crate) async fn take(
-        repository: &Repository,
+        store: &Arc<dyn Store>,
+        key: Key,
         config: &DeployConfig,
         holder: &str,
     ) -> Result<Option<Self>> {
-        let store = repository.store();
-        let key = repository.key("lock")?;
         // Whoever stands by only looks.
         let ours = |value: &[u8]| config.controller.is_some() && value == holder.as_bytes();
         if store.get(&key).await?.is_some_and(|record| !ours(&record.value)) {
@@ -70,8 +69,8 @@ impl Lead {
             }
         };
         let (sender, valid) = watch::channel(asked + config.lease);
-        let renewal = tokio::spawn(renew(repository.clone(), lease.clone(), sender)).abort_handle();
-        Ok(Some(Self { fence, lease, valid, renewal }))
+        let renewal = tokio::spawn(renew(Arc::clone(store), lease.clone(), sender)).abort_handle();
+        Ok(Some(Self { store: Arc::clone(store), fence, lease, valid, renewal }))
     }
 
     pub(crate) fn fence(&self) -> &Fence {
@@ -86,7 +85,7 @@ impl Lead {
         if Instant::now() + limit < *self.valid.borrow() {
             return Ok(());
         }
-        Err(Error::new(ErrorKind::Stale, "the lead of the service may end before the call does"))
+        Err(Error::new(ErrorKind::Stale, "the lead may end before the call does"))
     }
 
     /// Waits until the lead is over.
@@ -110,19 +109,19 @@ impl Lead {
     }
 
     /// Gives the lead back, so that another may take it at once.
-    pub(crate) async fn resign(&self, repository: &Repository) {
+    pub(crate) async fn resign(&self) {
         self.renewal.abort();
-        let _ = repository.store().revoke(self.lease.id).await;
+        let _ = self.store.revoke(self.lease.id).await;
     }
 }
 
 /// Renews until the lease is lost.
-async fn renew(repository: Repository, lease: Lease, valid: watch::Sender<Instant>) {
+async fn renew(store: Arc<dyn Store>, lease: Lease, valid: watch::Sender<Instant>) {
     loop {
         sleep(lease.ttl / 3).await;
         loop {
             let asked = Instant::now();
-            match timeout(lease.ttl / 3, repository.store().renew(lease.id)).await {
+            match timeout(lease.ttl / 3, store.renew(lease.id)).await {
                 Ok(Ok(())) => {
                     valid.send_replace(asked + lease.ttl);
                     break;

@@ -437,6 +437,7 @@ impl Leader {
             director.set_aim(self.aim());
         }
         self.direct(&observed_health);
+        self.tell_addresses(&observed_health);
         self.tidy_journal().await?;
         Ok(None)
     }

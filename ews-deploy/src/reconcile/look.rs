@@ -50,6 +50,7 @@ impl Leader {
         {
             self.revisions.insert(record.revision.number, record);
         }
+        self.tools.book.refresh(repository, self.input.value.traffic.as_ref()).await?;
         if let Some(director) = &self.tools.director {
             // One that is being removed keeps its traffic until nothing of it runs.
             director.set_traffic(self.input.value.traffic.as_ref(), &self.input.value.former);
@@ -124,6 +125,36 @@ impl Leader {
             watches: self.watched_until().is_some(),
             revisions: &self.revisions,
             health,
+        }
+    }
+
+    /// Keeps what others are told of instances that nobody works on: as with the balancer, the dead go at once, the ready come, and
+    /// those that are known not to be ready take a rest.
+    pub(super) fn tell_addresses(&self, health: Health<'_>) {
+        let book = &self.tools.book;
+        for (slot, id, start) in book.instances() {
+            let found = self.observed.of(slot).iter().find(|instance| instance.id == id);
+            let runs = found.is_some_and(|i| !i.state.is_ended() && i.incarnation == start);
+            if !runs && !self.busy.contains_key(&slot) {
+                book.withdraw(&id);
+            }
+        }
+        for (slot, number) in self.state.slots.iter().filter(|(slot, _)| !self.busy.contains_key(slot)) {
+            let Some(revision) = self.revisions.get(number) else { continue };
+            let (Some(instance), _) = self.observed.split(*slot, revision.key()) else { continue };
+            let probed =
+                self.tools.prober.state(&instance.id).filter(|s| s.incarnation == instance.incarnation);
+            let (Some(probed), Some(status)) = (probed, health(&instance.id)) else { continue };
+            let tried =
+                probed.last.iter().any(|(kind, _)| matches!(kind, ProbeKind::Readiness | ProbeKind::Startup));
+            match status.ready && instance.state == InstanceState::Running {
+                true => book.announce(instance, revision.spec()),
+                // Not tried yet: what was known before holds.
+                false if tried => {
+                    book.withdraw(&instance.id);
+                }
+                false => {}
+            }
         }
     }
 

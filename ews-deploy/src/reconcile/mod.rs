@@ -25,25 +25,28 @@ use ews_core::clock::Clock;
 use ews_core::metrics::Metrics;
 use ews_core::policy::Policy;
 use ews_core::probe::Prober;
-use ews_core::{Bus, Runtime, ServiceName, Store};
+use ews_core::{Bus, Result, Runtime, ServiceName, Store};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-pub(crate) use lead::anonymous;
-pub(crate) use unit::service_selector;
+pub(crate) use lead::{Lead, anonymous};
+pub(crate) use unit::{Tools, asked, exit_of, is_the_revisions, service_selector, tail};
 
 use crate::config::DeployConfig;
+use crate::discovery::book::Book;
+use crate::discovery::dress::Dresser;
+use crate::discovery::spread::spread;
 use crate::event::{DeployEvent, EventKind};
 use crate::failure::FailureSeen;
 use crate::hook::Hook;
 use crate::record::Repository;
+use crate::release::ReleaseEvent;
 use crate::remedy::{RemedySeen, Treatment};
 use crate::strategy::OnFailure;
 use crate::traffic::Director;
-use lead::Lead;
 use leader::{Leader, Over};
 use narrate::Narrator;
-use unit::Tools;
 
 /// What every reconciler of a controller works with.
 pub(crate) struct Workshop {
@@ -59,6 +62,14 @@ pub(crate) struct Workshop {
     pub(crate) prober: Prober,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) bus: Bus<DeployEvent>,
+    pub(crate) releases: Bus<ReleaseEvent>,
+}
+
+impl Workshop {
+    /// What dresses the instances of this installation.
+    pub(crate) fn dresser(&self) -> Dresser {
+        Dresser::new(self.config.owner.clone(), Arc::clone(&self.store), Arc::clone(&self.runtime))
+    }
 }
 
 /// Leads a service whenever nobody else does, until it is removed or `leave` says to give the lead back.
@@ -73,7 +84,7 @@ pub(crate) async fn reconcile(
         if *leave.borrow() {
             return;
         }
-        let lead = match Lead::take(&repository, config, &workshop.holder).await {
+        let lead = match lead(&workshop, &repository).await {
             Ok(Some(lead)) => lead,
             Ok(None) | Err(_) => {
                 tokio::select! {
@@ -97,6 +108,8 @@ pub(crate) async fn reconcile(
             hooks: workshop.hooks.clone(),
             failures: workshop.failures.clone(),
             remedies: workshop.remedies.clone(),
+            book: Book::new(Arc::clone(&workshop.store), config.owner.clone(), service.clone()),
+            dresser: workshop.dresser(),
             prober: workshop.prober.clone(),
             repository: repository.clone(),
             lead,
@@ -106,11 +119,16 @@ pub(crate) async fn reconcile(
             tick: config.lease / 3,
         });
         let over = match Leader::load(Arc::clone(&tools), config.clone()).await {
-            Ok(Some(mut leader)) => leader.lead(&mut leave).await,
+            Ok(Some(mut leader)) => {
+                // It ends with this lead, however that ends.
+                let mut beside = JoinSet::new();
+                beside.spawn(spread(Arc::clone(&tools), config.relist));
+                leader.lead(&mut leave).await
+            }
             Ok(None) => Over::Removed,
             Err(error) => Over::Lost(error.to_string()),
         };
-        tools.lead.resign(&repository).await;
+        tools.lead.resign().await;
         match over {
             Over::Removed => return,
             Over::Lost(reason) => narrator.tell(EventKind::LeadLost { reason }),
@@ -118,4 +136,9 @@ pub(crate) async fn reconcile(
         // Whoever waits for the lead goes first.
         sleep(Duration::from_millis(100)).await;
     }
+}
+
+/// Takes the lead of what these are the records of, or says that another has it.
+pub(crate) async fn lead(workshop: &Workshop, repository: &Repository) -> Result<Option<Lead>> {
+    Lead::take(&workshop.store, repository.key("lock")?, &workshop.config, &workshop.holder).await
 }

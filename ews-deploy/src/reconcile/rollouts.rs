@@ -512,6 +512,7 @@ impl Leader {
             director.set_traffic(None, &self.input.value.former);
             director.sync().await?;
         }
+        self.tools.book.erase(self.tools.lead.fence()).await?;
         self.tools.repository.erase(self.tools.lead.fence()).await?;
         self.tools.narrator.tell(EventKind::Removed);
         Ok(true)

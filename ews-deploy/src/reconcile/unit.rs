@@ -28,6 +28,8 @@ use tokio::time::{Instant, sleep, timeout};
 use super::lead::Lead;
 use super::narrate::Narrator;
 use super::patch::{Difference, Files};
+use crate::discovery::book::Book;
+use crate::discovery::dress::Dresser;
 use crate::event::{EventKind, Step};
 use crate::failure::{FailureClass, FailureSeen};
 use crate::gate::{Gate, Verdict};
@@ -50,6 +52,10 @@ pub(crate) struct Tools {
     pub(crate) hooks: Vec<Arc<dyn Hook>>,
     pub(crate) failures: Option<Arc<dyn Policy<FailureSeen, OnFailure>>>,
     pub(crate) remedies: Option<Arc<dyn Policy<RemedySeen, Treatment>>>,
+    /// What other services are told of this one.
+    pub(crate) book: Book,
+    /// What an instance is told of others when it is created.
+    pub(crate) dresser: Dresser,
     pub(crate) prober: Prober,
     pub(crate) repository: Repository,
     pub(crate) lead: Lead,
@@ -63,21 +69,26 @@ pub(crate) struct Tools {
 impl Tools {
     /// The last lines that an instance wrote; none where they can't be had.
     pub(crate) async fn tail(&self, id: &InstanceId) -> Vec<String> {
-        let options = LogOptions::tail(UnitFailure::LINES);
-        let read = async {
-            let lines = self.runtime.logs(id, &options).await?;
-            let lines: Vec<_> = lines.take(UnitFailure::LINES).collect().await;
-            Ok::<_, Error>(lines)
-        };
-        let Ok(Ok(lines)) = timeout(self.call_limit, read).await else { return Vec::new() };
-        let text = |bytes: &[u8]| {
-            let cut = bytes.get(..bytes.len().min(UnitFailure::LINE)).unwrap_or_default();
-            // A terminal that shows a report must not be steered by what a program wrote.
-            let shown: String = String::from_utf8_lossy(cut).into_owned();
-            shown.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect()
-        };
-        lines.into_iter().flatten().map(|line| text(&line.bytes)).collect()
+        tail(&*self.runtime, id, self.call_limit).await
     }
+}
+
+/// The last lines that an instance wrote; none where they can't be had within this time.
+pub(crate) async fn tail(runtime: &dyn Runtime, id: &InstanceId, limit: Duration) -> Vec<String> {
+    let options = LogOptions::tail(UnitFailure::LINES);
+    let read = async {
+        let lines = runtime.logs(id, &options).await?;
+        let lines: Vec<_> = lines.take(UnitFailure::LINES).collect().await;
+        Ok::<_, Error>(lines)
+    };
+    let Ok(Ok(lines)) = timeout(limit, read).await else { return Vec::new() };
+    let text = |bytes: &[u8]| {
+        let cut = bytes.get(..bytes.len().min(UnitFailure::LINE)).unwrap_or_default();
+        // A terminal that shows a report must not be steered by what a program wrote.
+        let shown: String = String::from_utf8_lossy(cut).into_owned();
+        shown.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect()
+    };
+    lines.into_iter().flatten().map(|line| text(&line.bytes)).collect()
 }
 
 /// Which instances of a slot are not touched though they are not the one that fills it.
@@ -199,6 +210,8 @@ impl Unit {
             let instances = self.instances().await?;
             if let (Some(mine), _) = split(&instances, revision.key()) {
                 let mine = mine.clone();
+                self.tools.book.withdraw(&mine.id);
+                self.tools.book.sync(self.tools.lead.fence()).await?;
                 self.stop(&mine).await?;
                 self.forget(&mine.id).await?;
             }
@@ -293,6 +306,11 @@ impl Unit {
         }
         self.way().healthy = true;
         self.check()?;
+        // Others hear of one that only stands beside when it is promoted.
+        if self.spare != Spare::Others {
+            self.tools.book.announce(&instance, revision.spec());
+        }
+        self.tools.book.sync(self.tools.lead.fence()).await?;
         if let Some(director) = &self.tools.director {
             if director.has_traffic() && !director.serves(&instance.id) {
                 self.journal(Step::Attach, Some(&instance.id)).await?;
@@ -384,7 +402,8 @@ impl Unit {
         self.journal(Step::Create, Some(&key.to_id()?)).await?;
         let options = CreateOptions::default();
         let limit = self.tools.call_limit;
-        Ok(self.call(limit, self.tools.runtime.create(&revision.spec().instance, &key, &options)).await?)
+        let spec = self.tools.dresser.dress(&revision.spec().instance, &key).await?;
+        Ok(self.call(limit, self.tools.runtime.create(&spec, &key, &options)).await?)
     }
 
     pub(super) async fn started(&self, instance: &Instance, revision: &RevisionRecord) -> Done<Instance> {
@@ -515,6 +534,16 @@ impl Unit {
 
     /// Takes an instance out of traffic and stops it.
     pub(super) async fn quiesce(&self, instance: &Instance) -> Done<()> {
+        let told = self.tools.book.withdraw(&instance.id);
+        self.tools.book.sync(self.tools.lead.fence()).await?;
+        if told && instance.state.is_running() {
+            // Those who call it hear of it while it still answers.
+            let mut interrupted = self.interrupted.clone();
+            tokio::select! {
+                () = sleep(self.tools.book.settle()) => {}
+                () = asked(&mut interrupted) => return Err(Halt::Interrupted),
+            }
+        }
         if instance.state.is_running()
             && let Some(director) = &self.tools.director
             && director.instances().contains(&instance.id)
@@ -615,7 +644,7 @@ impl Unit {
 }
 
 /// Waits until the work is asked to end.
-async fn asked(interrupted: &mut watch::Receiver<bool>) {
+pub(crate) async fn asked(interrupted: &mut watch::Receiver<bool>) {
     if interrupted.wait_for(|stop| *stop).await.is_err() {
         // Whoever could ask is gone, and with it the task that this runs in.
         std::future::pending::<()>().await;
@@ -623,7 +652,7 @@ async fn asked(interrupted: &mut watch::Receiver<bool>) {
 }
 
 /// Whether a call will go wrong every time with this revision.
-fn is_the_revisions(error: &Error) -> bool {
+pub(crate) fn is_the_revisions(error: &Error) -> bool {
     use ErrorKind::{
         ImageDenied, ImageIncompatible, ImageMissing, Invalid, OutOfResources, PortInUse, Unauthorized,
         Unsupported,
@@ -642,7 +671,7 @@ fn is_the_revisions(error: &Error) -> bool {
 }
 
 /// Waits for the end of this start; `None` where the instance is gone.
-async fn exit_of(runtime: &dyn Runtime, instance: &Instance) -> Option<ExitStatus> {
+pub(crate) async fn exit_of(runtime: &dyn Runtime, instance: &Instance) -> Option<ExitStatus> {
     let options = WaitOptions::incarnation(instance.incarnation);
     loop {
         match runtime.wait(&instance.id, &options).await {

@@ -6,6 +6,7 @@
 //! | `in/service` | [`ServiceInput`]: what is asked for | whoever asks, by compare-and-set |
 //! | `in/scale` | [`ScaleInput`]: how many are asked for | whoever asks, by compare-and-set |
 //! | `in/control` | [`ControlInput`]: pause, abort, cancel | whoever asks, by compare-and-set |
+//! | `in/member` | [`MemberOf`](crate::discovery::MemberOf): which release it belongs to | the release's leader, fenced by that |
 //! | `revision/<n>` | [`RevisionRecord`] | whoever asks, once |
 //! | `blob/<n>/<digest>/<i>` | a piece of a file of the hotfix that is revision n | whoever asks, before `revision/<n>` |
 //! | `state` | [`ServiceState`]: what each slot shall run | the leader, fenced |

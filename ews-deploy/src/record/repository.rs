@@ -49,6 +49,11 @@ impl Repository {
         Self { store, base: format!("deploy/{owner}/{service}") }
     }
 
+    /// Records below another key than a service's.
+    pub(crate) fn at(store: Arc<dyn Store>, base: String) -> Self {
+        Self { store, base }
+    }
+
     pub(crate) fn store(&self) -> &dyn Store {
         &*self.store
     }
@@ -69,7 +74,7 @@ impl Repository {
         Prefix::new(format!("{}/{rest}/", self.base))
     }
 
-    async fn get<T: Schema>(&self, rest: &str) -> Result<Option<Versioned<T>>> {
+    pub(crate) async fn get<T: Schema>(&self, rest: &str) -> Result<Option<Versioned<T>>> {
         let found = self.store.get_typed::<T>(&self.key(rest)?).await?;
         Ok(found.map(|typed| Versioned { value: typed.value, modified: typed.record.modified }))
     }
@@ -184,7 +189,7 @@ impl Repository {
         }
     }
 
-    async fn list<T: Schema>(&self, rest: &str, max: usize) -> Result<Vec<T>> {
+    pub(crate) async fn list<T: Schema>(&self, rest: &str, max: usize) -> Result<Vec<T>> {
         let page = self.store.list_all(&self.prefix(rest)?, max).await?;
         page.records.into_iter().map(|record| Ok(decode_typed::<T>(record)?.value)).collect()
     }
