@@ -146,6 +146,10 @@ pub(crate) fn turn(looked: &Looked<'_>, rollout: &RolloutState) -> Turn {
                 let gone = rollout.slots.iter().all(|slot| looked.observed.of(*slot).is_empty());
                 return if gone && working == 0 { Turn::Finish(Outcome::RolledBack) } else { Turn::Wait };
             };
+            // Where it came from is where it goes: nothing is to be brought back.
+            if from == rollout.to {
+                return if working == 0 { Turn::Finish(Outcome::RolledBack) } else { Turn::Wait };
+            }
             let back: Vec<u32> =
                 rollout.slots.iter().copied().filter(|slot| is_at(slot, rollout.to)).collect();
             if back.is_empty() {

@@ -80,6 +80,17 @@ async fn a_program_that_is_not_there_is_the_revisions_fault() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_same_again_can_be_aborted_and_that_ends() {
+    let (world, controller) = running().await;
+    let before = world.instances().await;
+    let id = controller.deployer.deploy(&request(spec("v1"))).await.unwrap();
+    controller.deployer.abort(&web()).await.unwrap();
+    assert!(ended(&controller, &id).await.outcome.is_some());
+    world.assert_whole(3, "v1").await;
+    assert_eq!(world.instances().await, before);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_engine_that_fails_for_a_while_costs_time_and_nothing_else() {
     use ews_core::testkit::fake::{Fault, FaultRule, Operation};
     let (world, controller) = running().await;
