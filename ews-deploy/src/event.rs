@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::analysis::{Measurement, Verdict};
 use crate::canary::CanaryStep;
+use crate::job::JobReport;
 use crate::remedy::{Ailment, Remedy};
 use crate::rollout::{Outcome, RolloutId, UnitFailure};
 use crate::strategy::OnFailure;
@@ -120,6 +121,18 @@ pub enum EventKind {
         of: usize,
         /// What it is.
         step: CanaryStep,
+    },
+    /// A job of the rollout begins, or goes on.
+    JobStarted {
+        /// `before` or `after`.
+        when: String,
+    },
+    /// A job of the rollout ended.
+    JobEnded {
+        /// `before` or `after`.
+        when: String,
+        /// How.
+        report: JobReport,
     },
     /// Metrics were measured.
     Measured {

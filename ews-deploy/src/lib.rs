@@ -66,4 +66,4 @@ pub use plan::{Plan, PlannedUnit, UnitAction, UnitOrder};
 pub use remedy::{Ailment, Remedy, RemedyPolicy, RemedyRule, RemedyRules, RemedySeen, Treatment};
 pub use request::{Bounds, Concurrency, DeployRequest, Traffic};
 pub use rollout::{Outcome, Phase, Progress, RolloutId, RolloutReport, StepReport, UnitFailure};
-pub use strategy::{Approval, Batch, OnFailure, Order, Strategy};
+pub use strategy::{Approval, Batch, OnFailure, Order, RolloutJob, Strategy};

@@ -42,6 +42,7 @@ pub(crate) async fn report(
             None => None,
         },
         progress: progress(&state, paused, now),
+        jobs: (state.jobs.before, state.jobs.after),
         skipped: state.skipped.len(),
         by: state.by,
         reason: state.reason,

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::plan::Plan;
 use crate::remedy::RemedyPolicy;
-use crate::strategy::Strategy;
+use crate::strategy::{RolloutJob, Strategy};
 
 /// Which traffic a service gets from the balancer.
 ///
@@ -188,6 +188,13 @@ impl DeployRequest {
     /// Refuses what is wrong in itself.
     pub(crate) fn check(&self) -> Result<()> {
         self.strategy.check()?;
+        if self.spec.name.as_str().ends_with(RolloutJob::SUFFIX) {
+            return Err(Error::invalid(format!(
+                "a service whose name ends with `{0}`; accepted: any other, `{0}` is what jobs of rollouts are known by",
+                RolloutJob::SUFFIX
+            ))
+            .with_context("field", "name"));
+        }
         self.remedy.as_ref().map_or(Ok(()), RemedyPolicy::check)?;
         if self.spec.job.is_some() {
             return Err(Error::new(

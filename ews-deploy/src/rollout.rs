@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::canary::CanaryStep;
 use crate::failure::FailureClass;
+use crate::job::JobReport;
 use crate::strategy::Strategy;
 
 /// Names a rollout: the service, and its number among the service's rollouts from 1.
@@ -130,6 +131,8 @@ pub struct RolloutReport {
     pub reason: String,
     /// How far it is.
     pub progress: Progress,
+    /// How the jobs before and after it ended, as far as they have.
+    pub jobs: (Option<JobReport>, Option<JobReport>),
     /// Slots that keep what they had, since their new instance failed.
     pub skipped: usize,
     /// Which way it goes.

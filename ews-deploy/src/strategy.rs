@@ -71,6 +71,11 @@ pub struct Strategy {
     pub rules: Vec<FailureRule>,
     /// What happens when a new instance fails. Default: everything goes back to the last stable revision.
     pub on_failure: OnFailure,
+    /// What is run once, as an instance of the new revision, before anything of the rollout is done, such as a migration. Default:
+    /// nothing. A rollback runs no jobs.
+    pub before: Option<RolloutJob>,
+    /// What is run once when every slot runs the new revision; its failure is one of the rollout. Default: nothing.
+    pub after: Option<RolloutJob>,
     /// What is done before anything is replaced. Default: nothing.
     pub canary: Option<Canary>,
     /// All new instances beside all old ones, and one switch; `first_batch` and `batch` are not looked at. Not beside `canary`.
@@ -95,6 +100,8 @@ impl Default for Strategy {
             approval: Approval::Automatic,
             rules: Vec::new(),
             on_failure: OnFailure::Rollback,
+            before: None,
+            after: None,
             canary: None,
             blue_green: None,
         }
@@ -179,6 +186,13 @@ impl Strategy {
         self
     }
 
+    /// With these jobs.
+    #[must_use]
+    pub fn with_jobs(mut self, before: Option<RolloutJob>, after: Option<RolloutJob>) -> Self {
+        (self.before, self.after) = (before, after);
+        self
+    }
+
     /// After this canary.
     #[must_use]
     pub fn with_canary(mut self, canary: Canary) -> Self {
@@ -223,6 +237,18 @@ impl Strategy {
         }
         if self.interval > DAY || self.drain > DAY {
             return wrong("interval, drain", "at most a day".to_owned());
+        }
+        for (field, job) in [("before", &self.before), ("after", &self.after)] {
+            let Some(job) = job else { continue };
+            if job.command.first().is_none_or(String::is_empty) {
+                return wrong(field, "a command of one word or more".to_owned());
+            }
+            if job.deadline.is_zero() || job.deadline > 7 * DAY || job.retries > 100 {
+                return wrong(
+                    field,
+                    "a deadline above zero, at most 7 days, and at most 100 retries".to_owned(),
+                );
+            }
         }
         if self.rules.len() > 50 {
             return wrong("rules", "at most 50".to_owned());
@@ -290,6 +316,58 @@ impl Strategy {
             left -= size;
         }
         sizes
+    }
+}
+
+/// A job of a rollout: a command that is run once, in an instance of the new revision without its ports and probes.
+///
+/// ```
+/// use ews_deploy::{RolloutJob, Strategy};
+///
+/// let strategy = Strategy::default().with_jobs(Some(RolloutJob::new(["bin/migrate", "--yes"])), None);
+/// strategy.check()?;
+/// # Ok::<(), ews_core::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct RolloutJob {
+    /// What is run, in place of the spec's command; its environment is the spec's.
+    pub command: Vec<String>,
+    /// Its arguments, in place of the spec's.
+    #[serde(default)]
+    pub args: Vec<String>,
+    /// How long one attempt may take; at most 7 days. Default 1 h.
+    #[serde(default = "RolloutJob::hour", with = "duration")]
+    pub deadline: Duration,
+    /// How many further attempts follow a failed one; at most 100. Default 0.
+    #[serde(default)]
+    pub retries: u32,
+}
+
+impl RolloutJob {
+    /// What the name ends with under which an engine knows the instances of a service's jobs. No service may be named so.
+    pub const SUFFIX: &str = "-ews-job";
+
+    const fn hour() -> Duration {
+        Duration::from_secs(3600)
+    }
+
+    /// This command.
+    pub fn new(command: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        Self {
+            command: command.into_iter().map(Into::into).collect(),
+            args: Vec::new(),
+            deadline: Self::hour(),
+            retries: 0,
+        }
+    }
+
+    /// With so much time for each of so many attempts besides the first.
+    #[must_use]
+    pub fn with_limits(mut self, deadline: Duration, retries: u32) -> Self {
+        (self.deadline, self.retries) = (deadline, retries);
+        self
     }
 }
 

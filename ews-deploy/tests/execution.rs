@@ -304,3 +304,54 @@ async fn how_far_it_is_grows_to_the_end_and_says_how_long_it_may_take() {
     }
     assert!(lefts.len() > 10 && lefts.first() > lefts.last(), "{lefts:?}");
 }
+
+/// A spec that runs this image, and where it comes from.
+fn imaged(version: &str, digest: ews_core::Digest) -> ews_core::ServiceSpec {
+    use ews_core::spec::source::{ImagePin, ImageSource, Source};
+    let mut image = ImageSource::new(format!("shop/web:{version}").parse().unwrap());
+    image.pin = Some(ImagePin::Manifest(digest));
+    let mut spec = spec(version);
+    spec.instance.source = Source::Image(image);
+    spec
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_image_that_can_not_be_had_changes_nothing_not_even_on_the_way_back() {
+    use ews_core::spec::platform::Platform;
+    use ews_core::testkit::fake_images::ImageCall;
+    use ews_core::testkit::{CallFault, FakeImages};
+    let world = World::new();
+    let images = FakeImages::new("n1".parse().unwrap(), Platform::host().unwrap());
+    let offered = |version: &str| {
+        let digest = ews_core::Digest::of(version.as_bytes());
+        let mut image = ews_core::image::Image::new(digest, Platform::host().unwrap());
+        image.manifests = vec![digest];
+        images.offer(&format!("shop/web:{version}").parse().unwrap(), image);
+        digest
+    };
+    let controller =
+        world.controller_with("first", |parts| parts.with_images(Arc::new(images.clone()))).await;
+    let first = offered("v1");
+    assert_eq!(deploy(&controller, imaged("v1", first)).await.outcome, Some(Outcome::Succeeded));
+    let before = world.instances().await;
+    let report = deploy(&controller, imaged("v2", ews_core::Digest::of(b"nowhere"))).await;
+    assert_eq!(report.outcome, Some(Outcome::Failed), "{report:?}");
+    assert!(report.cause.contains("its image can't be had, and nothing was changed"), "{}", report.cause);
+    assert_eq!(world.instances().await, before);
+
+    // What fails for a while is asked for again.
+    let third = offered("v3");
+    images.inject(ImageCall::Pull, CallFault::Fail(ErrorKind::Unavailable));
+    assert_eq!(deploy(&controller, imaged("v3", third)).await.outcome, Some(Outcome::Succeeded));
+    assert_eq!(controller.deployer.images_in_use().await.unwrap().len(), 3);
+
+    // The image of before is gone everywhere: a rollback to it is refused, and what runs runs on.
+    controller.kill();
+    let none = FakeImages::new("n1".parse().unwrap(), Platform::host().unwrap());
+    let controller = world.controller_with("next", |parts| parts.with_images(Arc::new(none))).await;
+    let before = world.instances().await;
+    let id = controller.deployer.rollback(&web(), None).await.unwrap();
+    let report = ended(&controller, &id).await;
+    assert_eq!(report.outcome, Some(Outcome::Failed), "{report:?}");
+    assert_eq!(world.instances().await, before);
+}

@@ -263,9 +263,26 @@ fn run(deeds: Vec<Deed>, crashes: bool) {
             let serves = serving.contains(&instance.id.to_string());
             assert!(serves || !is_well, "{instance:?} does not serve");
         }
-        assert!(controller.deployer.drift(&web()).await.unwrap().is_empty());
+        let right = || async { controller.deployer.drift(&web()).await.is_ok_and(|drift| drift.is_empty()) };
+        eventually("every file is as it should be", right).await;
         controller.deployer.leave().await;
     }));
+}
+
+/// What random cases found.
+#[test]
+fn a_hotfix_that_is_superseded_leaves_no_file_behind() {
+    let deploy = |sick, supersede| Deed::Deploy {
+        version: 0,
+        sick,
+        way: Way::Batches(1, 1),
+        on_failure: 0,
+        supersede,
+        approval: false,
+    };
+    let fix = || Deed::Hotfix { content: 0, restart: false };
+    run(vec![fix(), Deed::Scale(1), deploy(true, true), Deed::Kill], false);
+    run(vec![fix(), deploy(false, false), Deed::Wait(1), deploy(true, true), fix()], true);
 }
 
 /// How many cases are tried; more by hand.

@@ -55,6 +55,7 @@ fn rollout(slots: Vec<u32>, batches: Vec<usize>, phase: Phase, from: Option<u64>
         restarted: None,
         skipped: BTreeSet::new(),
         tries: BTreeMap::new(),
+        jobs: crate::record::Jobs::default(),
         hooks: crate::record::Hooked::default(),
         failed: 0,
         spent: std::time::Duration::ZERO,

@@ -17,6 +17,7 @@ use std::time::Duration;
 use ews_core::balancer::Balancer;
 use ews_core::bus::Subscription;
 use ews_core::clock::Clock;
+use ews_core::image::ImageStore;
 use ews_core::metrics::Metrics;
 use ews_core::policy::Policy;
 use ews_core::probe::{Checker, Prober, ProberConfig, StandardChecker};
@@ -56,6 +57,10 @@ pub struct DeployParts {
     pub metrics: Option<Arc<dyn Metrics>>,
     /// Wall time for records. Default: the system's.
     pub clock: Arc<dyn Clock>,
+    /// What brings images to the runtime's nodes. With it a rollout begins when its image is on every node, and ends as failed with
+    /// nothing changed where it can't be had; so does a rollback to a revision whose image is gone. Default: each instance's own
+    /// creation pulls.
+    pub images: Option<Arc<dyn ImageStore>>,
     /// Code that is asked at the joints of rollouts. Default: none.
     pub hooks: Vec<Arc<dyn Hook>>,
     /// What is done about failures, in place of the strategy's rules. Default: those.
@@ -75,6 +80,7 @@ impl DeployParts {
             balancer: None,
             metrics: None,
             clock: Arc::new(SystemClock),
+            images: None,
             hooks: Vec::new(),
             failures: None,
             remedies: None,
@@ -93,6 +99,13 @@ impl DeployParts {
     #[must_use]
     pub fn with_metrics(mut self, metrics: Arc<dyn Metrics>) -> Self {
         self.metrics = Some(metrics);
+        self
+    }
+
+    /// Images are brought to the nodes by this.
+    #[must_use]
+    pub fn with_images(mut self, images: Arc<dyn ImageStore>) -> Self {
+        self.images = Some(images);
         self
     }
 
@@ -203,8 +216,18 @@ impl Deployer {
     /// Outside a tokio runtime.
     pub async fn start(parts: DeployParts, config: DeployConfig) -> Result<Self> {
         config.check()?;
-        let DeployParts { runtime, store, balancer, metrics, clock, hooks, failures, remedies, checker } =
-            parts;
+        let DeployParts {
+            runtime,
+            store,
+            balancer,
+            metrics,
+            clock,
+            images,
+            hooks,
+            failures,
+            remedies,
+            checker,
+        } = parts;
         let checker = checker.unwrap_or_else(|| Arc::new(StandardChecker::new(Arc::clone(&runtime))));
         let prober = Prober::new(checker, Arc::clone(&clock), ProberConfig::default())?;
         let bus = Bus::new(config.events)?;
@@ -217,6 +240,7 @@ impl Deployer {
             store,
             balancer,
             metrics,
+            images,
             hooks,
             failures,
             remedies,

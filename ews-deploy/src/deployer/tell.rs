@@ -1,7 +1,11 @@
 //! What a deployer tells: how services and rollouts stand, and when they have ended.
 
+use std::collections::BTreeSet;
+
+use ews_core::image::PruneOptions;
+use ews_core::spec::source::{ImagePin, Source};
 use ews_core::store::{ListRequest, Prefix};
-use ews_core::{Error, ErrorKind, Instance, Result, Revision, RevisionId, ServiceName};
+use ews_core::{Digest, Error, ErrorKind, Instance, Result, Revision, RevisionId, ServiceName};
 use futures_util::StreamExt as _;
 use tokio::time::{Duration, timeout};
 
@@ -112,6 +116,38 @@ impl Deployer {
     pub async fn revisions(&self, service: &ServiceName) -> Result<Vec<Revision>> {
         let records = self.repository(service).revisions().await?;
         Ok(records.into_iter().map(|record| record.revision).collect())
+    }
+
+    /// Every image that a revision of any service runs which is kept: what a rollback may go to. Whoever removes images keeps these.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn images_in_use(&self) -> Result<BTreeSet<Digest>> {
+        let mut digests = BTreeSet::new();
+        for service in self.services().await? {
+            for record in self.repository(&service).revisions().await? {
+                let Source::Image(image) = &record.spec().instance.source else { continue };
+                match &image.pin {
+                    Some(ImagePin::Manifest(digest)) => digests.insert(*digest),
+                    Some(ImagePin::Local { image_id, .. }) => digests.insert(*image_id),
+                    _ => continue,
+                };
+            }
+        }
+        Ok(digests)
+    }
+
+    /// Removes the images of EWS that no kept revision of any service runs, and says which; with `dry_run`, which would be.
+    ///
+    /// # Errors
+    /// `Unsupported` where the deployer has no images; those of the store and of the images.
+    pub async fn prune_images(&self, dry_run: bool) -> Result<Vec<Digest>> {
+        let Some(images) = &self.workshop().images else {
+            return Err(Error::new(ErrorKind::Unsupported, "the deployer was given no images to look after"));
+        };
+        let mut options = PruneOptions::default();
+        (options.keep, options.dry_run) = (self.images_in_use().await?.into_iter().collect(), dry_run);
+        images.prune(&options).await
     }
 
     /// The audit trail, the latest first, at most `limit` entries.

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ews_core::Result;
+use ews_core::image::{EnsureOptions, ImageStore};
+use ews_core::spec::source::{ImageSource, Source};
+use ews_core::{Result, Retry};
+use futures_util::StreamExt as _;
 use tokio::time::{sleep, timeout};
 
 use super::leader::Leader;
@@ -13,6 +16,8 @@ use crate::record::{Draft, RolloutState, numbered};
 use crate::report::report;
 use crate::rollout::{Outcome, Phase};
 
+/// How often an image is asked for (Kamal's and Nomad's habit: three attempts).
+const PULLS: u32 = 3;
 /// How often hooks are told of an end before it is given up.
 const TELL: u32 = 5;
 
@@ -27,7 +32,8 @@ impl Leader {
     /// The joint at which the rollout stands and nobody has said yes yet.
     pub(super) fn joint(&self) -> Option<Joint> {
         let rollout = self.rollout.as_ref().filter(|rollout| rollout.phase == Phase::Forward)?;
-        if self.tools.hooks.is_empty() {
+        let image = self.tools.images.is_some() && self.image_of(rollout).is_some();
+        if self.tools.hooks.is_empty() && !(image && !rollout.hooks.before) {
             None
         } else if !rollout.hooks.before {
             Some(Joint::Before)
@@ -38,14 +44,37 @@ impl Leader {
         }
     }
 
+    /// The image that the rollout's revision runs.
+    fn image_of(&self, rollout: &RolloutState) -> Option<ImageSource> {
+        match &self.revisions.get(&rollout.to)?.spec().instance.source {
+            Source::Image(image) => Some(image.clone()),
+            _ => None,
+        }
+    }
+
     /// Asks the hooks, if the rollout stands at a joint and they are not being asked.
     pub(super) fn ask_hooks(&mut self) {
         let Some(joint) = self.joint().filter(|_| self.asking.is_empty()) else { return };
         let Some(rollout) = self.rollout.as_ref().filter(|rollout| !self.is_halted(rollout)) else { return };
         let (tools, state, limit) = (Arc::clone(&self.tools), rollout.clone(), self.config.hook_limit);
+        let image = self.image_of(rollout).filter(|_| joint == Joint::Before);
         self.asking.spawn(async move {
             let number = state.number;
             let asked = async {
+                if let (Some(image), Some(images)) = (image, &tools.images) {
+                    let limit = state.strategy.progress_deadline;
+                    match timeout(limit, brought(&**images, &image)).await {
+                        Ok(Ok(())) => {}
+                        Ok(Err(error)) => {
+                            return Err(format!("its image can't be had, and nothing was changed: {error}"));
+                        }
+                        Err(_) => {
+                            return Err(format!(
+                                "its image was not there within {limit:?}, and nothing was changed"
+                            ));
+                        }
+                    }
+                }
                 let now = tools.clock.now();
                 let report =
                     report(&tools.service, state, &tools.repository, now).await.map_err(|e| e.to_string())?;
@@ -132,6 +161,29 @@ impl Leader {
             }
         });
     }
+}
+
+/// Brings an image to every node; what is worth trying again is tried a few times.
+async fn brought(images: &dyn ImageStore, image: &ImageSource) -> Result<()> {
+    let mut pause = Duration::from_secs(2);
+    for attempt in 1.. {
+        let pulled = async {
+            let mut progress = images.ensure(image, &EnsureOptions::default()).await?;
+            while let Some(step) = progress.next().await {
+                step?;
+            }
+            Ok::<_, ews_core::Error>(())
+        };
+        match pulled.await {
+            Err(error) if attempt < PULLS && error.retry() != Retry::Never => {
+                tracing::warn!(image = %image.reference, %error, "the image is asked for again");
+                sleep(pause).await;
+                pause *= 2;
+            }
+            result => return result,
+        }
+    }
+    Ok(())
 }
 
 async fn tell(hook: &dyn Hook, report: &crate::rollout::RolloutReport, limit: Duration) {

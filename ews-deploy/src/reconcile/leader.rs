@@ -18,6 +18,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::hooks::Joint;
+use super::jobs::{Running, When};
 use super::remedies::Care;
 use super::steps::Which;
 use super::unit::{End, Tools};
@@ -27,6 +28,7 @@ use crate::decide::{self, Act, Turn};
 use crate::event::{EventKind, Step};
 use crate::failure::FailureClass;
 use crate::hotfix::Overlay;
+use crate::job::JobReport;
 use crate::record::{
     ControlInput, Draft, RevisionRecord, RolloutState, ScaleInput, ServiceInput, ServiceState, UnitJournal,
     Versioned, numbered,
@@ -109,6 +111,10 @@ pub(super) struct Leader {
     /// Hooks that are being asked, and told.
     pub(super) asking: JoinSet<(u64, Joint, Result<(), String>)>,
     pub(super) telling: JoinSet<()>,
+    /// The job of the rollout that is being run, and when one that could not go on is taken up again.
+    pub(super) job: Option<Running>,
+    pub(super) jobs: JoinSet<Result<JobReport>>,
+    pub(super) job_after: Option<Instant>,
     /// How many steps were made when the one under way was told of.
     pub(super) told_step: Option<usize>,
     /// The rollout is about to end: its units end, and none begins.
@@ -182,6 +188,9 @@ impl Leader {
             measuring: BTreeSet::new(),
             asking: JoinSet::new(),
             telling: JoinSet::new(),
+            job: None,
+            jobs: JoinSet::new(),
+            job_after: None,
             told_step: None,
             ending: false,
             tools,
@@ -211,6 +220,7 @@ impl Leader {
         self.measures.abort_all();
         self.asking.abort_all();
         self.telling.abort_all();
+        self.jobs.abort_all();
         self.budgets.abort_all();
         // Whoever leads next probes them; we would go on for ever.
         for instance in self.observed.iter() {
@@ -228,6 +238,7 @@ impl Leader {
         self.tools.narrator.set_rollout(self.rollout.as_ref().map(|rollout| rollout.number));
         self.tools.narrator.tell(EventKind::Leading);
         self.tell_ends().await;
+        self.sweep_jobs().await;
         if let Some(rollout) = &self.rollout {
             let done = (self.done(rollout), rollout.slots.len());
             self.tools.narrator.tell(EventKind::RolloutResumed { done });
@@ -307,6 +318,14 @@ impl Leader {
                         return over;
                     }
                 }
+                Some(ended) = self.jobs.join_next() => {
+                    let ended = ended.unwrap_or_else(|_| Err(ews_core::Error::internal("the job's task failed")));
+                    if let Err(error) = self.job_ended(ended).await
+                        && let Some(over) = lost(&error)
+                    {
+                        return over;
+                    }
+                }
                 Some(_) = self.telling.join_next() => {}
                 Some(budget) = self.budgets.join_next() => self.budgeted(budget.ok().flatten()),
                 Some(synced) = self.syncs.join_next() => {
@@ -349,6 +368,7 @@ impl Leader {
             .chain(self.restarts.next())
             .chain(self.sync_after)
             .chain(self.batch_after)
+            .chain(self.job_after)
             .chain(self.step_due())
             .chain(self.care_due())
             .chain(self.watched_until());
@@ -378,6 +398,9 @@ impl Leader {
         }
         self.tell_step();
         self.ask_hooks();
+        if self.joint() != Some(Joint::Before) && self.waits_for_job(When::Before) && !self.ending {
+            self.run_job(When::Before);
+        }
 
         let busy: BTreeSet<u32> = self.busy.keys().copied().collect();
         let now = Instant::now();
@@ -386,6 +409,7 @@ impl Leader {
             let halted = self.ending
                 || self.is_halted(rollout)
                 || self.joint().is_some()
+                || self.waits_for_job(When::Before)
                 || self.batch_after.is_some_and(|until| until > now);
             let (turn, interval) = (
                 decide::turn(&self.looked(&busy, halted, &observed_health), rollout),
@@ -411,6 +435,11 @@ impl Leader {
                 Turn::Approve { batch } => self.wait_for_approval(batch).await?,
                 Turn::Step(step) => self.make(step).await?,
                 Turn::Wait => {}
+                // What is under way ends first.
+                Turn::Finish(_) if self.job.is_some() => {}
+                Turn::Finish(Outcome::Succeeded) if self.waits_for_job(When::After) => {
+                    self.run_job(When::After);
+                }
                 Turn::Finish(outcome) => {
                     self.finish(outcome).await?;
                     self.tools.narrator.set_rollout(None);
@@ -465,7 +494,8 @@ impl Leader {
         // A step that only takes its time is bounded by itself.
         let waits = self.count_step(passed);
         let Some(rollout) = &mut self.rollout else { return Ok(()) };
-        if !waits {
+        // A job has a deadline of its own.
+        if !waits && self.job.is_none() {
             rollout.spent += passed;
         }
         if rollout.spent >= rollout.strategy.progress_deadline {

@@ -6,6 +6,7 @@
 
 mod history;
 mod hooks;
+mod jobs;
 mod lead;
 mod leader;
 mod look;
@@ -22,6 +23,7 @@ use std::time::Duration;
 
 use ews_core::balancer::Balancer;
 use ews_core::clock::Clock;
+use ews_core::image::ImageStore;
 use ews_core::metrics::Metrics;
 use ews_core::policy::Policy;
 use ews_core::probe::Prober;
@@ -56,6 +58,7 @@ pub(crate) struct Workshop {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) balancer: Option<Arc<dyn Balancer>>,
     pub(crate) metrics: Option<Arc<dyn Metrics>>,
+    pub(crate) images: Option<Arc<dyn ImageStore>>,
     pub(crate) hooks: Vec<Arc<dyn Hook>>,
     pub(crate) failures: Option<Arc<dyn Policy<FailureSeen, OnFailure>>>,
     pub(crate) remedies: Option<Arc<dyn Policy<RemedySeen, Treatment>>>,
@@ -105,6 +108,7 @@ pub(crate) async fn reconcile(
             runtime: Arc::clone(&workshop.runtime),
             director,
             metrics: workshop.metrics.clone(),
+            images: workshop.images.clone(),
             hooks: workshop.hooks.clone(),
             failures: workshop.failures.clone(),
             remedies: workshop.remedies.clone(),

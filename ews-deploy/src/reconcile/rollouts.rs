@@ -45,7 +45,7 @@ impl Leader {
     /// Lets the rollout's units end and none begin; true when none is left.
     fn wound_up(&mut self) -> bool {
         self.interrupt_rollout();
-        self.ending = self.busy.values().any(|busy| busy.rollout.is_some());
+        self.ending = self.busy.values().any(|busy| busy.rollout.is_some()) || self.job.is_some();
         !self.ending
     }
 

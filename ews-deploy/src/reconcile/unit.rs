@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use ews_core::balancer::MemberState;
 use ews_core::clock::Clock;
+use ews_core::image::ImageStore;
 use ews_core::metrics::Metrics;
 use ews_core::policy::Policy;
 use ews_core::probe::{Prober, Target};
@@ -49,6 +50,7 @@ pub(crate) struct Tools {
     pub(crate) runtime: Arc<dyn Runtime>,
     pub(crate) director: Option<Director>,
     pub(crate) metrics: Option<Arc<dyn Metrics>>,
+    pub(crate) images: Option<Arc<dyn ImageStore>>,
     pub(crate) hooks: Vec<Arc<dyn Hook>>,
     pub(crate) failures: Option<Arc<dyn Policy<FailureSeen, OnFailure>>>,
     pub(crate) remedies: Option<Arc<dyn Policy<RemedySeen, Treatment>>>,

@@ -179,7 +179,10 @@ impl Leader {
         let of_it =
             |other: &RevisionRecord| other.overlay.as_ref().is_some_and(|o| o.base_id == *record.key());
         if !self.revisions.values().any(of_it) {
-            self.state.patched.remove(&slot);
+            // Work for it that failed says nothing of the instance that is still there.
+            if filled.is_some() {
+                self.state.patched.remove(&slot);
+            }
             return;
         }
         match filled {
@@ -211,6 +214,7 @@ impl Leader {
 
     /// Asks all units of the rollout to end at their next step.
     pub(super) fn interrupt_rollout(&self) {
+        self.interrupt_job();
         for busy in self.busy.values().filter(|busy| busy.rollout.is_some()) {
             busy.interrupt.send_replace(true);
         }

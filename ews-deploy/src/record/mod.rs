@@ -12,6 +12,7 @@
 //! | `state` | [`ServiceState`]: what each slot shall run | the leader, fenced |
 //! | `rollout/<n>` | [`RolloutState`] | the leader, fenced |
 //! | `audit/<time>-<random>` | [`AuditEntry`](crate::AuditEntry) | whoever asks, with what is asked; the leader |
+//! | `job/<name>` | a job of the rollout under way, see `job` | the leader, fenced |
 //! | `unit/<slot>` | [`UnitJournal`]: the step that is about to be made | the leader, fenced |
 //!
 //! What is asked for is acknowledged when it is written, so a leader that dies loses none of it. What a leader writes carries
@@ -36,6 +37,7 @@ pub(crate) use repository::{Draft, Repository, Versioned, numbered};
 use crate::analysis::Run;
 use crate::event::Step;
 use crate::hotfix::Overlay;
+use crate::job::JobReport;
 use crate::plan::UnitOrder;
 use crate::remedy::RemedyPolicy;
 use crate::request::Traffic;
@@ -311,6 +313,9 @@ pub(crate) struct RolloutState {
     /// How often slots failed.
     #[serde(default)]
     pub(crate) tries: BTreeMap<u32, u32>,
+    /// How its jobs ended.
+    #[serde(default)]
+    pub(crate) jobs: Jobs,
     /// Which hooks said yes.
     #[serde(default)]
     pub(crate) hooks: Hooked,
@@ -324,6 +329,16 @@ pub(crate) struct RolloutState {
     pub(crate) outcome: Option<Outcome>,
     pub(crate) started_at: Timestamp,
     pub(crate) ended_at: Option<Timestamp>,
+}
+
+/// How the jobs of a rollout ended.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Jobs {
+    pub(crate) before: Option<JobReport>,
+    pub(crate) after: Option<JobReport>,
+    /// How often one failed.
+    pub(crate) tries: u32,
 }
 
 /// What hooks were asked.
@@ -397,6 +412,7 @@ impl RolloutState {
             restarted: request.restart.as_ref().map(|_| BTreeSet::new()),
             skipped: BTreeSet::new(),
             tries: BTreeMap::new(),
+            jobs: Jobs::default(),
             hooks: Hooked::default(),
             failed: 0,
             spent: Duration::ZERO,
