@@ -414,7 +414,8 @@ impl Inner {
         let inner = self.this.clone();
         let task = async move {
             loop {
-                reconcile::reconcile(Arc::clone(&workshop), of.clone(), leave.clone()).await;
+                // Boxed: a reconciler holds much, and a task's future is moved when it is made.
+                Box::pin(reconcile::reconcile(Arc::clone(&workshop), of.clone(), leave.clone())).await;
                 let Some(inner) = inner.upgrade() else { return };
                 // Under the lock, so that nobody speaks of the service between the look and the end.
                 let mut tasks = inner.tasks();

@@ -33,7 +33,8 @@ impl Leader {
     pub(super) fn joint(&self) -> Option<Joint> {
         let rollout = self.rollout.as_ref().filter(|rollout| rollout.phase == Phase::Forward)?;
         let image = self.tools.images.is_some() && self.image_of(rollout).is_some();
-        if self.tools.hooks.is_empty() && !(image && !rollout.hooks.before) {
+        let pulls = image && !rollout.hooks.before;
+        if self.tools.hooks.is_empty() && !pulls {
             None
         } else if !rollout.hooks.before {
             Some(Joint::Before)
