@@ -126,7 +126,7 @@ async fn a_file_follows_a_rollout_and_is_never_told_of_what_did_not_pass_its_gat
             follows(&world, &controller, 2).await;
             told
         };
-        let told = all_reached(&world, &controller, work).await;
+        let told = Box::pin(all_reached(&world, &controller, work)).await;
         if outcome == Outcome::RolledBack {
             assert!(told.is_subset(&before), "one that never was ready was told of: {told:?}");
         }
