@@ -124,7 +124,7 @@ async fn every_point(
     let mut points = 0;
     for kill in [Kill::Before, Kill::After] {
         for at in 1.. {
-            let run = killed_at(at, kill, spec(), budget, strategy.clone(), measured).await;
+            let run = Box::pin(killed_at(at, kill, spec(), budget, strategy.clone(), measured)).await;
             let report = run.report.unwrap();
             assert_eq!(report.outcome, Some(outcome), "{name}: killed {kill:?} commit {at}: {report:?}");
             if !run.killed {

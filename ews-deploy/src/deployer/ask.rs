@@ -46,6 +46,11 @@ impl Deployer {
     /// another rollout is under way, `Stale` where the plan that it expects is out of date, `AlreadyExists` for a domain that
     /// another service has; those of the store.
     pub async fn deploy(&self, request: &DeployRequest) -> Result<RolloutId> {
+        // Boxed, since whoever deploys has this future in its own.
+        Box::pin(self.deployed(request)).await
+    }
+
+    async fn deployed(&self, request: &DeployRequest) -> Result<RolloutId> {
         self.preflight(request).await?;
         let repository = self.repository(&request.spec.name);
         let mut last = None;
@@ -55,8 +60,7 @@ impl Deployer {
                 return Ok(RolloutId { service: request.spec.name.clone(), number });
             }
             found.admits(request)?;
-            // Boxed, since whoever deploys has this future in its own.
-            match Box::pin(self.ask(request, &found, &repository)).await {
+            match self.ask(request, &found, &repository).await {
                 Ok(number) => {
                     self.adopt(&request.spec.name);
                     return Ok(RolloutId { service: request.spec.name.clone(), number });
