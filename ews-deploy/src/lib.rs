@@ -14,6 +14,7 @@
 //! # Where to start
 //! - **You embed EWS**: [`Deployer`], [`DeployRequest`], [`Strategy`]; [`DeployEvent`] for progress.
 //! - **You have a tag, a zip or a source tree, not a digest**: the module `source`, a feature of the same name in the plural.
+//! - **Your CI or your forge asks for deployments**: the module `intake`, a feature of the same name: webhooks and an API for curl.
 //! - **You work on EWS itself**: `record` (what is written, and by whom), `decide` (the pure core), `reconcile` (the loop, and the
 //!   work on one slot), `traffic` (the balancer's side).
 //!
@@ -32,6 +33,8 @@ mod fleet;
 mod gate;
 mod hook;
 mod hotfix;
+#[cfg(feature = "intake")]
+pub mod intake;
 mod plan;
 mod reconcile;
 mod record;
