@@ -228,11 +228,16 @@ impl Records {
         named.collect()
     }
 
+    /// When a job can be claimed by this intake: when it is due and no other works on it.
+    pub(super) fn ready_at(&self, job: &Job, now: Timestamp) -> Timestamp {
+        let taken = job.claim.as_ref().filter(|claim| claim.by != self.holder && claim.until > now);
+        taken.map_or(job.due_at, |claim| claim.until.max(job.due_at))
+    }
+
     /// Claims a job for this intake; `None` where it is not due, or another works on it.
     pub(super) async fn claim(&self, rule: &str, now: Timestamp) -> Result<Option<Job>> {
         self.change(rule, |job| {
-            let taken = job.claim.as_ref().is_some_and(|claim| claim.by != self.holder && claim.until > now);
-            if taken || job.due_at > now {
+            if self.ready_at(job, now) > now {
                 return false;
             }
             job.claim = Some(Claim { by: self.holder.clone(), until: now + CLAIM });

@@ -78,22 +78,26 @@ impl Inner {
     async fn next_due(&self, tasks: &Tasks) -> Result<Duration> {
         let now = self.now();
         let jobs = self.records.jobs().await?;
-        let waiting =
-            jobs.iter().filter(|(rule, job)| job.due_at > now && !tasks.has(&format!("job {rule}")));
-        Ok(waiting.map(|(_, job)| job.due_at.since(now)).min().unwrap_or(LOOK))
+        let waiting = jobs.iter().filter(|(rule, _)| !tasks.has(&format!("job {rule}")));
+        let ready = waiting.map(|(_, job)| self.records.ready_at(job, now)).filter(|at| *at > now);
+        Ok(ready.map(|at| at.since(now)).min().unwrap_or(LOOK))
     }
 
     async fn look(self: &Arc<Self>, tasks: &mut Tasks) -> Result<()> {
         let now = self.now();
         for (rule, job) in self.records.jobs().await? {
             let name = format!("job {rule}");
-            if job.due_at > now || tasks.has(&name) || tasks.count("job ") >= self.config.limits.making {
+            if self.records.ready_at(&job, now) > now
+                || tasks.has(&name)
+                || tasks.count("job ") >= self.config.limits.making
+            {
                 continue;
             }
             let inner = Arc::clone(self);
             tasks.spawn(name, async move {
                 if let Err(error) = inner.work(&rule).await {
                     tracing::warn!(%error, rule, "a webhook's job is tried again");
+                    sleep(LOOK).await;
                 }
             });
         }
@@ -112,6 +116,7 @@ impl Inner {
                     tasks.spawn(name, async move {
                         if let Err(error) = inner.tell(&key, followed).await {
                             tracing::warn!(%error, "a status is told again");
+                            sleep(LOOK).await;
                         }
                     });
                 }

@@ -47,7 +47,7 @@ async fn the_latest_of_several_pushes_is_the_one_that_is_deployed() {
 #[tokio::test(start_paused = true)]
 async fn who_pushes_without_end_is_not_waited_for_without_end() {
     let stage = Stage::with_rule("web", slow(10)).await;
-    for n in 0..40 {
+    for n in 1..=40 {
         push(&stage, n).await;
         sleep(Duration::from_secs(5)).await;
     }

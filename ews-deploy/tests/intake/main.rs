@@ -10,7 +10,11 @@
 #[path = "../rig/mod.rs"]
 mod rig;
 
+mod api;
 mod debounce;
+mod fuzz;
 mod hooks;
 mod payloads;
+mod snippet;
 mod stage;
+mod uploads;

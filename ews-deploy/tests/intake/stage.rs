@@ -1,6 +1,5 @@
 //! A deployer on a fake engine with an intake in front of it, which can be dropped and begun anew.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -340,7 +339,3 @@ pub(crate) fn results(value: &Value) -> Vec<String> {
     let results = value["results"].as_array().unwrap_or_else(|| panic!("{value}"));
     results.iter().map(|result| result["result"].as_str().unwrap().to_owned()).collect()
 }
-
-/// Keeps what is logged, for tests that look for secrets in it.
-#[derive(Clone, Default)]
-pub(crate) struct Fields(pub(crate) BTreeMap<String, String>);
