@@ -282,14 +282,13 @@ impl Records {
             let mut transaction = Transaction::new()
                 .expect(&job_key, expected(found.as_ref()))
                 .put(&followed_key, encode_typed(followed)?);
-            match found.map(|found| found.value) {
-                Some(job) if job.id == followed.id => transaction = transaction.delete(&job_key),
-                Some(mut later) => {
-                    if release(&mut later, &self.holder) {
-                        transaction = transaction.put(&job_key, encode_typed(&later)?);
-                    }
+            if let Some(mut job) = found.map(|found| found.value) {
+                if job.id == followed.id {
+                    transaction = transaction.delete(&job_key);
+                } else if release(&mut job, &self.holder) {
+                    // A later one took its place, and is worked on next.
+                    transaction = transaction.put(&job_key, encode_typed(&job)?);
                 }
-                None => {}
             }
             self.store.commit(&transaction).await.map(drop)
         })?;

@@ -46,7 +46,7 @@ async fn a_service_lives_its_life_by_requests_alone() {
         404
     );
     let (status, plan) = ask("POST", "/plan", deployment()).await;
-    assert_eq!((status, plan["units"].as_array().map(Vec::len)), (200, Some(2)), "{plan}");
+    assert_eq!((status, plan["batches"][0].as_array().map(Vec::len)), (200, Some(2)), "{plan}");
     deployed(&stage).await;
     assert_eq!(stage.rollouts().await[0].1, "api:ci");
     let (_, status) = ask("GET", "/status", json!({})).await;

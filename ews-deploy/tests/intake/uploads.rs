@@ -116,21 +116,26 @@ async fn two_writers_at_once_are_one_and_a_silent_one_is_not_waited_for() {
     let pieces = futures_util::stream::unfold(receiver, |mut receiver| async move {
         Some((receiver.recv().await?, receiver))
     });
+    let tried = tokio::sync::Notify::new();
     let slow = patch(&stage, &id, &[("upload-offset", "0")], Body::from_stream(pieces));
     let other = async {
         sender.send(Ok(Bytes::from_static(b"0123"))).await.unwrap();
-        eventually("it has arrived", || async { offset(&stage, &id).await == 4 }).await;
+        let mut looks = 0;
+        while offset(&stage, &id).await != 4 {
+            looks += 1;
+            assert!(looks < 100_000, "it never arrived");
+            tokio::task::yield_now().await;
+        }
         let (status, problem) = patch(&stage, &id, &[("upload-offset", "4")], "4").await;
         assert_eq!(status, StatusCode::CONFLICT, "{problem}");
         assert_eq!(stage.api("DELETE", &format!("/v1/uploads/{id}"), "").await.0, StatusCode::CONFLICT);
         assert_eq!(stage.api("PUT", &format!("/v1/uploads/{id}"), "").await.0, StatusCode::CONFLICT);
+        tried.notify_one();
         sender
     };
     // A writer's thread waits for what is sent, so the clock does not go on by itself.
     let silence = async {
-        for _ in 0..100 {
-            tokio::task::yield_now().await;
-        }
+        tried.notified().await;
         loop {
             tokio::time::advance(Duration::from_secs(1)).await;
         }

@@ -64,7 +64,7 @@ async fn hook(
     let rule = inner.config.rules.get(&name).filter(|rule| rule.provider.name() == provider);
     let Some(rule) = rule else {
         // As much work as for one that is there.
-        let _ = hmac_sha256::HMAC::mac(&body, &[0; 32]);
+        let _ = hmac_sha256::HMAC::mac(&body, [0; 32]);
         return Err(refused());
     };
     let secrets = inner.vault.values(&rule.secrets).await.map_err(|_| unavailable())?;

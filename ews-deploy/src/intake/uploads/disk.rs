@@ -33,6 +33,9 @@ pub(super) struct Has {
     pub(super) whole: Option<u64>,
 }
 
+/// An upload that an earlier intake left, with what is written of it.
+pub(super) type Left<M> = (String, Option<(M, Has)>);
+
 fn fault(error: io::Error) -> Error {
     let kind = match error.kind() {
         io::ErrorKind::NotFound => ErrorKind::NotFound,
@@ -72,7 +75,7 @@ impl Disk {
     }
 
     /// The uploads that there are, each with what is written of it; `None` where that is not whole. Other files are left alone.
-    pub(super) fn scan<M: DeserializeOwned>(&self) -> Result<Vec<(String, Option<(M, Has)>)>> {
+    pub(super) fn scan<M: DeserializeOwned>(&self) -> Result<Vec<Left<M>>> {
         let mut ids = std::collections::BTreeSet::new();
         for entry in fs::read_dir(&*self.dir).map_err(fault)? {
             let name = entry.map_err(fault)?.file_name();
