@@ -8,8 +8,7 @@ use std::time::Duration;
 use ews_core::testkit::fake::{Fault, FaultRule, Operation};
 use ews_core::{ErrorKind, ScaleChange, ScaleTarget as _, ServiceSpec};
 use ews_deploy::{
-    Approval, Batch, BlueGreen, Canary, CanaryStep, Concurrency, Hotfix, OnFailure, Reload, RolloutId,
-    Strategy,
+    Approval, Batch, BlueGreen, Canary, CanaryStep, Concurrency, Hotfix, OnFailure, Reload, RolloutId, Strategy,
 };
 use proptest::prelude::{Just, ProptestConfig, Strategy as Any, any};
 use proptest::{collection, prop_oneof, proptest};
@@ -26,18 +25,8 @@ enum Way {
 /// What is done, and what happens.
 #[derive(Debug, Clone)]
 enum Deed {
-    Deploy {
-        version: u8,
-        sick: bool,
-        way: Way,
-        on_failure: u8,
-        supersede: bool,
-        approval: bool,
-    },
-    Hotfix {
-        content: u8,
-        restart: bool,
-    },
+    Deploy { version: u8, sick: bool, way: Way, on_failure: u8, supersede: bool, approval: bool },
+    Hotfix { content: u8, restart: bool },
     Restart,
     Rollback,
     Scale(u32),
@@ -48,11 +37,7 @@ enum Deed {
     /// The controller is killed, and another one takes over.
     Kill,
     /// Calls of the engine fail for a while, some of which took effect.
-    Trouble {
-        operation: u8,
-        applied: bool,
-        times: u8,
-    },
+    Trouble { operation: u8, applied: bool, times: u8 },
     /// An instance dies.
     Crash(u8),
     Wait(u16),
@@ -67,14 +52,7 @@ fn ways() -> impl Any<Value = Way> {
 }
 
 fn deeds(crashes: bool) -> impl Any<Value = Vec<Deed>> {
-    let deploy = (
-        0_u8..6,
-        proptest::bool::weighted(0.3),
-        ways(),
-        0_u8..4,
-        any::<bool>(),
-        proptest::bool::weighted(0.2),
-    )
+    let deploy = (0_u8..6, proptest::bool::weighted(0.3), ways(), 0_u8..4, any::<bool>(), proptest::bool::weighted(0.2))
         .prop_map(|(version, sick, way, on_failure, supersede, approval)| Deed::Deploy {
             version,
             sick,
@@ -83,11 +61,8 @@ fn deeds(crashes: bool) -> impl Any<Value = Vec<Deed>> {
             supersede,
             approval,
         });
-    let trouble = (0_u8..8, any::<bool>(), 1_u8..4).prop_map(|(operation, applied, times)| Deed::Trouble {
-        operation,
-        applied,
-        times,
-    });
+    let trouble = (0_u8..8, any::<bool>(), 1_u8..4)
+        .prop_map(|(operation, applied, times)| Deed::Trouble { operation, applied, times });
     let crash: proptest::strategy::BoxedStrategy<Deed> = if crashes {
         (0_u8..8).prop_map(Deed::Crash).boxed()
     } else {
@@ -136,13 +111,7 @@ fn version(number: u8, is_sick: bool) -> ServiceSpec {
     if is_sick { sick(&format!("{name}-sick")) } else { spec(&name) }
 }
 
-async fn done(
-    deed: &Deed,
-    world: &World,
-    controller: &mut Controller,
-    life: usize,
-    known: &mut Vec<RolloutId>,
-) {
+async fn done(deed: &Deed, world: &World, controller: &mut Controller, life: usize, known: &mut Vec<RolloutId>) {
     let deployer = controller.deployer.clone();
     match deed {
         Deed::Deploy { version: number, sick, way, on_failure, supersede, approval } => {
@@ -202,15 +171,14 @@ async fn done(
 }
 
 fn run(deeds: Vec<Deed>, crashes: bool) {
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
     runtime.block_on(Box::pin(async move {
         let (world, mut controller) = running().await;
         // What an operator scales down to, what is restarted in place and what dies is less by intent: then only that no share
         // goes to nobody is watched.
-        let shrinks = deeds
-            .iter()
-            .any(|deed| matches!(deed, Deed::Scale(_) | Deed::Crash(_) | Deed::Hotfix { restart: true, .. }));
+        let shrinks = deeds.iter().any(|deed| {
+            matches!(deed, Deed::Scale(_) | Deed::Crash(_) | Deed::Hotfix { restart: true, .. })
+        });
         if !crashes && !shrinks {
             world.guard.watch(3);
         }

@@ -72,6 +72,7 @@ async fn a_service_lives_its_life_by_requests_alone() {
     let fix = json!({ "files": [{ "path": "/etc/motd", "content": "mended" }], "reason": "Thursdays" });
     let (status, fixed) = ask("POST", "/hotfix", fix).await;
     assert_eq!((status, &fixed["rollout"]), (202, &json!(5)), "{fixed}");
+    assert_eq!(ask("GET", "/rollouts/5?wait=60s", json!({})).await.1["report"]["outcome"], "succeeded");
     assert_eq!(ask("GET", "/rollouts/99", json!({})).await.0, 404);
     assert_eq!(ask("GET", "/rollouts/99?wait=1s", json!({})).await.0, 404);
     assert_eq!(ask("GET", "/history", json!({})).await.1.as_array().unwrap().len(), 5);
