@@ -15,11 +15,12 @@
 //! - **You embed EWS**: [`Deployer`], [`DeployRequest`], [`Strategy`]; [`DeployEvent`] for progress;
 //!   [`release`] for several services and jobs at once, in order, that find each other.
 //! - **You have a tag, a zip or a source tree, not a digest**: the module `source`, a feature of the same name in the plural.
+//! - **Your CI or your forge asks for deployments**: the module `intake`, a feature of the same name: webhooks and an API for curl.
 //! - **You work on EWS itself**: `record` (what is written, and by whom), `decide` (the pure core), `reconcile` (the loop, and the
 //!   work on one slot), `traffic` (the balancer's side).
 //!
-//! What is not here yet and refused: run-once jobs before or after a rollout, canaries by weight, blue/green, images that are
-//! not pinned, placement on chosen nodes (a runtime of several chooses).
+//! What is not here yet and refused: images that are not pinned (the module `source` pins them), placement on chosen nodes (a runtime
+//! of several chooses).
 
 mod analysis;
 mod audit;
@@ -34,6 +35,8 @@ mod fleet;
 mod gate;
 mod hook;
 mod hotfix;
+#[cfg(feature = "intake")]
+pub mod intake;
 mod job;
 mod plan;
 mod reconcile;
