@@ -111,7 +111,7 @@ fn never_a_panic_and_never_the_servers_fault() {
         })
     }));
     let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
-        cases: 256,
+        cases: 96,
         failure_persistence: None,
         ..ProptestConfig::default()
     });
