@@ -13,7 +13,7 @@ async fn fix(stage: &Stage, says: &str, reload: Reload) -> RolloutReport {
         .with_file(ANSWER, answer(says, Behaviour::Good))
         .with_reload(reload)
         .with_strategy(strategy());
-    let rollout = stage.deployer.hotfix(&fix).await.unwrap();
+    let rollout = Box::pin(stage.deployer.hotfix(&fix)).await.unwrap();
     stage.ended(&rollout).await
 }
 
@@ -52,7 +52,7 @@ async fn a_hotfix_reaches_all_and_those_that_come_later_and_is_taken_back() {
         .with_reload(Reload::Exec(command.map(str::to_owned).to_vec()))
         .with_strategy(strategy());
     let work = async {
-        let rollout = stage.deployer.hotfix(&bad).await.unwrap();
+        let rollout = Box::pin(stage.deployer.hotfix(&bad)).await.unwrap();
         stage.ended(&rollout).await
     };
     let (told, report) = stage.quiet("a file is replaced by one that is broken", work).await;
