@@ -1,6 +1,6 @@
 //! What a leader sees, and what it lets the balancer see.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use ews_core::balancer::MemberState;
@@ -72,7 +72,8 @@ impl Leader {
         self.sighted = true;
         let before: BTreeSet<_> = self.observed.iter().map(|instance| instance.id.clone()).collect();
         self.observed = Slots::new(instances);
-        for gone in before.iter().filter(|id| self.observed.slot_of(id).is_none()) {
+        let now: BTreeSet<_> = self.observed.iter().map(|instance| &instance.id).collect();
+        for gone in before.iter().filter(|id| !now.contains(id)) {
             self.tools.prober.remove(gone);
         }
         for instance in self.observed.iter() {
@@ -162,9 +163,9 @@ impl Leader {
     /// known not to be ready take a rest.
     pub(super) fn direct(&mut self, health: Health<'_>) {
         let Some(director) = &self.tools.director else { return };
+        let by_id: BTreeMap<_, _> = self.observed.iter().map(|instance| (&instance.id, instance)).collect();
         for id in director.instances() {
-            let found = self.observed.iter().find(|instance| instance.id == id);
-            match found {
+            match by_id.get(&id) {
                 Some(instance) if instance.state.is_ended() => director.forget(&id, None),
                 // A later start is another endpoint.
                 Some(instance) => director.forget(&id, Some(instance.incarnation)),

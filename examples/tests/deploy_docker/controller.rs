@@ -44,7 +44,7 @@ async fn a_controller_dies_in_the_midst_and_the_next_one_goes_on_without_a_faile
             let report = next.wait(&rollout).await.unwrap();
             (next, report)
         };
-        let (_, (next, report)) = stage.quiet(&format!("a controller dies at {at}"), work).await;
+        let (_, (next, report)) = stage.quiet(&format!("a controller dies at {at}"), Box::pin(work)).await;
         assert_eq!(report.outcome, Some(Outcome::Succeeded), "{report:?}");
         stage.whole(version, REPLICAS).await;
         assert_eq!(stage.answers().await, [version]);
