@@ -67,12 +67,16 @@ async fn a_hotfix_reaches_all_and_those_that_come_later_and_is_taken_back() {
     let (told, ()) = stage.quiet("there are more instances", work).await;
     assert_eq!(told.versions(), ["two"], "nobody saw what the image holds");
 
-    let gone = stage.instances().await.pop().unwrap().id;
+    // Its successor has the same name where nothing else is in its slot.
+    let gone = stage.instances().await.pop().unwrap();
     let work = async {
-        stage.docker(&["rm", "-f", gone.as_str()]);
+        stage.docker(&["rm", "-f", gone.id.as_str()]);
         until("another is there for it", async || {
             let instances = stage.instances().await;
-            instances.len() == REPLICAS as usize + 2 && instances.iter().all(|instance| instance.id != gone)
+            let is_new = |instance: &ews_core::Instance| {
+                instance.id != gone.id || instance.created_at > gone.created_at
+            };
+            instances.len() == REPLICAS as usize + 2 && instances.iter().all(is_new)
         })
         .await;
         stage.whole("v1", REPLICAS + 2).await;
