@@ -5,7 +5,8 @@
 //! the revision below, whose id they carry; which files each of them has stands in the service's state. So an instance that is
 //! created later gets the files before it starts, and going back lays the old ones over.
 //!
-//! Contents are kept in the store by digest, in pieces. `files` reads and writes files of an instance through archives.
+//! Contents are kept in the store by digest, in pieces, as they are: what must stay secret belongs into a secret file, not into a hotfix.
+//! `files` reads and writes files of an instance through archives.
 
 pub(crate) mod files;
 

@@ -539,6 +539,8 @@ impl Leader {
         self.counted = Instant::now();
         self.again.clear();
         self.healthy.clear();
+        // An answer, or an image, that nobody waits for any more would hold up whoever is next.
+        self.asking.abort_all();
     }
 }
 
