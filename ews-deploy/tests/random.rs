@@ -283,6 +283,17 @@ fn a_hotfix_that_is_superseded_leaves_no_file_behind() {
     let fix = || Deed::Hotfix { content: 0, restart: false };
     run(vec![fix(), Deed::Scale(1), deploy(true, true), Deed::Kill], false);
     run(vec![fix(), deploy(false, false), Deed::Wait(1), deploy(true, true), fix()], true);
+    // Its instance was about to be started again when the controller died; the deployment that came then left it alone.
+    let restarting = Deed::Hotfix { content: 1, restart: true };
+    let beside = Deed::Deploy {
+        version: 0,
+        sick: true,
+        way: Way::BlueGreen(8),
+        on_failure: 1,
+        supersede: true,
+        approval: false,
+    };
+    run(vec![restarting, Deed::Scale(4), Deed::Kill, beside], true);
 }
 
 /// How many cases are tried; more by hand.
@@ -291,7 +302,12 @@ fn cases() -> u32 {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: cases(), max_shrink_iters: 200, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: cases(),
+        max_shrink_iters: 200,
+        max_shrink_time: 60_000,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn what_is_asked_for_in_any_order(deeds in deeds(false)) {

@@ -147,8 +147,9 @@ impl Leader {
             repository.units().await?.into_iter().map(|unit| (unit.slot, unit)).collect();
         let mut state = state;
         for entry in journal.values() {
-            // Which files the instance has then is to be looked at, and its program to be told.
-            if matches!(entry.step, Step::Patch | Step::Reload | Step::Gate)
+            // Which files the instance has then is to be looked at, and its program to be told: any step but the first may follow on
+            // files that were laid.
+            if entry.step != Step::Create
                 && entry.revision.and_then(|number| revisions.get(&number)).is_some_and(|record| {
                     let of_it = |overlay: &Overlay| overlay.base_id == *record.key();
                     revisions.values().any(|other| other.overlay.as_ref().is_some_and(of_it))
