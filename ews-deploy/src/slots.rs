@@ -38,6 +38,11 @@ impl Slots {
         self.by_slot.is_empty()
     }
 
+    /// How many slots have any.
+    pub(crate) fn len(&self) -> usize {
+        self.by_slot.len()
+    }
+
     pub(crate) fn slot_of(&self, id: &InstanceId) -> Option<u32> {
         self.iter().find(|instance| instance.id == *id).map(|instance| instance.key.slot)
     }

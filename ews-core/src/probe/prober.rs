@@ -244,6 +244,12 @@ impl Prober {
         self.shared.lock().entries.get(instance).map(Entry::state)
     }
 
+    /// Whether this start of an instance is probed.
+    pub fn probes(&self, instance: &InstanceId, incarnation: Incarnation) -> bool {
+        let book = self.shared.lock();
+        book.entries.get(instance).is_some_and(|entry| entry.thresholds.incarnation() == incarnation)
+    }
+
     /// What is known of all instances, by id: the way back after a gap.
     pub fn states(&self) -> std::collections::BTreeMap<InstanceId, State> {
         self.shared.lock().entries.iter().map(|(id, entry)| (id.clone(), entry.state())).collect()

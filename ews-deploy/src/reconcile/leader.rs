@@ -12,7 +12,7 @@ use ews_core::bus::Subscription;
 use ews_core::probe::Probed;
 use ews_core::store::WatchStream;
 use ews_core::{ErrorKind, EventStream, InstanceId, Result, Retry};
-use futures_util::StreamExt as _;
+use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -39,6 +39,13 @@ use crate::slots::Slots;
 
 /// The least time between two listings.
 const BREATH: Duration = Duration::from_millis(20);
+/// The pause after a round for each instance that there is: about what a round takes for it, so that a service of thousands that is
+/// being changed is looked at half of the time at most.
+const PACE: Duration = Duration::from_micros(2);
+/// The least pause that is worth a timer.
+const PAUSE: Duration = Duration::from_millis(2);
+/// How many pieces of work that ended are written down together.
+const ENDS: usize = 128;
 /// The pause after the store could not be written.
 const REST: Duration = Duration::from_millis(500);
 
@@ -291,12 +298,19 @@ impl Leader {
                     }
                 }
             }
+            let pause = PACE.saturating_mul(u32::try_from(self.observed.len()).unwrap_or(u32::MAX));
+            if pause >= PAUSE {
+                sleep(pause).await;
+            }
             let wake = self.wake(relist);
             tokio::select! {
                 biased;
                 Some(ended) = self.units.join_next() => {
-                    if let Ok((slot, end)) = ended
-                        && let Err(error) = self.ended(slot, end).await
+                    let mut ends = Vec::from_iter(ended.ok());
+                    while ends.len() < ENDS && let Some(ended) = self.units.try_join_next() {
+                        ends.extend(ended.ok());
+                    }
+                    if let Err(error) = self.ended(ends).await
                         && let Some(over) = lost(&error)
                     {
                         return over;
@@ -352,7 +366,13 @@ impl Leader {
                         inputs = None;
                     }
                 }
-                _ = probed(&mut transitions) => {}
+                _ = probed(&mut transitions) => {
+                    for _ in 0..1_000 {
+                        if transitions.next().now_or_never().is_none() {
+                            break;
+                        }
+                    }
+                }
                 () = sleep_until(wake) => {}
             }
         }
@@ -562,7 +582,6 @@ async fn next<T>(stream: &mut Option<futures_util::stream::BoxStream<'static, T>
 
 /// Takes what waits in the stream: each of them only says that it is worth a look.
 fn drain(events: &mut Option<EventStream>) {
-    use futures_util::FutureExt as _;
     for _ in 0..1_000 {
         match events.as_mut().map(|stream| stream.next().now_or_never()) {
             Some(Some(Some(_))) => {}

@@ -7,8 +7,8 @@ use ews_core::balancer::MemberState;
 use ews_core::probe::prober::State;
 use ews_core::probe::{ProbeKind, Target};
 use ews_core::store::{ListRequest, WatchStream};
-use ews_core::{EventStream, InstanceState, Result};
-use tokio::time::{Duration, Instant, timeout};
+use ews_core::{EventStream, Instance, InstanceState, Result};
+use tokio::time::{self, Duration, timeout};
 
 use super::leader::Leader;
 use super::unit::service_selector;
@@ -70,13 +70,18 @@ impl Leader {
             return;
         };
         self.sighted = true;
-        let before: BTreeSet<_> = self.observed.iter().map(|instance| instance.id.clone()).collect();
-        self.observed = Slots::new(instances);
-        let now: BTreeSet<_> = self.observed.iter().map(|instance| &instance.id).collect();
-        for gone in before.iter().filter(|id| !now.contains(id)) {
-            self.tools.prober.remove(gone);
+        let before = std::mem::replace(&mut self.observed, Slots::new(instances));
+        let is_there = |was: &&Instance| self.observed.of(was.key.slot).iter().any(|now| now.id == was.id);
+        for gone in before.iter().filter(|was| !is_there(was)) {
+            self.tools.prober.remove(&gone.id);
         }
         for instance in self.observed.iter() {
+            // Of thousands hardly one has changed.
+            if before.of(instance.key.slot).contains(instance)
+                && self.tools.prober.probes(&instance.id, instance.incarnation)
+            {
+                continue;
+            }
             if instance.state != InstanceState::Running {
                 if instance.state.is_ended() {
                     self.tools.prober.remove(&instance.id);
@@ -198,7 +203,7 @@ impl Leader {
                 tracing::warn!(instance = %instance.id, %error, "it gets no traffic");
             }
         }
-        let now = Instant::now();
+        let now = time::Instant::now();
         if now - self.audited >= AUDIT {
             self.audited = now;
             director.suspect();

@@ -227,88 +227,97 @@ impl Leader {
         }
     }
 
-    /// Work on a slot ended.
-    pub(super) async fn ended(&mut self, slot: u32, end: End) -> Result<()> {
-        let Some(busy) = self.busy.remove(&slot) else { return Ok(()) };
-        let spot: Spot = (slot, busy.beside);
-        let mut failed = None;
-        let mut filled = None;
-        match end {
-            End::Filled(instance, generation) => {
-                if !busy.beside {
-                    self.note_files(slot, busy.revision, Some(generation));
+    /// Work on slots ended.
+    pub(super) async fn ended(&mut self, ends: Vec<(u32, End)>) -> Result<()> {
+        let (mut journal, mut filled, mut failed) = (Vec::new(), Vec::new(), Vec::new());
+        for (slot, end) in ends {
+            let Some(busy) = self.busy.remove(&slot) else { continue };
+            journal.push(journal_key(slot));
+            let spot: Spot = (slot, busy.beside);
+            match end {
+                End::Filled(instance, generation) => {
+                    filled.extend(self.filled(slot, &busy, instance, generation));
                 }
-                self.again.remove(&spot);
-                if busy.revision.is_some() && busy.revision == self.rollout.as_ref().map(|rollout| rollout.to)
-                {
-                    // One that stood beside has been watched since then.
-                    let since = self.watched.get(&slot).copied().flatten().filter(|_| !busy.beside);
-                    self.watched.insert(slot, Some(since.unwrap_or_else(Instant::now)));
+                End::Cleared => {
+                    self.again.remove(&(slot, false));
+                    self.again.remove(&(slot, true));
+                    self.restarts.forget(slot);
+                    self.state.patched.remove(&slot);
                 }
-                if let Some(revision) = busy.revision.and_then(|number| self.revisions.get(&number)) {
-                    filled =
-                        Some(EventKind::Filled { slot, instance, revision: revision.revision.id.clone() });
+                End::Interrupted => self.note_files(slot, busy.revision, None),
+                End::Failed(failure) => {
+                    self.tools.narrator.tell(EventKind::UnitFailed((*failure).clone()));
+                    self.postpone(spot, None);
+                    self.note_files(slot, busy.revision, None);
+                    failed.extend(busy.rollout.map(|number| (number, busy.revision, *failure)));
                 }
-                let rolling = self.rollout.as_mut().filter(|rollout| Some(rollout.number) == busy.rollout);
-                if let (Some(rollout), Some(number)) = (rolling, busy.revision)
-                    && rollout.slots.contains(&slot)
-                {
-                    match &mut rollout.canary {
-                        Some(canary) if busy.beside => {
-                            canary.up.insert(slot);
-                        }
-                        _ => {
-                            self.state.slots.insert(slot, number);
-                        }
+                End::Again { error, at, healthy } => {
+                    // Clearing away what was there is not what the progress deadline is about: once for each slot, it counts
+                    // as progress that the new instance is healthy.
+                    if healthy && busy.rollout.is_some() && self.healthy.insert(slot) {
+                        self.progressed();
                     }
-                    if self.healthy.insert(slot) {
-                        rollout.spent = Duration::ZERO;
-                        self.counted = Instant::now();
-                    }
-                    if let Some(restarted) = &mut rollout.restarted {
-                        restarted.insert(slot);
-                    }
-                    let done = rollout.slots.iter().filter(|slot| rollout.is_done(**slot, &self.state.slots));
-                    let done = done.count();
-                    rollout.done = done;
+                    self.postpone(spot, at);
+                    self.note_files(slot, busy.revision, None);
+                    self.tools.narrator.tell(EventKind::Retrying { slot, reason: error.to_string() });
                 }
-            }
-            End::Cleared => {
-                self.again.remove(&(slot, false));
-                self.again.remove(&(slot, true));
-                self.restarts.forget(slot);
-                self.state.patched.remove(&slot);
-            }
-            End::Interrupted => self.note_files(slot, busy.revision, None),
-            End::Failed(failure) => {
-                self.tools.narrator.tell(EventKind::UnitFailed((*failure).clone()));
-                self.postpone(spot, None);
-                self.note_files(slot, busy.revision, None);
-                failed = busy.rollout.map(|number| (number, busy.revision, *failure));
-            }
-            End::Again { error, at, healthy } => {
-                // Clearing away what was there is not what the progress deadline is about: once for each slot, it counts
-                // as progress that the new instance is healthy.
-                if healthy && busy.rollout.is_some() && self.healthy.insert(slot) {
-                    self.progressed();
-                }
-                self.postpone(spot, at);
-                self.note_files(slot, busy.revision, None);
-                self.tools.narrator.tell(EventKind::Retrying { slot, reason: error.to_string() });
             }
         }
-        if let Some((number, revision, failure)) = failed
-            && self.rollout.as_ref().is_some_and(|rollout| rollout.number == number)
+        if let Some(done) = self.rollout.as_ref().map(|rollout| self.done(rollout))
+            && let Some(rollout) = &mut self.rollout
         {
-            self.failed(revision, failure).await?;
+            rollout.done = done;
         }
-        let draft = self.draft()?.delete(&journal_key(slot))?;
+        for (number, revision, failure) in failed {
+            if self.rollout.as_ref().is_some_and(|rollout| rollout.number == number) {
+                self.failed(revision, failure).await?;
+            }
+        }
+        let mut draft = self.draft()?;
+        for key in &journal {
+            draft = draft.delete(key)?;
+        }
         draft.commit().await?;
         // Told when it is written: a successor knows of it too.
-        if let Some(filled) = filled {
+        for filled in filled {
             self.tools.narrator.tell(filled);
         }
         Ok(())
+    }
+
+    /// A slot is filled: what is known of it, and what is to be told.
+    fn filled(&mut self, slot: u32, busy: &Busy, instance: InstanceId, generation: u32) -> Option<EventKind> {
+        if !busy.beside {
+            self.note_files(slot, busy.revision, Some(generation));
+        }
+        self.again.remove(&(slot, busy.beside));
+        if busy.revision.is_some() && busy.revision == self.rollout.as_ref().map(|rollout| rollout.to) {
+            // One that stood beside has been watched since then.
+            let since = self.watched.get(&slot).copied().flatten().filter(|_| !busy.beside);
+            self.watched.insert(slot, Some(since.unwrap_or_else(Instant::now)));
+        }
+        let rolling = self.rollout.as_mut().filter(|rollout| Some(rollout.number) == busy.rollout);
+        if let (Some(rollout), Some(number)) = (rolling, busy.revision)
+            && rollout.slots.contains(&slot)
+        {
+            match &mut rollout.canary {
+                Some(canary) if busy.beside => {
+                    canary.up.insert(slot);
+                }
+                _ => {
+                    self.state.slots.insert(slot, number);
+                }
+            }
+            if self.healthy.insert(slot) {
+                rollout.spent = Duration::ZERO;
+                self.counted = Instant::now();
+            }
+            if let Some(restarted) = &mut rollout.restarted {
+                restarted.insert(slot);
+            }
+        }
+        let revision = busy.revision.and_then(|number| self.revisions.get(&number))?;
+        Some(EventKind::Filled { slot, instance, revision: revision.revision.id.clone() })
     }
 
     /// The pause doubles while it is the same step that fails.
