@@ -14,6 +14,7 @@ use ews_core::{InstanceId, RevisionId, RuntimeCapabilities, ServiceName, Service
 use serde::{Deserialize, Serialize};
 
 use crate::canary::CanaryStep;
+use crate::preflight::Preflight;
 use crate::record::{RevisionRecord, ServiceState};
 use crate::slots::Slots;
 use crate::strategy::{Order, Strategy};
@@ -38,6 +39,9 @@ pub struct Plan {
     pub batches: Vec<Vec<PlannedUnit>>,
     /// What somebody should know before.
     pub warnings: Vec<String>,
+    /// What was found of every node. What stands in the way of some is a warning too; what stands in the way of all is refused.
+    #[serde(default)]
+    pub preflight: Preflight,
     /// The least time that it takes: each batch has to be healthy for its time.
     #[serde(with = "duration")]
     pub at_least: Duration,
@@ -263,6 +267,7 @@ pub(crate) fn make(question: &Question<'_>) -> Plan {
         steps,
         batches,
         warnings,
+        preflight: Preflight::default(),
         at_least,
         base,
     }

@@ -3,13 +3,17 @@
 use std::collections::BTreeSet;
 
 use ews_core::balancer::{Object, PathMatch, RouteAction, RouteRule, RouteSet};
-use ews_core::{Capability, Error, ErrorKind, Result, RevisionId, RouteSetId, ServiceName};
+use ews_core::{Capability, Error, ErrorKind, Result, RevisionId, RouteSetId, ServiceName, ServiceSpec};
+
+use tokio::time::timeout;
 
 use super::Deployer;
 use super::found::{Found, collided};
 use crate::audit::AuditAction;
 use crate::canary::CanaryStep;
 use crate::plan::{self, Plan, Question};
+use crate::preflight::{self, Preflight};
+use crate::reconcile::Workshop;
 use crate::record::{
     ControlInput, Draft, End, Queued, Repository, RevisionRecord, RolloutRequest, RolloutState, ScaleInput,
     ServiceInput, numbered,
@@ -30,10 +34,13 @@ impl Deployer {
     pub async fn plan(&self, request: &DeployRequest) -> Result<Plan> {
         let repository = self.repository(&request.spec.name);
         self.preflight(request).await?;
+        let preflight = self.survey(&request.spec).await?;
         let found = Found::read(&repository).await?;
         let revision = found.revision_for(request, self.inner.workshop.clock.now(), &repository).await?;
         let desired = found.desired_for(&revision, &repository).await?;
-        let plan = self.planned(&found, &revision, request, desired, &repository).await?;
+        let mut plan = self.planned(&found, &revision, request, desired, &repository).await?;
+        plan.warnings.extend(preflight.summary());
+        plan.preflight = preflight;
         self.admits_canary(request, &found, &plan)?;
         Ok(plan)
     }
@@ -44,7 +51,8 @@ impl Deployer {
     /// # Errors
     /// `Invalid` for a request that is wrong in itself, `Unsupported` for a spec that the runtime can't run, `Busy` while
     /// another rollout is under way, `Stale` where the plan that it expects is out of date, `AlreadyExists` for a domain that
-    /// another service has; those of the store.
+    /// another service has; `ImageIncompatible`, `ImageMissing`, `PortInUse` or `OutOfResources` where no node will ever run it, with
+    /// what stands against it on each; those of the store.
     pub async fn deploy(&self, request: &DeployRequest) -> Result<RolloutId> {
         // Boxed, since whoever deploys has this future in its own.
         Box::pin(self.deployed(request)).await
@@ -53,13 +61,17 @@ impl Deployer {
     async fn deployed(&self, request: &DeployRequest) -> Result<RolloutId> {
         self.preflight(request).await?;
         let repository = self.repository(&request.spec.name);
-        let mut last = None;
+        let (mut last, mut surveyed) = (None, request.back.is_some());
         for _ in 0..ATTEMPTS {
             let found = Found::read(&repository).await?;
             if let Some(number) = found.known(request.key.as_deref()) {
                 return Ok(RolloutId { service: request.spec.name.clone(), number });
             }
             found.admits(request)?;
+            if !surveyed {
+                self.survey(&request.spec).await?;
+                surveyed = true;
+            }
             match self.ask(request, &found, &repository).await {
                 Ok(number) => {
                     self.adopt(&request.spec.name);
@@ -421,6 +433,18 @@ impl Deployer {
                 Director::check_domains(&**balancer, &request.spec.name, &domains).await
             }
             (None, None) => Ok(()),
+        }
+    }
+
+    /// Asks every node whether it can run a spec, and refuses what none can. An engine that does not answer now is waited for by the
+    /// rollout.
+    pub(crate) async fn survey(&self, spec: &ServiceSpec) -> Result<Preflight> {
+        let Workshop { runtime, images, config, .. } = &*self.inner.workshop;
+        let asked = preflight::here(spec, &**runtime, images.as_deref(), &config.owner);
+        match timeout(config.call_limit, asked).await {
+            Ok(Ok(found)) => found.refuse().map(|()| found),
+            // What is wrong with the spec itself is said where the revision is made.
+            Ok(Err(_)) | Err(_) => Ok(Preflight::default()),
         }
     }
 

@@ -11,11 +11,11 @@ use std::time::Duration;
 use ews_core::bus::Subscription;
 use ews_core::probe::Probed;
 use ews_core::store::WatchStream;
-use ews_core::{ErrorKind, EventStream, InstanceId, Result, Retry};
+use ews_core::{ErrorKind, EventStream, Instance, InstanceId, Result, Retry};
 use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{self, sleep, sleep_until};
 
 use super::hooks::Joint;
 use super::jobs::{Running, When};
@@ -62,7 +62,7 @@ pub(super) type Spot = (u32, bool);
 
 /// Work that could not be done.
 pub(super) struct Again {
-    pub(super) until: Instant,
+    pub(super) until: time::Instant,
     pub(super) count: u32,
     /// The step that failed.
     pub(super) at: Option<(Step, Option<InstanceId>)>,
@@ -90,11 +90,17 @@ pub(super) struct Leader {
     pub(super) observed: Slots,
     /// Whether the last listing succeeded.
     pub(super) sighted: bool,
+    /// The listing under way, and how many were begun. It takes as long as an engine takes that is starting containers, and nobody
+    /// waits for it but whoever wants to know.
+    pub(super) looks: JoinSet<Option<Vec<Instance>>>,
+    pub(super) looked_for: u64,
+    /// Slots on which work ended, with the listing that will know of it, and whether that work was a remedy.
+    pub(super) unseen: BTreeMap<u32, (u64, bool)>,
     pub(super) busy: BTreeMap<u32, Busy>,
     pub(super) units: JoinSet<(u32, End)>,
     pub(super) syncs: JoinSet<bool>,
-    pub(super) sync_after: Option<Instant>,
-    pub(super) audited: Instant,
+    pub(super) sync_after: Option<time::Instant>,
+    pub(super) audited: time::Instant,
     pub(super) restarts: Restarts,
     pub(super) care: Care,
     /// The error budget that is being asked for.
@@ -104,14 +110,14 @@ pub(super) struct Leader {
     pub(super) healthy: BTreeSet<u32>,
     /// Since when the new instances of the rollout's slots are watched; `None` for one that is being started again. Another
     /// controller begins anew.
-    pub(super) watched: BTreeMap<u32, Option<Instant>>,
+    pub(super) watched: BTreeMap<u32, Option<time::Instant>>,
     /// The journal of an earlier controller, until its work is taken up.
     pub(super) journal: BTreeMap<u32, UnitJournal>,
     /// Since when the progress deadline has been counting.
-    pub(super) counted: Instant,
-    pub(super) written: Instant,
+    pub(super) counted: time::Instant,
+    pub(super) written: time::Instant,
     pub(super) batch: usize,
-    pub(super) batch_after: Option<Instant>,
+    pub(super) batch_after: Option<time::Instant>,
     /// Metrics that are being asked: of which rollout, which analysis, and what they say.
     pub(super) measures: JoinSet<(u64, Which, Vec<Numbers>)>,
     pub(super) measuring: BTreeSet<Which>,
@@ -121,7 +127,7 @@ pub(super) struct Leader {
     /// The job of the rollout that is being run, and when one that could not go on is taken up again.
     pub(super) job: Option<Running>,
     pub(super) jobs: JoinSet<Result<JobReport>>,
-    pub(super) job_after: Option<Instant>,
+    pub(super) job_after: Option<time::Instant>,
     /// How many steps were made when the one under way was told of.
     pub(super) told_step: Option<usize>,
     /// The rollout is about to end: its units end, and none begins.
@@ -165,7 +171,7 @@ impl Leader {
                 state.patched.insert(entry.slot, (0, ServiceState::UNKNOWN));
             }
         }
-        let now = Instant::now();
+        let now = time::Instant::now();
         let leader = Self {
             config,
             input,
@@ -176,6 +182,9 @@ impl Leader {
             revisions,
             observed: Slots::default(),
             sighted: false,
+            looks: JoinSet::new(),
+            looked_for: 0,
+            unseen: BTreeMap::new(),
             busy: BTreeMap::new(),
             units: JoinSet::new(),
             syncs: JoinSet::new(),
@@ -225,6 +234,7 @@ impl Leader {
         }
         self.units.abort_all();
         self.syncs.abort_all();
+        self.looks.abort_all();
         self.measures.abort_all();
         self.asking.abort_all();
         self.telling.abort_all();
@@ -251,17 +261,17 @@ impl Leader {
             let done = (self.done(rollout), rollout.slots.len());
             self.tools.narrator.tell(EventKind::RolloutResumed { done });
             let new = rollout.slots.iter().filter(|slot| self.state.slots.get(slot) == Some(&rollout.to));
-            self.watched = new.map(|slot| (*slot, Some(Instant::now()))).collect();
+            self.watched = new.map(|slot| (*slot, Some(time::Instant::now()))).collect();
         }
         let mut events: Option<EventStream> = None;
         let mut inputs: Option<WatchStream> = None;
         let mut transitions = self.tools.prober.transitions();
         let mut adopted = false;
-        let mut relist = Instant::now();
+        let (mut relist, mut quiet) = (time::Instant::now(), time::Instant::now());
         loop {
             if events.is_none() {
                 events = self.events().await;
-                relist = Instant::now();
+                relist = time::Instant::now();
             }
             if inputs.is_none() {
                 inputs = self.watch_inputs().await;
@@ -272,15 +282,14 @@ impl Leader {
                     inputs = None;
                 }
             }
-            if relist <= Instant::now() {
-                self.look().await;
-                relist =
-                    Instant::now() + if self.sighted { self.config.relist } else { Duration::from_secs(1) };
+            if relist <= time::Instant::now() && self.looks.is_empty() {
+                self.look();
+                relist = time::Instant::now() + self.config.relist;
             }
             if self.sighted && !adopted {
                 adopted = self.adopt().await;
                 if !adopted {
-                    relist = Instant::now() + Duration::from_secs(1);
+                    relist = time::Instant::now() + Duration::from_secs(1);
                 }
             }
             if self.sighted && adopted {
@@ -302,7 +311,13 @@ impl Leader {
             if pause >= PAUSE {
                 sleep(pause).await;
             }
-            let wake = self.wake(relist);
+            // What is being looked for comes by itself.
+            let far = time::Instant::now() + self.config.relist;
+            let mut wake = self.wake(if self.looks.is_empty() { relist } else { far });
+            let listens = quiet <= time::Instant::now();
+            if !listens {
+                wake = wake.min(quiet);
+            }
             tokio::select! {
                 biased;
                 Some(ended) = self.units.join_next() => {
@@ -315,7 +330,7 @@ impl Leader {
                     {
                         return over;
                     }
-                    relist = Instant::now();
+                    relist = time::Instant::now();
                 }
                 Some(measured) = self.measures.join_next() => {
                     if let Ok((rollout, which, numbers)) = measured
@@ -345,16 +360,28 @@ impl Leader {
                 Some(budget) = self.budgets.join_next() => self.budgeted(budget.ok().flatten()),
                 Some(synced) = self.syncs.join_next() => {
                     if !matches!(synced, Ok(true)) {
-                        self.sync_after = Some(Instant::now() + REST);
+                        self.sync_after = Some(time::Instant::now() + REST);
                     }
                 }
-                notice = next(&mut events) => {
-                    if notice.is_none() {
-                        events = None;
+                Some(looked) = self.looks.join_next() => {
+                    self.sighted = match looked {
+                        Ok(Some(instances)) => {
+                            self.seen(instances);
+                            true
+                        }
+                        _ => {
+                            relist = relist.min(time::Instant::now() + Duration::from_secs(1));
+                            false
+                        }
+                    };
+                }
+                notice = next(&mut events), if listens => {
+                    match notice {
+                        Some(_) => drain(&mut events),
+                        None => events = None,
                     }
-                    relist = relist.min(Instant::now() + BREATH);
-                    sleep(BREATH).await;
-                    drain(&mut events);
+                    quiet = time::Instant::now() + BREATH;
+                    relist = relist.min(quiet);
                 }
                 batch = next(&mut inputs) => {
                     if !matches!(batch, Some(Ok(_))) {
@@ -379,8 +406,8 @@ impl Leader {
     }
 
     /// When something is due though nothing happens.
-    pub(super) fn wake(&self, relist: Instant) -> Instant {
-        let now = Instant::now();
+    pub(super) fn wake(&self, relist: time::Instant) -> time::Instant {
+        let now = time::Instant::now();
         let mut wake = relist;
         let due = self
             .again
@@ -423,8 +450,8 @@ impl Leader {
             self.run_job(When::Before);
         }
 
-        let busy: BTreeSet<u32> = self.busy.keys().copied().collect();
-        let now = Instant::now();
+        let busy = self.taken();
+        let now = time::Instant::now();
         let mut acts = Vec::new();
         if let Some(rollout) = &self.rollout {
             let halted = self.ending
@@ -504,7 +531,7 @@ impl Leader {
 
     /// Counts the time without progress, and writes it down now and then.
     pub(super) async fn count_progress(&mut self) -> Result<()> {
-        let now = Instant::now();
+        let now = time::Instant::now();
         let Some(rollout) = &self.rollout else { return Ok(()) };
         if self.is_halted(rollout) {
             self.counted = now;
@@ -557,7 +584,7 @@ impl Leader {
     pub(super) fn begin_batches(&mut self) {
         self.batch = 0;
         self.batch_after = None;
-        self.counted = Instant::now();
+        self.counted = time::Instant::now();
         self.again.clear();
         self.healthy.clear();
         // An answer, or an image, that nobody waits for any more would hold up whoever is next.

@@ -1,6 +1,6 @@
 //! What a leader sees, and what it lets the balancer see.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use ews_core::balancer::MemberState;
@@ -61,19 +61,38 @@ impl Leader {
         Ok(())
     }
 
-    /// Lists the instances and probes those that run.
-    pub(super) async fn look(&mut self) {
+    /// Whether somebody works on a slot, or what came of that was not seen yet.
+    pub(super) fn is_taken(&self, slot: u32) -> bool {
+        self.busy.contains_key(&slot) || self.unseen.contains_key(&slot)
+    }
+
+    /// Those slots.
+    pub(super) fn taken(&self) -> BTreeSet<u32> {
+        self.busy.keys().chain(self.unseen.keys()).copied().collect()
+    }
+
+    /// Begins to list the instances.
+    pub(super) fn look(&mut self) {
         let Ok(selector) = service_selector(&self.tools.owner, &self.tools.service) else { return };
-        let listed = timeout(self.config.call_limit, self.tools.runtime.list(&selector)).await;
-        let Ok(Ok(instances)) = listed else {
-            self.sighted = false;
-            return;
-        };
-        self.sighted = true;
+        self.looked_for += 1;
+        let (tools, limit) = (Arc::clone(&self.tools), self.config.call_limit);
+        self.looks.spawn(async move {
+            let listed = timeout(limit, tools.runtime.list(&selector)).await;
+            listed.ok().and_then(Result::ok)
+        });
+    }
+
+    /// Takes up what was listed, and probes those that run.
+    pub(super) fn seen(&mut self, instances: Vec<Instance>) {
+        let known = self.looked_for;
+        self.unseen.retain(|_, (look, _)| *look > known);
         let before = std::mem::replace(&mut self.observed, Slots::new(instances));
         let is_there = |was: &&Instance| self.observed.of(was.key.slot).iter().any(|now| now.id == was.id);
         for gone in before.iter().filter(|was| !is_there(was)) {
             self.tools.prober.remove(&gone.id);
+            if let Some(director) = &self.tools.director {
+                director.forget(&gone.id, None);
+            }
         }
         for instance in self.observed.iter() {
             // Of thousands hardly one has changed.
@@ -141,11 +160,11 @@ impl Leader {
         for (slot, id, start) in book.instances() {
             let found = self.observed.of(slot).iter().find(|instance| instance.id == id);
             let runs = found.is_some_and(|i| !i.state.is_ended() && i.incarnation == start);
-            if !runs && !self.busy.contains_key(&slot) {
+            if !runs && !self.is_taken(slot) {
                 book.withdraw(&id);
             }
         }
-        for (slot, number) in self.state.slots.iter().filter(|(slot, _)| !self.busy.contains_key(slot)) {
+        for (slot, number) in self.state.slots.iter().filter(|(slot, _)| !self.is_taken(**slot)) {
             let Some(revision) = self.revisions.get(number) else { continue };
             let (Some(instance), _) = self.observed.split(*slot, revision.key()) else { continue };
             let probed =
@@ -168,18 +187,17 @@ impl Leader {
     /// known not to be ready take a rest.
     pub(super) fn direct(&mut self, health: Health<'_>) {
         let Some(director) = &self.tools.director else { return };
-        let by_id: BTreeMap<_, _> = self.observed.iter().map(|instance| (&instance.id, instance)).collect();
-        for id in director.instances() {
-            match by_id.get(&id) {
-                Some(instance) if instance.state.is_ended() => director.forget(&id, None),
+        director.keep(|slot, id, start| {
+            match self.observed.of(slot).iter().find(|instance| instance.id == *id) {
                 // A later start is another endpoint.
-                Some(instance) => director.forget(&id, Some(instance.incarnation)),
-                None => director.forget(&id, None),
+                Some(instance) => !instance.state.is_ended() && instance.incarnation == start,
+                // Whoever works on the slot may have made it since the last listing.
+                None => self.is_taken(slot),
             }
-        }
+        });
         let beside = self.rollout.iter().flat_map(|r| r.beside().iter().map(move |slot| (slot, &r.to)));
         let wanted = self.state.slots.iter().chain(beside);
-        for (slot, number) in wanted.filter(|(slot, _)| !self.busy.contains_key(slot)) {
+        for (slot, number) in wanted.filter(|(slot, _)| !self.is_taken(**slot)) {
             let Some(revision) = self.revisions.get(number) else { continue };
             let (Some(instance), _) = self.observed.split(*slot, revision.key()) else { continue };
             if instance.state != InstanceState::Running {

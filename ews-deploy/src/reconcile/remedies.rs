@@ -73,7 +73,7 @@ impl Leader {
         };
         let not_ready = looks_at(Ailment::NotReady);
         for (slot, number) in &self.state.slots {
-            if taken.contains(slot) || self.busy.contains_key(slot) {
+            if taken.contains(slot) || self.is_taken(*slot) {
                 continue;
             }
             let Some(record) = self.revisions.get(number) else { continue };
@@ -92,13 +92,14 @@ impl Leader {
             complaints.push((act, ailment, why, None));
         }
         let ill: BTreeSet<u32> = complaints.iter().map(|(act, ..)| act.slot()).collect();
-        let busy = &self.busy;
-        self.care.ill.retain(|slot, _| ill.contains(slot) || busy.contains_key(slot));
-        self.care.told.retain(|slot, _| ill.contains(slot) || busy.contains_key(slot));
+        let busy = self.taken();
+        self.care.ill.retain(|slot, _| ill.contains(slot) || busy.contains(slot));
+        self.care.told.retain(|slot, _| ill.contains(slot) || busy.contains(slot));
         self.care.ejected.retain(|slot| ill.contains(slot));
 
         let serving = self.observed.iter().filter(|instance| self.serves(instance)).count();
-        let treating = self.busy.values().filter(|busy| busy.remedy).count();
+        let treating = self.busy.values().filter(|busy| busy.remedy).count()
+            + self.unseen.values().filter(|(_, remedy)| *remedy).count();
         let mut room = policy.brake.of(self.state.slots.len()).max(1).saturating_sub(treating);
         let mut held_up = 0;
         for (act, ailment, reason, exit) in complaints {

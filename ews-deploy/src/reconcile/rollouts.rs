@@ -471,7 +471,7 @@ impl Leader {
 
     /// Brings the number of slots to what is asked for.
     pub(super) async fn rescale(&mut self, health: Health<'_>) -> Result<()> {
-        let busy = self.busy.keys().copied().collect();
+        let busy = self.taken();
         let desired = if self.input.value.removing { 0 } else { self.scale.desired };
         let scaled = decide::scale(&self.looked(&busy, false, health), desired, &self.scale.victims);
         let Some(scaled) = scaled else { return Ok(()) };
@@ -505,7 +505,7 @@ impl Leader {
             self.state.slots.clear();
             self.draft()?.commit().await?;
         }
-        if !self.observed.is_empty() || !self.busy.is_empty() {
+        if !self.observed.is_empty() || !self.taken().is_empty() {
             return Ok(false);
         }
         if let Some(director) = &self.tools.director {

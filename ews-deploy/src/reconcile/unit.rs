@@ -548,7 +548,7 @@ impl Unit {
         }
         if instance.state.is_running()
             && let Some(director) = &self.tools.director
-            && director.instances().contains(&instance.id)
+            && director.has(&instance.id)
         {
             self.check()?;
             self.journal(Step::Drain, Some(&instance.id)).await?;

@@ -30,7 +30,7 @@ impl Leader {
             self.rollout.as_ref().filter(|rollout| rollout.phase == Phase::Forward).map(|r| r.number);
         // A unit of the rollout under way is taken up in its turn, and then wants to know.
         let done = |entry: &&UnitJournal| {
-            !self.busy.contains_key(&entry.slot) && (entry.rollout.is_none() || entry.rollout != rolling)
+            !self.is_taken(entry.slot) && (entry.rollout.is_none() || entry.rollout != rolling)
         };
         let slots: Vec<u32> = self.journal.values().filter(done).map(|entry| entry.slot).take(100).collect();
         if slots.is_empty() {
@@ -233,6 +233,7 @@ impl Leader {
         for (slot, end) in ends {
             let Some(busy) = self.busy.remove(&slot) else { continue };
             journal.push(journal_key(slot));
+            self.unseen.insert(slot, (self.looked_for + 1, busy.remedy));
             let spot: Spot = (slot, busy.beside);
             match end {
                 End::Filled(instance, generation) => {

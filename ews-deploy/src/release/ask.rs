@@ -232,6 +232,7 @@ impl Deployer {
 
     async fn check_service(&self, request: &ReleaseRequest, member: &MemberSpec) -> Result<()> {
         self.preflight(&member.request()).await?;
+        self.survey(&member.service).await?;
         // What would be refused as a revision is refused now, not when the others are done.
         ews_core::Revision::new(1, Arc::new(member.service.clone()), self.workshop().clock.now())?;
         let of = self.repository(member.name()).get::<MemberOf>(MemberOf::KEY).await?;

@@ -57,7 +57,7 @@ pub use catalogue::{
 pub use config::SourcesConfig;
 pub use dockerfile::BasePolicy;
 pub use oci::Moved;
-pub use preflight::{Finding, FindingAbout, ImageThere, NodeReport, Preflight, preflight};
+pub use preflight::preflight;
 pub use request::{
     ArtifactRequest, CompiledRequest, DockerfileRequest, ImageRequest, ProcessRequest, RebaseRequest,
     SourceRequest, SubmissionRequest, Wanted,

@@ -19,8 +19,8 @@ use ews_core::balancer::{
     ObjectQuery, ObjectRef, Op, PathMatch, Pool, RouteAction, RouteRule, RouteSet, Stored, WeightedPool,
 };
 use ews_core::{
-    ChangeId, Endpoint, EndpointAddress, EndpointKey, Error, ErrorKind, Instance, InstanceId, Labels, PoolId,
-    Result, Retry, RevisionId, RouteSetId, ServiceName,
+    ChangeId, Endpoint, EndpointAddress, EndpointKey, Error, ErrorKind, Incarnation, Instance, InstanceId,
+    Labels, PoolId, Result, Retry, RevisionId, RouteSetId, ServiceName,
 };
 use tokio::time::{Instant, sleep, timeout};
 
@@ -50,12 +50,40 @@ struct Wanted {
     traffic: Option<Traffic>,
     /// Domains that may be at the balancer though they are not wanted any more.
     domains: BTreeSet<DomainName>,
-    endpoints: BTreeMap<EndpointKey, Entry>,
+    endpoints: BTreeMap<InstanceId, Told>,
     /// The revisions whose pools may be at the balancer.
     revisions: BTreeSet<RevisionId>,
     aim: Aim,
     /// Whether the balancer may have something else.
     dirty: bool,
+}
+
+/// The endpoints of one instance.
+struct Told {
+    slot: u32,
+    of: BTreeMap<EndpointKey, Entry>,
+}
+
+impl Wanted {
+    fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.endpoints.values().flat_map(|told| told.of.values())
+    }
+
+    /// Wants this of an instance; whether that is new.
+    fn put(&mut self, instance: &InstanceId, slot: u32, key: EndpointKey, entry: Entry) -> bool {
+        let told = match self.endpoints.get_mut(instance) {
+            Some(told) => told,
+            None => {
+                let new = Told { slot, of: BTreeMap::new() };
+                self.endpoints.entry(instance.clone()).or_insert(new)
+            }
+        };
+        if told.of.get(&key) == Some(&entry) {
+            return false;
+        }
+        told.of.insert(key, entry);
+        true
+    }
 }
 
 #[derive(Clone, PartialEq)]
@@ -115,17 +143,16 @@ impl Director {
         let revisions: BTreeSet<RevisionId> = revisions.into_iter().collect();
         let stored = self.stored(&revisions).await?;
         let runs: BTreeMap<_, _> =
-            instances.iter().filter(|i| i.state.is_running()).map(|i| (&i.id, i.incarnation)).collect();
-        let of: BTreeMap<_, _> = instances.iter().map(|i| (&i.id, &i.key.revision)).collect();
+            instances.iter().filter(|i| i.state.is_running()).map(|i| (&i.id, i)).collect();
         let mut wanted = self.wanted();
         for found in stored {
             if let Object::Endpoint(member) = found.object {
                 let key = member.endpoint.key.clone();
-                let revision = of.get(&key.instance).map(|revision| (*revision).clone());
-                if let Some(revision) = revision.filter(|_| runs.get(&key.instance) == Some(&key.incarnation))
-                {
+                let found = runs.get(&key.instance).filter(|found| found.incarnation == key.incarnation);
+                if let Some(found) = found {
                     let (pool, endpoint, state) = (member.pool, member.endpoint, member.state);
-                    wanted.endpoints.insert(key, Entry { pool, revision, endpoint, state });
+                    let revision = found.key.revision.clone();
+                    wanted.put(&found.id, found.key.slot, key, Entry { pool, revision, endpoint, state });
                 }
             }
         }
@@ -178,32 +205,46 @@ impl Director {
         let key = endpoint.key.clone();
         let revision = instance.key.revision.clone();
         let entry = Entry { pool, revision, endpoint: endpoint.into(), state };
-        if wanted.endpoints.get(&key) != Some(&entry) {
-            wanted.endpoints.insert(key, entry);
-            wanted.dirty = true;
-        }
+        wanted.dirty |= wanted.put(&instance.id, instance.key.slot, key, entry);
         Ok(())
     }
 
     /// Whether one of the instance's endpoints is wanted in a state that takes traffic.
     pub(crate) fn serves(&self, instance: &InstanceId) -> bool {
-        self.wanted()
-            .endpoints
-            .iter()
-            .any(|(key, entry)| key.instance == *instance && entry.state == MemberState::Active)
+        let wanted = self.wanted();
+        let told = wanted.endpoints.get(instance);
+        told.is_some_and(|told| told.of.values().any(|entry| entry.state == MemberState::Active))
     }
 
     /// Wants nothing of an instance any more; of its start `but`, if given, all stays.
-    pub(crate) fn forget(&self, instance: &InstanceId, but: Option<ews_core::Incarnation>) {
+    pub(crate) fn forget(&self, instance: &InstanceId, but: Option<Incarnation>) {
         let mut wanted = self.wanted();
-        let before = wanted.endpoints.len();
-        wanted.endpoints.retain(|key, _| key.instance != *instance || Some(key.incarnation) == but);
-        wanted.dirty |= wanted.endpoints.len() != before;
+        let Some(told) = wanted.endpoints.get_mut(instance) else { return };
+        let before = told.of.len();
+        told.of.retain(|key, _| Some(key.incarnation) == but);
+        let (left, changed) = (told.of.len(), told.of.len() != before);
+        if left == 0 {
+            wanted.endpoints.remove(instance);
+        }
+        wanted.dirty |= changed;
     }
 
-    /// The instances of which something is wanted.
-    pub(crate) fn instances(&self) -> BTreeSet<InstanceId> {
-        self.wanted().endpoints.keys().map(|key| key.instance.clone()).collect()
+    /// Wants on only what is to be kept: of which slot, which instance, which of its starts.
+    pub(crate) fn keep(&self, mut keeps: impl FnMut(u32, &InstanceId, Incarnation) -> bool) {
+        let mut wanted = self.wanted();
+        let mut changed = false;
+        wanted.endpoints.retain(|id, told| {
+            let before = told.of.len();
+            told.of.retain(|key, _| keeps(told.slot, id, key.incarnation));
+            changed |= told.of.len() != before;
+            !told.of.is_empty()
+        });
+        wanted.dirty |= changed;
+    }
+
+    /// Whether something is wanted of an instance.
+    pub(crate) fn has(&self, instance: &InstanceId) -> bool {
+        self.wanted().endpoints.contains_key(instance)
     }
 
     pub(crate) fn is_dirty(&self) -> bool {
@@ -220,11 +261,9 @@ impl Director {
         let mut draining = Vec::new();
         {
             let mut wanted = self.wanted();
-            for (key, entry) in &mut wanted.endpoints {
-                if key.instance == *instance {
-                    entry.state = MemberState::Draining;
-                    draining.push((key.clone(), entry.pool.clone()));
-                }
+            for (key, entry) in wanted.endpoints.get_mut(instance).into_iter().flat_map(|told| &mut told.of) {
+                entry.state = MemberState::Draining;
+                draining.push((key.clone(), entry.pool.clone()));
             }
             wanted.dirty |= !draining.is_empty();
         }
@@ -293,10 +332,9 @@ impl Director {
             wanted.dirty = true;
         } else {
             // Pools that nobody is in are gone now; the last one is kept as the place to which routes point.
-            let Wanted { endpoints, revisions, .. } = &mut *wanted;
-            let last = revisions.last().cloned();
-            let used: BTreeSet<&PoolId> = endpoints.values().map(|entry| &entry.pool).collect();
-            revisions.retain(|revision| {
+            let last = wanted.revisions.last().cloned();
+            let used: BTreeSet<PoolId> = wanted.entries().map(|entry| entry.pool.clone()).collect();
+            wanted.revisions.retain(|revision| {
                 Some(revision) == last.as_ref() || self.pool(revision).is_ok_and(|pool| used.contains(&pool))
             });
         }
@@ -430,7 +468,7 @@ impl Director {
         let Some(traffic) = &wanted.traffic else { return Ok(objects) };
         let mut add = |object: Object| objects.insert(object.reference(), object);
         let mut active: BTreeMap<RevisionId, u32> = BTreeMap::new();
-        for entry in wanted.endpoints.values() {
+        for entry in wanted.entries() {
             let mut member = Member::new(entry.pool.clone(), entry.endpoint.clone());
             member.state = entry.state;
             add(Object::Endpoint(member));

@@ -10,6 +10,7 @@ use ews_core::{Arch, ErrorKind, InstanceKey, NodeState, Runtime as _, RuntimeExt
 
 use super::super::*;
 use super::stage::{Stage, spec, target};
+use crate::{FindingAbout, ImageThere, NodeReport};
 
 fn about(report: &NodeReport) -> Vec<FindingAbout> {
     report.findings.iter().map(|finding| finding.about).collect()
