@@ -56,7 +56,7 @@ pub(crate) fn rollouts(bench: &mut Bench) {
     let mut ours = Ours::start(&stage, data.path().join("store.redb"));
     let mut bare = Bare::start(&stage);
     let swarm = (!bench.quick).then(|| Swarm::start(count));
-    let rounds = bench.scale(3, 1);
+    let rounds = bench.scale(5, 1);
     let mut loops = Pair { ours: Vec::new(), theirs: Vec::new() };
     let mut swarms = Pair { ours: Vec::new(), theirs: Vec::new() };
     // Three sides take turns, each first in a third of the rounds; the first round does not count.
