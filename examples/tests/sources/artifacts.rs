@@ -1,6 +1,7 @@
 //! An artifact on a base, deployed, and the same on the patched base.
 
-use ews_deploy::source::{ArtifactRequest, ImageThere, RebaseRequest, preflight};
+use ews_deploy::ImageThere;
+use ews_deploy::source::{ArtifactRequest, RebaseRequest, preflight};
 
 use crate::site::Site;
 
