@@ -3,7 +3,8 @@
 use std::net::TcpListener;
 
 use ews_core::spec::network::Publish;
-use ews_deploy::source::{FindingAbout, preflight};
+use ews_deploy::FindingAbout;
+use ews_deploy::source::preflight;
 use ews_deploy::{DeployRequest, FailureClass, Order, Outcome, UnitOrder};
 
 use crate::images::Behaviour;
