@@ -3,6 +3,8 @@
 //! The same function makes the plan that a dry run shows and the one that a rollout follows. A plan remembers what it was made
 //! from, so that a stale one is refused.
 
+mod changes;
+
 use std::fmt;
 use std::time::Duration;
 
@@ -12,6 +14,8 @@ use ews_core::store::StoreRevision;
 use ews_core::time::duration;
 use ews_core::{InstanceId, RevisionId, RuntimeCapabilities, ServiceName, ServiceSpec};
 use serde::{Deserialize, Serialize};
+
+pub use changes::SpecChange;
 
 use crate::canary::CanaryStep;
 use crate::preflight::Preflight;
@@ -39,6 +43,9 @@ pub struct Plan {
     pub batches: Vec<Vec<PlannedUnit>>,
     /// What somebody should know before.
     pub warnings: Vec<String>,
+    /// What the spec changes, field by field. Empty for a first deployment.
+    #[serde(default)]
+    pub changes: Vec<SpecChange>,
     /// What was found of every node. What stands in the way of some is a warning too; what stands in the way of all is refused.
     #[serde(default)]
     pub preflight: Preflight,
@@ -132,6 +139,9 @@ impl fmt::Display for Plan {
         writeln!(f, "order: {}, {}", self.order, self.order_reason)?;
         for warning in &self.warnings {
             writeln!(f, "warning: {warning}")?;
+        }
+        for change in &self.changes {
+            writeln!(f, "change: {change}")?;
         }
         for (number, step) in (1..).zip(&self.steps) {
             writeln!(f, "step {number}: {step}")?;
@@ -267,6 +277,7 @@ pub(crate) fn make(question: &Question<'_>) -> Plan {
         steps,
         batches,
         warnings,
+        changes: from.map(|from| changes::between(from.spec(), to.spec())).unwrap_or_default(),
         preflight: Preflight::default(),
         at_least,
         base,

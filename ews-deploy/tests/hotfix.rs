@@ -59,6 +59,7 @@ async fn files_are_replaced_in_place_and_in_every_instance_that_comes_later() {
     let (world, controller) = running().await;
     world.guard.watch(3);
     let before = world.instances().await;
+    assert_eq!(controller.deployer.overlaid(&web()).await.unwrap(), None);
     let report = fixed(&controller, &fix("mended")).await;
     assert_eq!((report.outcome, report.done), (Some(Outcome::Succeeded), (3, 3)), "{report:?}");
     assert_eq!(contents(&world, PATH).await, three("mended"));
@@ -69,6 +70,11 @@ async fn files_are_replaced_in_place_and_in_every_instance_that_comes_later() {
         (revision.parent, overlay.files[PATH].original.unwrap().size),
         (report.from, BEFORE.len() as u64)
     );
+
+    let overlaid = controller.deployer.overlaid(&web()).await.unwrap().unwrap();
+    assert_eq!((&overlaid.revision, &overlaid.files[PATH].content[..]), (&revision.id, &b"mended"[..]));
+    assert_eq!(overlaid.files[PATH].mode, overlay.files[PATH].content.mode);
+    assert_eq!(overlaid.spec, spec("v1"));
 
     controller.deployer.set(&web(), &ScaleChange::to(4, "test")).await.unwrap();
     eventually("a fourth", || async { world.serving().await.len() == 4 }).await;

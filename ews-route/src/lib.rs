@@ -26,6 +26,8 @@ pub mod access;
 #[cfg(feature = "admin")]
 pub mod admin;
 mod balancer;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod gateway;
 #[cfg(all(unix, feature = "handover"))]
 pub mod handover;

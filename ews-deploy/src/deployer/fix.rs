@@ -8,7 +8,9 @@ use ews_core::{Capability, Digest, Error, ErrorKind, Instance, Result, Revision,
 use super::Deployer;
 use super::found::{Found, collided};
 use crate::audit::{AuditAction, AuditEntry};
-use crate::hotfix::{self, Drift, FileFact, Hotfix, Overlay, OverlayFile, Reload, files};
+use crate::hotfix::{
+    self, Drift, FileFact, Hotfix, Overlaid, OverlaidFile, Overlay, OverlayFile, Reload, files,
+};
 use crate::record::{Draft, Repository, RevisionRecord, RolloutRequest, ServiceInput, numbered};
 use crate::rollout::RolloutId;
 
@@ -81,7 +83,7 @@ impl Deployer {
                 .with_context("service", service));
             };
             request.check_against(current.spec())?;
-            let made = self.overlaid(request, &current).await?;
+            let made = self.laid_over(request, &current).await?;
             let asked = (self.now(), self.by.to_string());
             match write(&repository, request, &found, input.value.clone(), &current, made, asked).await {
                 Ok(number) => return Ok(RolloutId { service: service.clone(), number }),
@@ -93,7 +95,7 @@ impl Deployer {
     }
 
     /// What the present revision and this hotfix come to together.
-    async fn overlaid(&self, request: &Hotfix, current: &RevisionRecord) -> Result<Made> {
+    async fn laid_over(&self, request: &Hotfix, current: &RevisionRecord) -> Result<Made> {
         let repository = self.repository(&request.service);
         let before = current.overlay.as_ref();
         let mut files = before.map(|overlay| overlay.files.clone()).unwrap_or_default();
@@ -157,6 +159,31 @@ impl Deployer {
     pub async fn hotfixes(&self, service: &ServiceName) -> Result<Vec<(Revision, Overlay)>> {
         let records = self.repository(service).revisions().await?;
         Ok(records.into_iter().filter_map(|record| Some((record.revision, record.overlay?))).collect())
+    }
+
+    /// The present revision with its hotfixes and what they hold; `None` where it has none. A source is made of it (the module `source`,
+    /// `HotfixRequest`), and deployed like any other: what was mended in place is then part of what new instances are made from.
+    ///
+    /// # Errors
+    /// `NotFound` for a service that is not there; those of the store.
+    pub async fn overlaid(&self, service: &ServiceName) -> Result<Option<Overlaid>> {
+        let repository = self.repository(service);
+        let found = Found::read(&repository).await?;
+        if found.input.is_none() {
+            return Err(Error::not_found("service", service));
+        }
+        let current = match found.state.current {
+            Some(number) => repository.revision(number).await?,
+            None => None,
+        };
+        let Some(RevisionRecord { revision, overlay: Some(overlay) }) = current else { return Ok(None) };
+        let mut files = BTreeMap::new();
+        for (path, OverlayFile { content: fact, .. }) in overlay.files {
+            let content = repository.blob(revision.number, &fact.digest, fact.size).await?;
+            files.insert(path, OverlaidFile { content, mode: fact.mode, owner: fact.owner });
+        }
+        let spec = (*revision.spec).clone();
+        Ok(Some(Overlaid { revision: revision.id, spec, files, reason: overlay.reason }))
     }
 
     /// The files that are not as the present revision has them, in every instance that runs: of all that any of its hotfixes

@@ -292,6 +292,44 @@ pub struct Drift {
     pub found: Option<Digest>,
 }
 
+/// A revision with its hotfixes, as what it runs can be made from: [`Deployer::overlaid`](crate::Deployer::overlaid) gives it, the module
+/// `source` makes an image or an artifact of it that needs no hotfix any more.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Overlaid {
+    /// The revision.
+    pub revision: RevisionId,
+    /// What it runs without the hotfixes.
+    pub spec: ServiceSpec,
+    /// What lies over it, by the path in the instance.
+    pub files: BTreeMap<String, OverlaidFile>,
+    /// Why, in the words of the last hotfix.
+    pub reason: String,
+}
+
+/// A file that lies over a revision.
+#[derive(Clone, PartialEq)]
+#[non_exhaustive]
+pub struct OverlaidFile {
+    /// What it holds.
+    pub content: Bytes,
+    /// Its permission bits.
+    pub mode: u32,
+    /// Whose it is, by number.
+    pub owner: (u64, u64),
+}
+
+impl std::fmt::Debug for OverlaidFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (bytes, mode, owner) = (self.content.len(), self.mode, self.owner);
+        f.debug_struct("OverlaidFile")
+            .field("bytes", &bytes)
+            .field("mode", &mode)
+            .field("owner", &owner)
+            .finish()
+    }
+}
+
 /// What every file that any of these overlays touches shall be under one of them, or under none.
 pub(crate) fn targets<'a>(
     overlays: impl Iterator<Item = &'a Overlay>,

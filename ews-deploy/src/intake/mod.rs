@@ -49,6 +49,8 @@
 mod answer;
 mod api;
 mod config;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod glob;
 mod heard;
 mod hooks;

@@ -69,6 +69,7 @@ fn a_plan_reads_like_this() {
         "web: {old} -> {new}\n\
          order: start-first, old and new can run side by side\n\
          warning: the service has neither a startup nor a readiness probe: an instance counts as ready when it runs\n\
+         change: args: [\"v1\"] -> [\"v2\"]\n\
          batch 1:\n  ~ slot 0: replace ews_acme_web_{old}_0_0\n\
          batch 2:\n  ~ slot 1: replace ews_acme_web_{old}_1_0\n\
          batch 3:\n  = slot 2: keep ews_acme_web_{new}_2_0\n\

@@ -110,7 +110,10 @@ impl Leader {
             let Some(revision) = self.revisions.values().find(|r| *r.key() == instance.key.revision) else {
                 continue;
             };
-            let ago = instance.started_at.map(|at| self.tools.clock.now().since(at)).unwrap_or_default();
+            // One that was seen before and has started since did so just now, whatever the engine's clock says.
+            let known = before.of(instance.key.slot).iter().any(|was| was.id == instance.id);
+            let ago = instance.started_at.filter(|_| !known);
+            let ago = ago.map(|at| self.tools.clock.now().since(at)).unwrap_or_default();
             let target =
                 Target::new(instance.clone(), revision.spec().instance.probes.clone()).with_started_ago(ago);
             if let Err(error) = self.tools.prober.set(target) {

@@ -348,7 +348,8 @@ impl Unit {
     ) -> Done<Instance> {
         let instance = match mine {
             Some(instance) if instance.state.is_running() => {
-                self.probe(instance, revision)?;
+                let ago = instance.started_at.map(|at| self.tools.clock.now().since(at)).unwrap_or_default();
+                self.probe(instance, revision, ago)?;
                 if let (Difference::Files(differs), Some(work)) = (difference, &self.files) {
                     let flaps = self.tools.prober.state(&instance.id).map_or(0, |state| state.status.flaps);
                     let patched = self.patched(instance, revision, work, differs).await?;
@@ -424,12 +425,12 @@ impl Unit {
             failure.class = FailureClass::Exited;
             return Err(Halt::Failed(Box::new(failure)));
         }
-        self.probe(&started, revision)?;
+        // By the engine's clock it may have started at any time.
+        self.probe(&started, revision, Duration::ZERO)?;
         Ok(started)
     }
 
-    fn probe(&self, instance: &Instance, revision: &RevisionRecord) -> Result<()> {
-        let ago = instance.started_at.map(|at| self.tools.clock.now().since(at)).unwrap_or_default();
+    fn probe(&self, instance: &Instance, revision: &RevisionRecord, ago: Duration) -> Result<()> {
         let target =
             Target::new(instance.clone(), revision.spec().instance.probes.clone()).with_started_ago(ago);
         match self.tools.prober.set(target) {

@@ -13,6 +13,7 @@
 //! | a Dockerfile | a build whose bases are on a list |
 //! | a container | a submission, that says what it holds and that somebody else approves |
 //! | an artifact for the process runtime | a checked archive by its digest |
+//! | a revision that was mended in place | its image with one more layer, or its artifact packed again |
 //!
 //! What comes in is a stranger's: it is received within [`UploadLimits`], told by its content, unpacked into a checked tree, and refused with
 //! what and where. Scratch space is bounded, and its files have no names, so that nothing stays however a call ends. An image's tag moves
@@ -29,6 +30,7 @@ mod compile;
 mod config;
 mod defaults;
 mod dockerfile;
+mod hotfixed;
 mod oci;
 mod preflight;
 mod process;
@@ -59,8 +61,8 @@ pub use dockerfile::BasePolicy;
 pub use oci::Moved;
 pub use preflight::preflight;
 pub use request::{
-    ArtifactRequest, CompiledRequest, DockerfileRequest, ImageRequest, ProcessRequest, RebaseRequest,
-    SourceRequest, SubmissionRequest, Wanted,
+    ArtifactRequest, CompiledRequest, DockerfileRequest, HotfixRequest, ImageRequest, ProcessRequest,
+    RebaseRequest, SourceRequest, SubmissionRequest, Wanted,
 };
 pub use resolved::{BaseUsed, Provenance, ProvenanceKind, Resolved, Warning, WarningAbout};
 pub use submission::{Approved, Change, Changes, Submission, SubmitRequest};
@@ -202,6 +204,7 @@ impl Sources {
             Wanted::Submission(request) => submission::approved(request, by, spec),
             Wanted::Rebase(request) => Box::pin(self.rebase(request, by, spec)).await,
             Wanted::Process(request) => Box::pin(self.process(request, by, spec)).await,
+            Wanted::Hotfix(request) => Box::pin(self.hotfixed(request, by, spec)).await,
         };
         resolved.map_err(|error| error.with_operation("sources.resolve"))
     }

@@ -125,7 +125,12 @@ impl Sources {
     }
 }
 
-fn pack(tree: &Tree, directory: &Path, scratch: &Scratch) -> Result<(PathBuf, Digest, Option<Digest>)> {
+/// Packs a tree and keeps it under its digest: where, which, and that of its bytes without compression.
+pub(super) fn pack(
+    tree: &Tree,
+    directory: &Path,
+    scratch: &Scratch,
+) -> Result<(PathBuf, Digest, Option<Digest>)> {
     let placing = Placing {
         to: String::new(),
         os: Os::Linux,

@@ -7,6 +7,7 @@ use ews_core::{ImageRef, Timestamp};
 
 use super::artifact::Artifact;
 use super::submission::{Approved, Submission};
+use crate::hotfix::Overlaid;
 
 /// A source that is to be resolved, and who asks.
 #[derive(Debug, Clone)]
@@ -50,6 +51,8 @@ pub enum Wanted {
     Rebase(RebaseRequest),
     /// An artifact that runs without an image.
     Process(ProcessRequest),
+    /// What a revision runs, its hotfixes made part of it.
+    Hotfix(HotfixRequest),
 }
 
 macro_rules! wanted {
@@ -74,7 +77,8 @@ wanted! {
     Dockerfile: DockerfileRequest,
     Submission: SubmissionRequest,
     Rebase: RebaseRequest,
-    Process: ProcessRequest
+    Process: ProcessRequest,
+    Hotfix: HotfixRequest
 }
 
 /// An image that somebody made.
@@ -292,6 +296,31 @@ impl ProcessRequest {
     #[must_use]
     pub fn with_main(mut self, main: impl Into<String>) -> Self {
         self.main = Some(main.into());
+        self
+    }
+}
+
+/// A revision's hotfixes, made part of what it runs: one more layer on its image, made by manifest through the registry, or its artifact
+/// packed again.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct HotfixRequest {
+    /// What lies over what; [`Deployer::overlaid`](crate::Deployer::overlaid) gives it.
+    pub overlaid: Box<Overlaid>,
+    /// The name that the image gets. Default: the image's own, its tag followed by the revision's id.
+    pub name: Option<ImageRef>,
+}
+
+impl HotfixRequest {
+    /// These.
+    pub fn new(overlaid: Overlaid) -> Self {
+        Self { overlaid: Box::new(overlaid), name: None }
+    }
+
+    /// Gives the image a name of its own.
+    #[must_use]
+    pub fn with_name(mut self, name: ImageRef) -> Self {
+        self.name = Some(name);
         self
     }
 }

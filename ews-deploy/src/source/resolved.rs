@@ -47,7 +47,7 @@ pub struct Provenance {
     /// The image that it was compiled in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub builder: Option<ImageRef>,
-    /// The image that it was before, of a rebase.
+    /// The image that it was before, of a rebase and of a hotfix.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub before: Option<Digest>,
 }
@@ -88,6 +88,8 @@ pub enum ProvenanceKind {
     Rebase,
     /// An artifact without an image.
     Process,
+    /// What a revision ran, its hotfixes made part of it.
+    Hotfix,
 }
 
 /// A base that an image stands on.

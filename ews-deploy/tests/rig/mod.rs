@@ -70,7 +70,11 @@ impl Controller {
 
 impl World {
     pub(crate) fn new() -> Self {
-        let engine = FakeEngine::new(FakeConfig::default());
+        Self::with_engine(FakeConfig::default())
+    }
+
+    pub(crate) fn with_engine(config: FakeConfig) -> Self {
+        let engine = FakeEngine::new(config);
         let balancer = FakeBalancer::new();
         let guard = Arc::new(Guard::new(balancer.clone(), engine.clone()));
         let store = Arc::new(MemoryStore::new());

@@ -31,6 +31,8 @@ mod control;
 pub(crate) mod endpoint;
 pub(crate) mod exchange;
 pub(crate) mod forward;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub(crate) mod guard;
 pub(crate) mod headers;
 #[cfg(feature = "http2")]

@@ -130,6 +130,15 @@ fn text(line: &[u8]) -> Result<Option<SocketAddr>> {
     Ok(Some(SocketAddr::new(address.to_canonical(), from)))
 }
 
+/// Reads the two forms from memory.
+#[cfg(fuzzing)]
+pub(crate) fn parse(bytes: &[u8]) {
+    let _ = text(bytes);
+    if let Some((family, rest)) = bytes.split_first() {
+        let _ = binary(*family, rest);
+    }
+}
+
 /// What a connection to an endpoint begins with: whom it is for, and where that one arrived.
 pub(crate) fn head(version: ProxyProtocol, source: SocketAddr, destination: SocketAddr) -> Vec<u8> {
     let (from, to) = (source.ip().to_canonical(), destination.ip().to_canonical());

@@ -1,5 +1,5 @@
 //! The tour: a real service on the process runtime behind the gateway, under load all the time: an update, a broken version, a killed
-//! instance, a killed controller, a rollback, a rush, to a clean end.
+//! instance, a killed controller, a rollback, canaries, a hotfix, a release of three services, a rush, to a clean end.
 //!
 //! `cargo run --release --bin quickstart` needs nothing but Rust. It prints what it does and what it saw, and exits with 0 only
 //! if everything held.
@@ -11,15 +11,17 @@ fn main() -> ExitCode {
     // This program is its own shim, gateway, controller and service.
     ews_core::process::shim_entry();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let mut words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let Ok(runtime) = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()
     else {
         return ExitCode::FAILURE;
     };
+    let keep = words.contains(&"--keep");
+    words.retain(|word| *word != "--keep");
     match words[..] {
-        [] | ["--runtime", "process"] => runtime.block_on(ews_examples::quickstart::tour()),
+        [] | ["--runtime", "process"] => runtime.block_on(ews_examples::quickstart::tour(keep)),
         #[cfg(feature = "docker")]
-        ["--runtime", "docker"] => runtime.block_on(ews_examples::quickstart::tour_on_docker()),
+        ["--runtime", "docker"] => runtime.block_on(ews_examples::quickstart::tour_on_docker(keep)),
         #[cfg(not(feature = "docker"))]
         ["--runtime", "docker"] => no_docker(),
         ["gateway", root] => runtime.block_on(ews_examples::quickstart::gateway(root.as_ref())),
@@ -28,6 +30,16 @@ fn main() -> ExitCode {
         ["kills", stride] => match stride.parse() {
             Ok(stride) => runtime.block_on(ews_examples::quickstart::kills(stride)),
             Err(_) => usage(),
+        },
+        ["soak", minutes] => match minutes.parse() {
+            Ok(minutes) => {
+                runtime.block_on(ews_examples::quickstart::soak(minutes, u64::from(std::process::id())))
+            }
+            Err(_) => usage(),
+        },
+        ["soak", minutes, seed] => match (minutes.parse(), seed.parse()) {
+            (Ok(minutes), Ok(seed)) => runtime.block_on(ews_examples::quickstart::soak(minutes, seed)),
+            _ => usage(),
         },
         ["serve"] => runtime.block_on(ews_examples::quickstart::serve()),
         _ => usage(),
@@ -49,7 +61,8 @@ fn usage() -> ExitCode {
     use std::io::Write as _;
     let _ = writeln!(
         std::io::stderr(),
-        "usage: quickstart [--runtime process|docker]   the tour (docker: built with `--features docker`)\n       quickstart kills [N]   kill the controller at every N-th step of a rollout (default: at every one)"
+        "usage: quickstart [--runtime process|docker] [--keep]   the tour (docker: built with `--features docker`; keep: all stays up until \
+         Ctrl-C)\n       quickstart kills [N]   kill the controller at every N-th step of a rollout (default: at every one)\n       quickstart soak MINUTES [SEED]   random deeds and kills for so long"
     );
     ExitCode::from(2)
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ews_core::balancer::{DomainName, Drained};
+use ews_core::bus::Subscription;
 use ews_core::event::Notice;
 use ews_core::metrics::{Aggregate, Aggregation, Function, MetricQuery, Window};
 use ews_core::process::{ProcessConfig, ProcessRuntime};
@@ -17,8 +18,12 @@ use ews_core::spec::probe::{Check, HttpCheck, Probe};
 use ews_core::spec::source::{ArtifactSource, Source};
 use ews_core::store::{RedbConfig, RedbStore};
 use ews_core::{Error, InstanceState, PortName, Result, Runtime, SecretValue, Selector, ServiceSpec};
+use ews_deploy::release::{
+    self, MemberSpec, ReleaseEvent, ReleaseEventKind, ReleaseId, ReleaseRequest, ReleaseSpec,
+};
 use ews_deploy::{
-    Batch, DeployConfig, DeployEvent, DeployParts, DeployRequest, Deployer, EventKind, Strategy, Traffic,
+    Analysis, Batch, Canary, CanaryStep, Condition as Limit, DeployConfig, DeployEvent, DeployParts,
+    DeployRequest, Deployer, EventKind, Hotfix, MetricCheck, Missing, Strategy, Traffic,
 };
 use ews_monitor::{
     AlertRule, Alerts, Collection, Condition, LiveConfig, LiveStore, Relay, RuntimeCollector, Transition,
@@ -29,7 +34,9 @@ use ews_route::{RemoteBalancer, RemoteConfig};
 use ews_scale::{Autoscaler, Direction, ScalePolicy, Signal, Target};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 
+use super::canaries::SHARE;
 use super::say::{Ask, Said};
+use super::shop::{DOMAIN, MEMBERS};
 use super::{MOST, OWNER, REPLICAS, hello, own_program, service};
 
 /// What the gateway counts requests under.
@@ -67,13 +74,15 @@ async fn run(root: &Path) -> Result<()> {
     let gateway = balancer.metrics();
 
     // What decides and does.
-    let parts = DeployParts::new(Arc::clone(&runtime), store.clone()).with_balancer(Arc::new(balancer));
+    let live = LiveStore::new(LiveConfig::default())?;
+    let parts = DeployParts::new(Arc::clone(&runtime), store.clone())
+        .with_balancer(Arc::new(balancer))
+        .with_metrics(Arc::new(live.clone()));
     let deployer =
         Deployer::start(parts, DeployConfig::new(OWNER.parse()?).with_controller("quickstart")).await?;
     let mut events = deployer.events();
 
     // What measures, and what follows from it.
-    let live = LiveStore::new(LiveConfig::default())?;
     let collection = Collection::new(live.clone())
         .with(RuntimeCollector::new(Arc::clone(&runtime), Selector::equal("ews/owner", OWNER)?), EVERY * 4)?
         .with(Relay::new("gateway", Arc::new(gateway), [REQUESTS, "http.server.request.duration"])?, EVERY)?;
@@ -145,6 +154,21 @@ async fn asked(root: &Path, deployer: &Deployer, runtime: &Arc<dyn Runtime>, liv
                 Ok(id) => follow(deployer, id),
                 Err(error) => say(&Said::Failed(error.to_string())),
             },
+            Ask::Canary(version) => match deployer.deploy(&canary(root, &version)?).await {
+                Ok(id) => follow(deployer, id),
+                Err(error) => say(&Said::Failed(error.to_string())),
+            },
+            Ask::Hotfix(text) => match deployer.hotfix(&hotfix(root, &text)?).await {
+                Ok(id) => follow(deployer, id),
+                Err(error) => say(&Said::Failed(error.to_string())),
+            },
+            Ask::Release(version) => {
+                let events = deployer.release_events();
+                match deployer.release(&shop(root, &version)?).await {
+                    Ok(id) => follow_release(events, id),
+                    Err(error) => say(&Said::Failed(error.to_string())),
+                }
+            }
             Ask::Rollback => match deployer.rollback(&hello()?, None).await {
                 Ok(id) => follow(deployer, id),
                 Err(error) => say(&Said::Failed(error.to_string())),
@@ -152,8 +176,11 @@ async fn asked(root: &Path, deployer: &Deployer, runtime: &Arc<dyn Runtime>, liv
             Ask::Status => say(&status(runtime).await?),
             Ask::Metrics => say(&Said::Metrics(prometheus::text(live).lines().map(str::to_owned).collect())),
             Ask::Remove => {
-                deployer.remove(&hello()?).await?;
-                deployer.wait_removed(&hello()?).await?;
+                // Whoever calls another goes before it.
+                for service in deployer.services().await?.into_iter().rev() {
+                    deployer.remove(&service).await?;
+                    deployer.wait_removed(&service).await?;
+                }
                 say(&Said::Removed);
             }
             Ask::Leave => return Ok(()),
@@ -170,6 +197,40 @@ fn follow(deployer: &Deployer, id: ews_deploy::RolloutId) {
         match deployer.wait(&id).await {
             Ok(report) => say(&ended(&report)),
             Err(error) => say(&Said::Failed(error.to_string())),
+        }
+    });
+}
+
+/// Says how a release ended, and in which order its members were done.
+fn follow_release(mut events: Subscription<ReleaseEvent>, id: ReleaseId) {
+    tokio::spawn(async move {
+        let mut order = Vec::new();
+        loop {
+            let Some(notice) = events.next().await else { return };
+            let Notice::Event(event) = notice else { continue };
+            if event.event.release != id {
+                continue;
+            }
+            match event.event.kind {
+                ReleaseEventKind::MemberStarted { member, .. } => {
+                    say(&Said::Event(format!("{member} begins")));
+                }
+                ReleaseEventKind::MemberSucceeded { member } => {
+                    say(&Said::Event(format!("{member} is done")));
+                    order.push(member.to_string());
+                }
+                ReleaseEventKind::MemberFailed { member, cause } => {
+                    say(&Said::Event(format!("{member} failed: {cause}")));
+                }
+                ReleaseEventKind::MemberWentBack { member } => {
+                    say(&Said::Event(format!("{member} went back")));
+                }
+                ReleaseEventKind::Ended { outcome, cause } => {
+                    say(&Said::Released { outcome: outcome.to_string(), cause, order });
+                    return;
+                }
+                _ => {}
+            }
         }
     });
 }
@@ -228,12 +289,14 @@ async fn runtime(root: &Path) -> Result<Arc<dyn Runtime>> {
 }
 
 async fn status(runtime: &Arc<dyn Runtime>) -> Result<Said> {
-    let instances = runtime.list(&Selector::equal("ews/owner", OWNER)?).await?;
+    let ours = Selector::equal("ews/owner", OWNER)?.and(&Selector::equal("ews/service", "hello")?);
+    let instances = runtime.list(&ours).await?;
     let running: Vec<_> = instances.into_iter().filter(|i| i.state == InstanceState::Running).collect();
     let version = |i: &ews_core::Instance| i.labels.get("version").unwrap_or_default().to_owned();
     Ok(Said::Status {
         running: u32::try_from(running.len()).unwrap_or(u32::MAX),
         versions: running.iter().map(version).collect(),
+        instances: running.iter().map(|i| format!("{} {}", i.id, i.incarnation)).collect(),
     })
 }
 
@@ -256,15 +319,15 @@ fn rate() -> Result<MetricQuery> {
 }
 
 /// The service in this version: this program, which answers HTTP at the port that it is given, or an image of nginx.
-fn spec(root: &Path, version: &str) -> Result<ServiceSpec> {
+fn spec(root: &Path, name: &str, version: &str) -> Result<ServiceSpec> {
     #[cfg(feature = "docker")]
     if super::docker::is_ground_of(root) {
-        return super::docker::spec(root, version);
+        return super::docker::spec(root, name, version);
     }
     let _ = root;
     let program = own_program()?;
     let mut spec =
-        ServiceSpec::new(hello()?, Source::Artifact(ArtifactSource::new(program.to_string_lossy())));
+        ServiceSpec::new(name.parse()?, Source::Artifact(ArtifactSource::new(program.to_string_lossy())));
     spec.instance.args = vec!["serve".to_owned()];
     spec.instance.env.insert("VERSION".to_owned(), EnvValue::Plain(version.to_owned()));
     spec.instance.ports = vec![Port::new(PortName::new("http")?, None)];
@@ -273,26 +336,95 @@ fn spec(root: &Path, version: &str) -> Result<ServiceSpec> {
 
 /// What is asked of the deployer for this version.
 fn request(root: &Path, version: &str) -> Result<DeployRequest> {
-    let mut spec = spec(root, version)?;
-    spec.replicas = REPLICAS;
+    let spec = settled(spec(root, "hello", version)?, REPLICAS, version)?;
+    let traffic = Traffic::new([DomainName::new("hello.test")?], PortName::new("http")?);
+    let why = if version == service::BROKEN { "a version that is broken" } else { "the tour" };
+    Ok(DeployRequest::new(spec)
+        .with_strategy(strategy())
+        .with_traffic(traffic)
+        .with_bounds(REPLICAS..=MOST)
+        .with_reason(why))
+}
+
+/// How many there are of it, how it is probed, and how it stops.
+fn settled(mut spec: ServiceSpec, replicas: u32, version: &str) -> Result<ServiceSpec> {
+    spec.replicas = replicas;
     spec.instance.labels = ews_core::Labels::new([("version", version)])?;
     let mut readiness = Probe::new(Check::Http(HttpCheck::new("/ready")));
     readiness.interval = Duration::from_millis(200);
     spec.instance.probes.readiness = Some(readiness);
     spec.instance.stop.grace = Duration::from_secs(5);
     spec.restart.delay = Duration::from_millis(200);
+    Ok(spec)
+}
 
-    let strategy = Strategy::default()
+fn strategy() -> Strategy {
+    Strategy::default()
         .with_batches(Batch::Count(1), Batch::Count(1))
         .with_min_healthy(Duration::from_millis(400))
         .with_deadlines(Duration::from_secs(15), Duration::from_secs(40))
         .with_drain(Duration::from_secs(5))
-        .with_monitor(Duration::from_millis(300));
-    let traffic = Traffic::new([DomainName::new("hello.test")?], PortName::new("http")?);
-    let why = if version == service::BROKEN { "a version that is broken" } else { "the tour" };
-    Ok(DeployRequest::new(spec)
-        .with_strategy(strategy)
-        .with_traffic(traffic)
-        .with_bounds(REPLICAS..=MOST)
-        .with_reason(why))
+        .with_monitor(Duration::from_millis(300))
+}
+
+/// The same as a canary, which the gateway's own figures judge: at most a twentieth of all answers may be errors.
+fn canary(root: &Path, version: &str) -> Result<DeployRequest> {
+    let requests = |matching| {
+        MetricQuery::new(REQUESTS, matching)
+            .function(Function::Increase(Window(Duration::from_secs(2))))
+            .aggregate(Aggregate::all(Aggregation::Sum))
+    };
+    let of_hello = Selector::equal("service", "hello")?;
+    let failed = of_hello.clone().and(&Selector::equal("status_class", "5xx")?);
+    let errors = MetricCheck::new("errors", requests(failed), Limit::AtMost(0.05))
+        .with_per(requests(of_hello))
+        .with_missing(Missing::Zero)
+        .with_limits(0, 4, 10);
+    let analysis = Analysis::new([errors]).with_schedule(3, Duration::from_secs(1));
+    let canary = Canary::new([CanaryStep::Weight(SHARE), CanaryStep::Analysis(analysis)]);
+    Ok(request(root, version)?.with_strategy(strategy().with_canary(canary)))
+}
+
+/// A file in every running instance, which the program reads when it answers.
+fn hotfix(root: &Path, text: &str) -> Result<Hotfix> {
+    Ok(Hotfix::new(hello()?)
+        .with_file(path_of_text(root), format!("{text}\n"))
+        .with_strategy(strategy())
+        .with_reason("the tour"))
+}
+
+fn path_of_text(root: &Path) -> String {
+    #[cfg(feature = "docker")]
+    if super::docker::is_ground_of(root) {
+        return super::docker::TEXT.to_owned();
+    }
+    let _ = root;
+    format!("/{}", service::TEXT)
+}
+
+/// Three services that call each other, the one in the middle in this version. With the broken one comes another first one, so that there
+/// is something to take back.
+fn shop(root: &Path, version: &str) -> Result<ReleaseRequest> {
+    let mut release = ReleaseSpec::new("shop".parse()?);
+    for (number, name) in MEMBERS.into_iter().enumerate() {
+        let before = number.checked_sub(1).and_then(|before| MEMBERS.get(before).copied());
+        let version = match number {
+            0 if version == service::BROKEN => "v2",
+            1 => version,
+            _ => "v1",
+        };
+        let mut spec = settled(spec(root, name, version)?, 2, version)?;
+        if let Some(before) = before {
+            spec.instance.env.insert("CALLS".to_owned(), EnvValue::Plain(before.to_owned()));
+        }
+        let mut member = MemberSpec::new(spec).with_strategy(strategy());
+        if let Some(before) = before {
+            member = member.after(before.parse()?, release::Condition::Promoted);
+        }
+        if number + 1 == MEMBERS.len() {
+            member = member.with_traffic(Traffic::new([DomainName::new(DOMAIN)?], PortName::new("http")?));
+        }
+        release = release.with_member(member);
+    }
+    Ok(ReleaseRequest::new(release))
 }

@@ -26,14 +26,28 @@ use tokio::process::{Child, Command};
 use tokio::time::{Duration, Instant, sleep};
 
 use super::report::Report;
-use super::{OWNER, PATIENCE, hello, service};
+use super::{OWNER, PATIENCE, service};
 
 /// What the presenter writes down for the controller: which image each version is.
 const IMAGES: &str = "images.json";
 /// The port that nginx listens on in its container.
 const PORT: u16 = 8080;
-/// The versions that the tour deploys.
-const VERSIONS: [&str; 4] = ["v1", "v2", service::BROKEN, "v4"];
+/// The file that nginx answers with.
+pub(super) const TEXT: &str = "/srv/text";
+/// The services and versions that the tour deploys, and what each calls.
+const IMAGES_OF: [(&str, &str, Option<&str>); 11] = [
+    ("hello", "v1", None),
+    ("hello", "v2", None),
+    ("hello", service::BROKEN, None),
+    ("hello", "v4", None),
+    ("hello", service::SICKLY, None),
+    ("hello", "v6", None),
+    ("stock", "v1", None),
+    ("stock", "v2", None),
+    ("basket", "v1", Some("stock")),
+    ("basket", service::BROKEN, Some("stock")),
+    ("front", "v1", Some("basket")),
+];
 
 /// The engine, with a registry beside it.
 pub(super) struct Docker {
@@ -55,16 +69,16 @@ impl Docker {
 
     /// Builds every version, pushes it, and removes it from the engine, so that it comes back from the registry alone.
     pub(super) async fn prepare(&mut self, root: &Path, report: &mut Report) -> Result<()> {
-        report.step("images", "Debian's nginx, four versions, through a registry of our own");
+        report.step("images", "Debian's nginx in four services, through a registry of our own");
         let node = self.runtime.nodes().await?;
         let engine = node.first().map_or("none", |node| node.engine.as_str());
         report.show(&format!("the engine is {engine}"));
         let port = self.start_registry(root).await?;
         let mut known = BTreeMap::new();
-        for version in VERSIONS {
-            let name: ImageRef = format!("127.0.0.1:{port}/ews-quickstart/hello:{version}").parse()?;
-            let folder = root.join("context").join(version);
-            lay_out(&folder, version)
+        for (service, version, calls) in IMAGES_OF {
+            let name: ImageRef = format!("127.0.0.1:{port}/ews-quickstart/{service}:{version}").parse()?;
+            let folder = root.join("context").join(service).join(version);
+            lay_out(&folder, service, version, calls)
                 .map_err(|error| Error::internal("the build context can't be made").with_source(error))?;
             let mut spec = BuildSpec::new(name.clone());
             spec.labels.insert("ews.owner".to_owned(), OWNER.to_owned());
@@ -73,12 +87,12 @@ impl Docker {
             let (_, pushed) = finished(self.store.push(&name).await?).await?;
             let digest =
                 pushed.ok_or_else(|| Error::internal("a push ended without the manifest's digest"))?;
-            report.show(&format!("{version} is {}", digest.short()));
-            known.insert(version, (name.to_string(), digest.to_string()));
-            report.check(&format!("{version} was built"), built.is_some());
+            report.show(&format!("{service} {version} is {}", digest.short()));
+            known.insert(format!("{service}:{version}"), (name.to_string(), digest.to_string()));
+            report.check(&format!("{service} {version} was built"), built.is_some());
         }
         let removed = self.store.prune(&ours(OWNER)?).await?.len();
-        report.check("no version is on the engine before it is deployed", removed == VERSIONS.len());
+        report.check("no version is on the engine before it is deployed", removed == IMAGES_OF.len());
         let text = serde_json::to_string(&known)
             .map_err(|error| Error::internal("the images can't be written down").with_source(error))?;
         std::fs::write(root.join(IMAGES), text)
@@ -134,7 +148,8 @@ impl Docker {
     pub(super) async fn clean_end(&mut self, report: &mut Report) -> Result<()> {
         report.check("no container is left", self.instances().await?.is_empty());
         let pruned = self.runtime.prune(&OWNER.parse()?, true).await?;
-        report.check("the network was removed", pruned.networks == ["ews-quickstart"]);
+        let network = pruned.networks.iter().any(|network| network == "ews-quickstart");
+        report.check("the networks were removed", network && pruned.networks.len() == 2);
         let removed = self.store.prune(&ours(OWNER)?).await?;
         report.show(&format!("images removed: {}", removed.len()));
         let left = self.store.list(&Selector::equal("ews.owner", OWNER)?).await?;
@@ -181,7 +196,7 @@ async fn finished(mut progress: ProgressStream) -> Result<(Option<Digest>, Optio
 
 /// The files of an image: Debian's nginx, what it links to, and a configuration that says its version. The broken version's has a word that
 /// nginx does not know.
-fn lay_out(folder: &Path, version: &str) -> std::io::Result<()> {
+fn lay_out(folder: &Path, service: &str, version: &str, calls: Option<&str>) -> std::io::Result<()> {
     let program = ["/usr/sbin/nginx", "/usr/bin/nginx"].into_iter().map(Path::new).find(|path| path.exists());
     let program =
         program.ok_or_else(|| std::io::Error::other(missing("nginx-light").message().to_owned()))?;
@@ -207,22 +222,32 @@ fn lay_out(folder: &Path, version: &str) -> std::io::Result<()> {
     let tmp = folder.join("root/tmp");
     std::fs::create_dir_all(&tmp)?;
     std::fs::set_permissions(&tmp, std::fs::Permissions::from_mode(0o1777))?;
-    std::fs::write(folder.join("root/etc/nginx/nginx.conf"), configuration(version))?;
+    std::fs::write(folder.join("root/etc/nginx/nginx.conf"), configuration(version, calls))?;
+    std::fs::create_dir_all(folder.join("root/srv"))?;
+    std::fs::write(folder.join("root").join(TEXT.trim_start_matches('/')), format!("{service} {version}\n"))?;
     let program = program.display();
     let dockerfile =
         format!("FROM scratch\nCOPY root /\nENTRYPOINT [\"{program}\", \"-c\", \"/etc/nginx/nginx.conf\"]\n");
     std::fs::write(folder.join("Dockerfile"), dockerfile)
 }
 
-fn configuration(version: &str) -> String {
+fn configuration(version: &str, calls: Option<&str>) -> String {
     let broken = if version == service::BROKEN { "column_price on;\n" } else { "" };
     let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
         .iter()
         .map(|kind| format!("{kind}_temp_path /tmp/{kind};\n"))
         .collect();
+    let answer = match calls {
+        _ if version == service::SICKLY => "return 500 \"the basket has no price\\n\";".to_owned(),
+        // The engine's own resolver, by a variable so that the name is asked for again.
+        Some(next) => format!(
+            "resolver 127.0.0.11 valid=1s ipv6=off; set $next http://{next}:{PORT}; proxy_pass $next;"
+        ),
+        None => "root /srv; try_files /text =404;".to_owned(),
+    };
     format!(
-        "daemon off;\nmaster_process off;\nerror_log stderr notice;\npid /tmp/nginx.pid;\nevents {{ }}\n{broken}http {{\naccess_log off;\n{temporary}\
-         server {{\nlisten {PORT};\nlocation = /ready {{ return 200 \"ready\"; }}\nlocation / {{ return 200 \"{version}\\n\"; }}\n}}\n}}\n"
+        "daemon off;\nmaster_process off;\nerror_log stderr notice;\npid /tmp/nginx.pid;\nevents {{ }}\n{broken}http {{\naccess_log off;\ndefault_type text/plain;\n{temporary}\
+         server {{\nlisten {PORT};\nlocation = /ready {{ return 200 \"ready\"; }}\nlocation / {{ {answer} }}\n}}\n}}\n"
     )
 }
 
@@ -237,16 +262,17 @@ pub(super) async fn runtime() -> Result<Arc<dyn Runtime>> {
 }
 
 /// The service in this version: nginx, with no more rights than it needs.
-pub(super) fn spec(root: &Path, version: &str) -> Result<ServiceSpec> {
+pub(super) fn spec(root: &Path, service: &str, version: &str) -> Result<ServiceSpec> {
     let unreadable = || Error::internal("the list of images can't be read");
     let text = std::fs::read_to_string(root.join(IMAGES)).map_err(|error| unreadable().with_source(error))?;
     let known: BTreeMap<String, (String, String)> =
         serde_json::from_str(&text).map_err(|error| unreadable().with_source(error))?;
-    let (name, digest) = known.get(version).ok_or_else(|| Error::not_found("version", version))?;
+    let key = format!("{service}:{version}");
+    let (name, digest) = known.get(&key).ok_or_else(|| Error::not_found("version", &key))?;
     let mut image = ImageSource::new(name.parse()?);
     image.pin = Some(ImagePin::Manifest(digest.parse()?));
     image.pull = PullPolicy::IfMissing;
-    let mut spec = ServiceSpec::new(hello()?, Source::Image(image));
+    let mut spec = ServiceSpec::new(service.parse()?, Source::Image(image));
     let mut port = Port::new(PortName::new("http")?, Some(PORT));
     port.publish = Some(Publish::default());
     let instance = &mut spec.instance;
@@ -257,7 +283,8 @@ pub(super) fn spec(root: &Path, version: &str) -> Result<ServiceSpec> {
     instance.resources.cpu = Some(Cpu::from_millis(500));
     instance.resources.pids = Some(32);
     instance.user = Some("65534:65534".to_owned());
-    instance.security.read_only_root = true;
+    // A hotfix replaces a file of the one; the others have no need of that.
+    instance.security.read_only_root = service != "hello";
     instance.security.no_new_privileges = true;
     instance.security.drop_capabilities = vec!["ALL".to_owned()];
     // What nginx takes as "finish what you have begun".

@@ -34,8 +34,16 @@ async fn through(root: &std::path::Path, report: &mut Report, stride: usize) -> 
     let controller = ControllerProcess::start(root).await?;
     let load = Load::start(gateway.address);
     let mut ground = super::Ground::Processes;
-    let mut tour =
-        Tour { root, ground: &mut ground, report, controller, load, drained: true, alerts: Vec::new() };
+    let mut tour = Tour {
+        root,
+        gateway: gateway.address,
+        ground: &mut ground,
+        report,
+        controller,
+        load,
+        drained: true,
+        alerts: Vec::new(),
+    };
     tour.first_deployment().await?;
     tour.load.set_rate(AT_REST);
 

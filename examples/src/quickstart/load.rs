@@ -32,16 +32,30 @@ struct Shared {
     rate: AtomicU32,
     sent: AtomicU64,
     failed: AtomicU64,
+    /// Whether a request whose connection broke is sent once more: a `GET` may be.
+    replays: bool,
+    replayed: AtomicU64,
 }
 
 impl Load {
     /// Connections that send nothing until a rate is set.
     pub(super) fn start(gateway: SocketAddr) -> Self {
+        Self::begin(gateway, false)
+    }
+
+    /// The same, by clients that send a request again when their connection breaks, as a browser does with a `GET`.
+    pub(super) fn replaying(gateway: SocketAddr) -> Self {
+        Self::begin(gateway, true)
+    }
+
+    fn begin(gateway: SocketAddr, replays: bool) -> Self {
         let shared = Arc::new(Shared {
             gateway,
             rate: AtomicU32::new(0),
             sent: AtomicU64::new(0),
             failed: AtomicU64::new(0),
+            replays,
+            replayed: AtomicU64::new(0),
         });
         let mut connections = JoinSet::new();
         for _ in 0..CONNECTIONS {
@@ -53,6 +67,11 @@ impl Load {
     /// So many requests per second from now on.
     pub(super) fn set_rate(&self, rate: u32) {
         self.shared.rate.store(rate, Ordering::Relaxed);
+    }
+
+    /// How often a request was sent again.
+    pub(super) fn replayed(&self) -> u64 {
+        self.shared.replayed.load(Ordering::Relaxed)
     }
 
     /// How many were sent, and how many of them failed, so far.
@@ -75,13 +94,51 @@ async fn connection(shared: Arc<Shared>) {
         // What could not be sent in time is left out, not sent in a burst.
         next = next.max(Instant::now());
         tokio::time::sleep_until(next).await;
-        let answered = timeout(Duration::from_secs(5), request(&mut stream, shared.gateway)).await;
+        let answered = timeout(Duration::from_secs(5), answered(&mut stream, &shared)).await;
         shared.sent.fetch_add(1, Ordering::Relaxed);
         if !matches!(answered, Ok(Ok(()))) {
             shared.failed.fetch_add(1, Ordering::Relaxed);
             stream = None;
         }
     }
+}
+
+async fn answered(stream: &mut Option<TcpStream>, shared: &Shared) -> std::io::Result<()> {
+    loop {
+        match request(stream, shared.gateway).await {
+            // What answered with an error has answered.
+            Err(error) if shared.replays && error.kind() != std::io::ErrorKind::InvalidData => {
+                *stream = None;
+                shared.replayed.fetch_add(1, Ordering::Relaxed);
+                tokio::time::sleep(IDLE).await;
+            }
+            result => return result,
+        }
+    }
+}
+
+/// One request of its own: the status and the text of the answer.
+pub(super) async fn fetch(address: SocketAddr, path: &str, host: &str) -> std::io::Result<(u16, String)> {
+    let fetched = async {
+        let mut stream = TcpStream::connect(address).await?;
+        let head = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        stream.write_all(head.as_bytes()).await?;
+        let mut answer = Vec::new();
+        while stream.read_buf(&mut answer).await? > 0 {
+            if answer.len() > ANSWER {
+                return Err(std::io::ErrorKind::InvalidData.into());
+            }
+        }
+        let text = String::from_utf8_lossy(&answer).into_owned();
+        let status = text.split(' ').nth(1).and_then(|status| status.parse().ok());
+        match (status, text.split_once("\r\n\r\n")) {
+            (Some(status), Some((_, body))) => Ok((status, body.trim().to_owned())),
+            _ => Err(std::io::ErrorKind::InvalidData.into()),
+        }
+    };
+    timeout(Duration::from_secs(5), fetched)
+        .await
+        .unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
 }
 
 /// One request over the kept connection, or a new one.

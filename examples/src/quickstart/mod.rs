@@ -8,10 +8,14 @@
 //! | `controller` | what an embedder writes: the composition of all engines |
 //! | `gateway` | the gateway as a process |
 //! | `service` | the service that is deployed |
+//! | `canaries` | a canary that does badly, one that does well, a hotfix |
+//! | `shop` | a release of three services, and staying up |
 //! | `docker` | containers of nginx in place of processes (feature `docker`) |
 //! | `kills` | the controller killed at one step after the other |
+//! | `soak` | random deeds and kills for as long as one likes |
 //! | `load`, `processes`, `say`, `report` | the presenter's parts |
 
+mod canaries;
 mod controller;
 #[cfg(feature = "docker")]
 mod docker;
@@ -22,15 +26,21 @@ mod processes;
 mod report;
 mod say;
 mod service;
+mod shop;
+mod soak;
 
 pub use controller::controller;
 pub use gateway::gateway;
 pub use kills::kills;
 pub use service::serve;
+pub use soak::soak;
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ews_core::process::{ProcessConfig, ProcessRuntime};
@@ -40,6 +50,7 @@ use load::{CONNECTIONS, Load};
 use processes::{ControllerProcess, GatewayProcess};
 use report::Report;
 use say::{Ask, Said};
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
 /// Whose instances they are.
@@ -63,16 +74,16 @@ enum Ground {
     Docker(Box<docker::Docker>),
 }
 
-/// The tour on processes, from an empty directory to an empty directory.
-pub async fn tour() -> ExitCode {
-    on(Ground::Processes).await
+/// The tour on processes, from an empty directory to an empty directory; `keep`: all stays up before the clean end, until Ctrl-C.
+pub async fn tour(keep: bool) -> ExitCode {
+    on(Ground::Processes, keep).await
 }
 
 /// The tour on containers, from an engine without anything of ours to the same.
 #[cfg(feature = "docker")]
-pub async fn tour_on_docker() -> ExitCode {
+pub async fn tour_on_docker(keep: bool) -> ExitCode {
     match docker::Docker::connect().await {
-        Ok(docker) => on(Ground::Docker(Box::new(docker))).await,
+        Ok(docker) => on(Ground::Docker(Box::new(docker)), keep).await,
         Err(error) => {
             let mut report = Report::new();
             report.fail(&format!("it can't begin: {error}"));
@@ -81,10 +92,15 @@ pub async fn tour_on_docker() -> ExitCode {
     }
 }
 
-async fn on(mut ground: Ground) -> ExitCode {
+async fn on(mut ground: Ground, keep: bool) -> ExitCode {
     let root = std::env::temp_dir().join(format!("ews-quickstart-{}", std::process::id()));
     let mut report = Report::new();
-    if let Err(error) = Box::pin(through(&root, &mut ground, &mut report)).await {
+    let interrupts = Interrupts::new();
+    let ended = tokio::select! {
+        ended = Box::pin(through(&root, &mut ground, &mut report, keep, &interrupts)) => ended,
+        () = interrupts.early.notified() => Err(Error::new(ErrorKind::Cancelled, "somebody interrupted it")),
+    };
+    if let Err(error) = ended {
         report.fail(&format!("it broke off: {error}"));
         match &ground {
             Ground::Processes => clean_up(&root).await,
@@ -111,6 +127,7 @@ fn own_program() -> Result<PathBuf> {
 /// The tour as it goes.
 struct Tour<'a> {
     root: &'a Path,
+    gateway: SocketAddr,
     ground: &'a mut Ground,
     report: &'a mut Report,
     controller: ControllerProcess,
@@ -122,7 +139,13 @@ struct Tour<'a> {
 }
 
 /// What every step of the tour must show.
-async fn through(root: &Path, ground: &mut Ground, report: &mut Report) -> Result<()> {
+async fn through(
+    root: &Path,
+    ground: &mut Ground,
+    report: &mut Report,
+    keep: bool,
+    interrupts: &Interrupts,
+) -> Result<()> {
     prepare(root)?;
     #[cfg(feature = "docker")]
     if let Ground::Docker(docker) = ground {
@@ -133,7 +156,16 @@ async fn through(root: &Path, ground: &mut Ground, report: &mut Report) -> Resul
     report.show(&format!("the gateway listens on {}", gateway.address));
     let controller = ControllerProcess::start(root).await?;
     let load = Load::start(gateway.address);
-    let mut tour = Tour { root, ground, report, controller, load, drained: true, alerts: Vec::new() };
+    let mut tour = Tour {
+        root,
+        gateway: gateway.address,
+        ground,
+        report,
+        controller,
+        load,
+        drained: true,
+        alerts: Vec::new(),
+    };
 
     tour.first_deployment().await?;
     tour.update().await?;
@@ -141,12 +173,19 @@ async fn through(root: &Path, ground: &mut Ground, report: &mut Report) -> Resul
     tour.killed_instance().await?;
     tour.killed_controller().await?;
     tour.rollback().await?;
+    tour.sickly_canary().await?;
+    tour.good_canary().await?;
+    tour.hotfix().await?;
+    tour.release().await?;
     tour.rush().await?;
     tour.metrics().await?;
+    if keep {
+        tour.stay(interrupts).await?;
+    }
 
     let Tour { controller, load, drained, ground, report, .. } = tour;
     let mut controller = controller;
-    report.step("clean end", "the service is removed, the controller leaves, the gateway stops");
+    report.step("clean end", "the services are removed, the controller leaves, the gateway stops");
     drop(load);
     report.check("every instance that was replaced had finished its requests", drained);
     controller.ask(&Ask::Remove).await?;
@@ -212,7 +251,7 @@ impl Tour<'_> {
 
     async fn killed_instance(&mut self) -> Result<()> {
         self.report.step("kill an instance", "SIGKILL from outside");
-        let (_, failed) = self.settle().await;
+        let before = self.settle().await;
         let sent = self.kill_one().await?;
         self.report.check("the kill was sent", sent);
         let mut seen = false;
@@ -222,7 +261,9 @@ impl Tour<'_> {
         })
         .await?;
         self.report.check("supervision saw it and started it again", seen);
-        let lost = self.settle().await.1 - failed;
+        let now = self.settle().await;
+        let lost = now.1 - before.1;
+        self.report.cost("an instance that was killed", (now.0 - before.0, lost), before.2);
         self.report.show(&format!("requests lost with it: {lost}, of at most {CONNECTIONS} under way"));
         self.report.check("no more was lost than was under way", lost <= u64::from(CONNECTIONS));
         Ok(())
@@ -430,10 +471,11 @@ impl Tour<'_> {
         }
     }
 
-    /// The counts, once what was sent before has been answered.
-    async fn settle(&self) -> (u64, u64) {
+    /// The counts, once what was sent before has been answered, and when that was.
+    async fn settle(&self) -> Before {
         sleep(Duration::from_millis(100)).await;
-        self.load.counts()
+        let (sent, failed) = self.load.counts();
+        (sent, failed, std::time::Instant::now())
     }
 
     async fn wait_for_requests(&self, sent: u64) {
@@ -444,13 +486,39 @@ impl Tour<'_> {
     }
 
     /// A planned change costs no request.
-    async fn planned(&mut self, what: &str, before: (u64, u64)) {
+    async fn planned(&mut self, what: &str, before: Before) {
         let now = self.settle().await;
         let (sent, failed) = (now.0 - before.0, now.1 - before.1);
+        self.report.cost(what, (sent, failed), before.2);
         self.report
             .check(&format!("requests during {what}: {sent}, failed: {failed}"), failed == 0 && sent > 0);
     }
 }
+
+/// Ctrl-C: it breaks the tour off, or ends its staying up.
+struct Interrupts {
+    staying: AtomicBool,
+    early: Notify,
+    stayed: Notify,
+}
+
+impl Interrupts {
+    fn new() -> Arc<Self> {
+        let interrupts =
+            Arc::new(Self { staying: AtomicBool::new(false), early: Notify::new(), stayed: Notify::new() });
+        let told = Arc::clone(&interrupts);
+        tokio::spawn(async move {
+            while tokio::signal::ctrl_c().await.is_ok() {
+                let staying = told.staying.load(Ordering::Relaxed);
+                if staying { told.stayed.notify_one() } else { told.early.notify_one() }
+            }
+        });
+        interrupts
+    }
+}
+
+/// How many requests were sent and failed, and when.
+type Before = (u64, u64, std::time::Instant);
 
 /// How a rollout ended.
 struct Ended {

@@ -17,18 +17,22 @@ use super::{PATIENCE, own_program};
 /// The gateway process.
 pub(super) struct GatewayProcess {
     child: Child,
+    /// It ends when nobody holds this any more.
+    input: Option<ChildStdin>,
     pub(super) address: SocketAddr,
 }
 
 impl GatewayProcess {
     pub(super) async fn start(root: &Path) -> Result<Self> {
-        let child = command(root, "gateway")?.spawn().map_err(|error| not_started("the gateway", error))?;
+        let started = command(root, "gateway")?.stdin(Stdio::piped()).spawn();
+        let mut child = started.map_err(|error| not_started("the gateway", error))?;
+        let input = child.stdin.take();
         let until = Instant::now() + PATIENCE;
         loop {
             if let Some(Addresses { http, admin: Some(_), .. }) = Addresses::read(&root.join("addresses"))?
                 && let Some(address) = http.first()
             {
-                return Ok(Self { child, address: *address });
+                return Ok(Self { child, input, address: *address });
             }
             if Instant::now() > until {
                 return Err(Error::new(ErrorKind::Timeout, "the gateway did not say where it listens"));
@@ -37,10 +41,25 @@ impl GatewayProcess {
         }
     }
 
+    /// SIGKILL, and another one in its place, at the same address.
+    pub(super) async fn replace(&mut self, root: &Path) -> Result<()> {
+        let _ = self.child.kill().await;
+        std::fs::rename(root.join("addresses"), root.join(super::gateway::BEFORE))
+            .map_err(|error| Error::internal("the addresses can't be put aside").with_source(error))?;
+        *self = Self::start(root).await?;
+        Ok(())
+    }
+
+    pub(super) fn pid(&self) -> Option<u32> {
+        self.child.id()
+    }
+
     /// Ends it in order. True when it ended well.
     pub(super) async fn stop(mut self) -> bool {
         let Some(pid) = self.child.id() else { return false };
         let asked = Command::new("kill").arg(pid.to_string()).status().await;
+        // Its own reading of it ends too.
+        drop(self.input.take());
         let ended = timeout(PATIENCE, self.child.wait()).await;
         asked.is_ok_and(|status| status.success())
             && ended.is_ok_and(|end| end.is_ok_and(|status| status.success()))
@@ -91,6 +110,10 @@ impl ControllerProcess {
         }
     }
 
+    pub(super) fn pid(&self) -> Option<u32> {
+        self.child.id()
+    }
+
     /// SIGKILL.
     pub(super) async fn kill(&mut self) {
         let _ = self.child.kill().await;
@@ -109,7 +132,8 @@ impl ControllerProcess {
 
 fn command(root: &Path, role: &str) -> Result<Command> {
     let mut command = Command::new(own_program()?);
-    command.arg(role).arg(root).kill_on_drop(true);
+    // In a group of its own: Ctrl-C is the presenter's to deal with, and what it leaves behind ends with its pipe.
+    command.arg(role).arg(root).kill_on_drop(true).process_group(0);
     Ok(command)
 }
 

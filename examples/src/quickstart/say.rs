@@ -9,13 +9,19 @@ use serde::{Deserialize, Serialize};
 pub(super) enum Ask {
     /// Deploys this version.
     Deploy(String),
+    /// Deploys this version as a canary that the gateway's own figures judge.
+    Canary(String),
+    /// Lays this text over the running instances.
+    Hotfix(String),
+    /// Brings about the shop, its API in this version.
+    Release(String),
     /// Goes back to the stable one before.
     Rollback,
     /// How the service stands.
     Status,
     /// The metrics as Prometheus reads them.
     Metrics,
-    /// Takes the service away.
+    /// Takes every service away.
     Remove,
     /// Ends in order.
     Leave,
@@ -49,6 +55,15 @@ pub(super) enum Said {
         /// The last lines that a failed instance wrote.
         log: Vec<String>,
     },
+    /// A release ended.
+    Released {
+        /// How.
+        outcome: String,
+        /// Why, where it did not succeed.
+        cause: String,
+        /// Its members in the order in which they were done.
+        order: Vec<String>,
+    },
     /// The count was changed.
     Scaled {
         /// To this.
@@ -69,10 +84,12 @@ pub(super) enum Said {
         running: u32,
         /// In which versions.
         versions: Vec<String>,
+        /// Which they are, and which of their starts.
+        instances: Vec<String>,
     },
     /// The metrics.
     Metrics(Vec<String>),
-    /// The service is gone.
+    /// The services are gone.
     Removed,
     /// Something went wrong.
     Failed(String),

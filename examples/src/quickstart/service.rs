@@ -1,15 +1,22 @@
 //! The service of the tour: an HTTP server that knows nothing of EWS but the port in its environment.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
 
 use axum::Router;
+use axum::http::StatusCode;
 use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::load;
+
 /// The version that is broken: it ends at its start, with last words.
 pub(super) const BROKEN: &str = "v3";
+/// The version that is well by its probe and answers every request with an error.
+pub(super) const SICKLY: &str = "v5";
+/// The file whose text each answer ends with, in the instance's directory.
+pub(super) const TEXT: &str = "text";
 
 /// Serves at `PORT` until SIGTERM, then finishes what it has begun.
 #[allow(clippy::print_stdout, reason = "what it writes is its log")]
@@ -34,9 +41,10 @@ pub async fn serve() -> ExitCode {
         }
     };
     println!("listening on port {port}");
-    let answer = format!("{version} in slot {slot}, process {}", std::process::id());
+    let name = variable("EWS_SERVICE");
+    let answer = format!("{name} {version} in slot {slot}, process {}", std::process::id());
     let app = Router::new()
-        .route("/", get(move || std::future::ready(answer.clone())))
+        .route("/", get(move || answered(version == SICKLY, answer.clone())))
         .route("/ready", get(|| std::future::ready("ready")));
     let Ok(mut asked) = signal(SignalKind::terminate()) else { return ExitCode::FAILURE };
     let until = async move {
@@ -47,4 +55,31 @@ pub async fn serve() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
     }
+}
+
+/// What it is, what the file says, and what the service that it calls answers.
+async fn answered(is_sickly: bool, mut answer: String) -> (StatusCode, String) {
+    if is_sickly {
+        return (StatusCode::INTERNAL_SERVER_ERROR, "the basket has no price".to_owned());
+    }
+    if let Ok(text) = tokio::fs::read_to_string(TEXT).await {
+        answer.push_str(": ");
+        answer.push_str(text.trim());
+    }
+    let Ok(calls) = std::env::var("CALLS") else { return (StatusCode::OK, answer) };
+    let Some(address) = known(&calls).await else {
+        return (StatusCode::BAD_GATEWAY, format!("{answer} knows no {calls}"));
+    };
+    match load::fetch(address, "/", &calls).await {
+        Ok((200, next)) => (StatusCode::OK, format!("{answer} > {next}")),
+        other => (StatusCode::BAD_GATEWAY, format!("{answer} got {other:?} from {calls}")),
+    }
+}
+
+/// Where another member of the release is, by the file that says it now.
+async fn known(member: &str) -> Option<SocketAddr> {
+    let text = tokio::fs::read_to_string(std::env::var_os("EWS_PEERS")?).await.ok()?;
+    let value: serde_json::Value = serde_json::from_str(&text).ok()?;
+    let endpoint = value.get("members")?.get(member)?.get("endpoints")?.get(0)?;
+    endpoint.get("address")?.as_str()?.parse().ok()
 }

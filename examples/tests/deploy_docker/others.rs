@@ -2,10 +2,10 @@
 
 use std::net::TcpListener;
 
+use ews_core::ErrorKind;
 use ews_core::spec::network::Publish;
-use ews_deploy::FindingAbout;
 use ews_deploy::source::preflight;
-use ews_deploy::{DeployRequest, FailureClass, Order, Outcome, UnitOrder};
+use ews_deploy::{DeployRequest, FailureClass, FindingAbout, Order, Outcome, UnitOrder};
 
 use crate::images::Behaviour;
 use crate::stage::{REPLICAS, Stage, strategy, web};
@@ -74,10 +74,9 @@ async fn what_the_engine_has_besides_us_stops_nothing_that_serves() {
     assert!(!report.can_run(), "{report:?}");
     assert_eq!(report.nodes[0].findings[0].about, FindingAbout::Source);
     assert_eq!(ids().await, before, "asking touches nothing");
-    // Who does not ask finds it with the first instance, which is beside the old ones.
-    let (told, report) = stage.quiet("an image is not there", stage.deploy(&request)).await;
-    assert_eq!((report.outcome, told.versions()), (Some(Outcome::RolledBack), vec!["v1"]), "{report:?}");
-    assert_eq!(report.failures[0].class, FailureClass::Refused, "{report:?}");
+    // The deployer asks by itself, before anything is written.
+    let error = stage.deployer.deploy(&request).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ImageMissing, "{error}");
     assert_eq!(ids().await, before, "nothing was touched");
 
     // A port that a stranger has: the plan says that the order changes, and a new one that can't have it leaves the old one where it is.

@@ -89,6 +89,15 @@ async fn hook(
     Ok(json(StatusCode::ACCEPTED, &Outcomes { results }).into_response())
 }
 
+/// What a body says, as if its signature had been right.
+#[cfg(fuzzing)]
+pub(super) fn understood(rule: &super::rule::Rule, headers: &HeaderMap, body: &[u8]) -> Vec<heard::Heard> {
+    match document(headers, body).map(|document| read::read(rule, headers, &document, body)) {
+        Ok(Said::Heard(all)) => all.into_iter().map(|(_, heard)| heard).collect(),
+        _ => Vec::new(),
+    }
+}
+
 async fn take(
     inner: &Inner,
     (name, rule): (&str, &super::rule::Rule),

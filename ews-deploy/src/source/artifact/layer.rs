@@ -7,6 +7,7 @@
 //!
 //! A layer for Windows has its files below `Files/` beside an empty `Hives/`, and each names its owner in a pax record.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufWriter, Write};
 use std::sync::Arc;
 
@@ -15,6 +16,7 @@ use flate2::{Compression, GzBuilder};
 use tar::{Builder, EntryType, Header};
 
 use super::tree::{Node, Tree};
+use crate::hotfix::OverlaidFile;
 use crate::source::scratch::{Scratch, ScratchFile, of_disk};
 
 /// What a file's time is where nobody says one: 1980-01-01. Earlier than that the zip format, and so Java's and Python's tools, can't say.
@@ -53,15 +55,37 @@ pub(in crate::source) struct Layer {
 /// # Errors
 /// `OutOfResources` for the scratch space.
 pub(in crate::source) fn write(tree: &Tree, placing: &Placing, scratch: &Scratch) -> Result<Layer> {
+    packed(&What::Tree(tree), placing, scratch)
+}
+
+/// Writes a layer of files at absolute paths, each with a mode and an owner of its own. The directories are those of the image.
+///
+/// # Errors
+/// `OutOfResources` for the scratch space.
+pub(in crate::source) fn write_files(
+    files: &BTreeMap<String, OverlaidFile>,
+    placing: &Placing,
+    scratch: &Scratch,
+) -> Result<Layer> {
+    packed(&What::Files(files), placing, scratch)
+}
+
+/// What a layer holds.
+enum What<'a> {
+    Tree(&'a Tree),
+    Files(&'a BTreeMap<String, OverlaidFile>),
+}
+
+fn packed(what: &What<'_>, placing: &Placing, scratch: &Scratch) -> Result<Layer> {
     let failed = |error: io::Error| of_disk("the scratch space", error);
     let out = Hashed::new(BufWriter::with_capacity(256 * 1024, scratch.file()?));
     let (out, diff_id) = if placing.compress {
         let packer = GzBuilder::new().mtime(0).operating_system(255).write(out, Compression::new(6));
-        let inner = archive(tree, placing, Hashed::new(packer)).map_err(failed)?;
+        let inner = archive(what, placing, Hashed::new(packer)).map_err(failed)?;
         let (packer, diff_id) = inner.finish();
         (packer.finish().map_err(failed)?, Some(diff_id))
     } else {
-        (archive(tree, placing, out).map_err(failed)?, None)
+        (archive(what, placing, out).map_err(failed)?, None)
     };
     let (out, digest) = out.finish();
     let file = out.into_inner().map_err(|error| failed(error.into_error()))?;
@@ -74,7 +98,7 @@ pub(in crate::source) fn write(tree: &Tree, placing: &Placing, scratch: &Scratch
 }
 
 /// Writes a tar archive.
-fn archive<W: Write>(tree: &Tree, placing: &Placing, out: W) -> io::Result<W> {
+fn archive<W: Write>(what: &What<'_>, placing: &Placing, out: W) -> io::Result<W> {
     let mut archive = Archive { out: Builder::new(out), placing };
     let windows = placing.os == Os::Windows;
     let to = placing.to.trim_matches('/');
@@ -84,6 +108,13 @@ fn archive<W: Write>(tree: &Tree, placing: &Placing, out: W) -> io::Result<W> {
         archive.directory("Hives")?;
         root.push_str("Files/");
     }
+    let tree = match what {
+        What::Tree(tree) => tree,
+        What::Files(files) => {
+            archive.files(files, &root)?;
+            return archive.out.into_inner();
+        }
+    };
     // The directories above are the base's, with owners of their own. On Windows the layer must name them.
     let mut above = root.clone();
     for part in to.split('/').filter(|part| !part.is_empty()) {
@@ -122,6 +153,27 @@ impl<W: Write> Archive<'_, W> {
         header.set_uid(self.placing.user.into());
         header.set_gid(self.placing.group.into());
         header
+    }
+
+    fn files(&mut self, files: &BTreeMap<String, OverlaidFile>, root: &str) -> io::Result<()> {
+        let mut named = BTreeSet::new();
+        for (path, file) in files {
+            let place = format!("{root}{}", path.trim_start_matches('/'));
+            if self.placing.os == Os::Windows {
+                let ends = place.match_indices('/').map(|(end, _)| end).filter(|end| *end >= root.len());
+                for above in ends.filter_map(|end| place.get(..end)) {
+                    if named.insert(above.to_owned()) {
+                        self.directory(above)?;
+                    }
+                }
+                self.out.append_pax_extensions([("MSWINDOWS.rawsd", USERS.as_bytes())])?;
+            }
+            let mut header = self.header(EntryType::Regular, file.content.len() as u64, file.mode);
+            header.set_uid(file.owner.0);
+            header.set_gid(file.owner.1);
+            self.out.append_data(&mut header, place, &file.content[..])?;
+        }
+        Ok(())
     }
 
     fn directory(&mut self, place: &str) -> io::Result<()> {

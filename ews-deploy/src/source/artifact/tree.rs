@@ -13,6 +13,7 @@ use ews_core::{Error, ErrorKind, Result};
 
 use super::UploadLimits;
 use super::names::Rules;
+use crate::hotfix::OverlaidFile;
 use crate::source::scratch::{Part, Scratch, ScratchFile, of_disk};
 
 /// The most bytes of all names together: they are held in memory.
@@ -96,6 +97,47 @@ impl Tree {
                 "the result is taken as one file, and there is not exactly one; accepted: one file",
             )),
         }
+    }
+}
+
+impl Tree {
+    /// The tree with other files in place of some of its own, or beside them.
+    ///
+    /// # Errors
+    /// `Invalid` for a name that no upload may have, and for one in place of what is no file; `OutOfResources` beyond a limit.
+    pub(in crate::source) fn with_files(
+        &self,
+        files: &BTreeMap<String, OverlaidFile>,
+        rules: &UploadLimits,
+        scratch: &Scratch,
+    ) -> Result<Self> {
+        let names = Rules { limits: rules, windows: cfg!(windows) };
+        let mut placed = BTreeMap::new();
+        for (path, file) in files {
+            let place = names.place(path.trim_start_matches('/').as_bytes())?;
+            if let Some(node) = self.nodes.get(&place).filter(|node| !matches!(node, Node::File { .. })) {
+                let what = if *node == Node::Directory { "a directory" } else { "a link" };
+                return Err(Error::invalid(format!("`{path}` is {what} of the artifact; accepted: files")));
+            }
+            placed.insert(place, file);
+        }
+        // It was let in before, and what comes is bounded by itself.
+        let mut tree = Planting::new(names, self.data.size().max(1), scratch)?;
+        tree.left = u64::MAX;
+        for (name, node) in &self.nodes {
+            match node {
+                _ if placed.contains_key(name) => {}
+                Node::Directory => tree.directory(name.as_bytes())?,
+                Node::File { offset, size, executable } => {
+                    tree.file(name.as_bytes(), *executable, self.data(*offset, *size))?;
+                }
+                Node::Link(target) => tree.link(name.as_bytes(), target.as_bytes())?,
+            }
+        }
+        for (name, file) in placed {
+            tree.file(name.as_bytes(), file.mode & 0o111 != 0, &file.content[..])?;
+        }
+        tree.finish()
     }
 }
 

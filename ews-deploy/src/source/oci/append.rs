@@ -16,6 +16,9 @@ pub(in crate::source) const COMPATIBILITY: &str = "ews.catalog.compatibility";
 /// Where the application's layers start: how many layers the base has.
 pub(in crate::source) const FIRST: &str = "ews.app.layer.first";
 
+/// How many layers after the artifact's are hotfixes.
+pub(in crate::source) const HOTFIXES: &str = "ews.app.hotfixes";
+
 /// What an image says beyond its base's config.
 #[derive(Debug, Clone, Default)]
 pub(in crate::source) struct Settings {
@@ -51,13 +54,33 @@ pub(in crate::source) fn append(
     });
     config.insert("config".to_owned(), Value::Object(run));
 
+    with_layer(base, config, layer, &settings.made_by)
+}
+
+/// An image with one more layer, which is a hotfix, and everything else as it is: what it says of its own base stays true.
+pub(in crate::source) fn over(image: &Image, layer: &Layer, made_by: &str) -> Result<Written> {
+    let mut config = image.config.clone();
+    object(&mut config, "config", |run| {
+        object(run, "Labels", |labels| {
+            labels.insert(HOTFIXES.to_owned(), json!((hotfixes(image) + 1).to_string()));
+        });
+    });
+    with_layer(image, config, layer, made_by)
+}
+
+/// How many layers of an image are hotfixes, as it says.
+pub(in crate::source) fn hotfixes(image: &Image) -> usize {
+    image.label(HOTFIXES).and_then(|count| count.parse().ok()).unwrap_or(0)
+}
+
+fn with_layer(base: &Image, mut config: Map<String, Value>, layer: &Layer, made_by: &str) -> Result<Written> {
     let mut diff_ids: Vec<Value> = base.diff_ids().into_iter().map(Value::from).collect();
     diff_ids.push(json!(layer.diff_id));
     config.insert("rootfs".to_owned(), json!({"type": "layers", "diff_ids": diff_ids}));
     let mut history = base.history().to_vec();
     // The base's own time: another would make another image of the same content.
     let created = config.get("created").cloned().unwrap_or_else(|| json!("1970-01-01T00:00:00Z"));
-    history.push(json!({"created": created, "created_by": settings.made_by}));
+    history.push(json!({"created": created, "created_by": made_by}));
     config.insert("history".to_owned(), Value::Array(history));
 
     let kind = match (base.is_docker(), layer.compressed) {

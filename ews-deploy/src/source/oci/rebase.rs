@@ -10,7 +10,7 @@
 use ews_core::{Error, Platform, Result};
 use serde_json::{Map, Value, json};
 
-use super::append::{BASE_DIGEST, BASE_NAME, COMPATIBILITY, FIRST, env_of, env_value, object};
+use super::append::{BASE_DIGEST, BASE_NAME, COMPATIBILITY, FIRST, env_of, env_value, hotfixes, object};
 use super::image::{Image, Written, write};
 
 /// Fields of what runs that are one value each.
@@ -92,10 +92,11 @@ fn check(app: &Image, old: &Image, new: &NewBase<'_>) -> Result<()> {
             old.name
         ));
     }
-    // More than one came of something that was built on such an image and inherited its labels.
-    if ours.len() != theirs.len() + 1 {
+    // More came of something that was built on such an image and inherited its labels.
+    let hotfixes = hotfixes(app);
+    if ours.len() - theirs.len() != hotfixes.saturating_add(1) {
         return refused(format!(
-            "it has {} layers of its own, and what EWS makes of an artifact has one",
+            "it has {} layers of its own, and what EWS makes of an artifact has one, and one for each hotfix ({hotfixes})",
             ours.len() - theirs.len()
         ));
     }

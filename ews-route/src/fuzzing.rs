@@ -1,0 +1,3 @@
+//! What the fuzz targets reach that nobody else shall.
+
+pub use crate::gateway::fuzzing::{heads, proxy};
