@@ -93,7 +93,8 @@ fn the_manifests_keep_the_dependency_graph() {
     let manifests: Vec<_> = tree::files()
         .expect("the tree can be read")
         .into_iter()
-        .filter(|file| file.path.ends_with("Cargo.toml"))
+        // What only fuzzers build is no part of the workspace.
+        .filter(|file| file.path.ends_with("Cargo.toml") && file.path != "fuzz/Cargo.toml")
         .collect();
     let root = manifests.iter().find(|file| file.path == "Cargo.toml").expect("a root manifest");
     let mut wrong = Vec::new();

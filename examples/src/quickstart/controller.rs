@@ -173,7 +173,7 @@ async fn asked(root: &Path, deployer: &Deployer, runtime: &Arc<dyn Runtime>, liv
                 Ok(id) => follow(deployer, id),
                 Err(error) => say(&Said::Failed(error.to_string())),
             },
-            Ask::Status => say(&status(runtime).await?),
+            Ask::Status => say(&status(runtime, deployer).await?),
             Ask::Metrics => say(&Said::Metrics(prometheus::text(live).lines().map(str::to_owned).collect())),
             Ask::Remove => {
                 // Whoever calls another goes before it.
@@ -288,7 +288,8 @@ async fn runtime(root: &Path) -> Result<Arc<dyn Runtime>> {
     Ok(Arc::new(ProcessRuntime::open(ProcessConfig::new(root.join("runtime"))).await?))
 }
 
-async fn status(runtime: &Arc<dyn Runtime>) -> Result<Said> {
+async fn status(runtime: &Arc<dyn Runtime>, deployer: &Deployer) -> Result<Said> {
+    let rolling = deployer.status(&hello()?).await.is_ok_and(|status| status.rollout.is_some());
     let ours = Selector::equal("ews/owner", OWNER)?.and(&Selector::equal("ews/service", "hello")?);
     let instances = runtime.list(&ours).await?;
     let running: Vec<_> = instances.into_iter().filter(|i| i.state == InstanceState::Running).collect();
@@ -296,6 +297,7 @@ async fn status(runtime: &Arc<dyn Runtime>) -> Result<Said> {
     Ok(Said::Status {
         running: u32::try_from(running.len()).unwrap_or(u32::MAX),
         versions: running.iter().map(version).collect(),
+        rolling,
         instances: running.iter().map(|i| format!("{} {}", i.id, i.incarnation)).collect(),
     })
 }

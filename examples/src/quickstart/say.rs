@@ -84,6 +84,8 @@ pub(super) enum Said {
         running: u32,
         /// In which versions.
         versions: Vec<String>,
+        /// Whether a rollout is under way.
+        rolling: bool,
         /// Which they are, and which of their starts.
         instances: Vec<String>,
     },

@@ -233,12 +233,27 @@ impl Soak<'_> {
         loop {
             let whole = self.tour.eventually(REPLICAS).await?;
             let versions = self.tour.status().await?.0;
-            let right = whole && versions.iter().all(|version| *version == self.current);
+            let right =
+                whole && !self.is_rolling().await? && versions.iter().all(|version| *version == self.current);
             if right || Instant::now() > until {
                 return Ok((right, versions));
             }
             sleep(Duration::from_millis(200)).await;
         }
+    }
+
+    async fn is_rolling(&mut self) -> Result<bool> {
+        self.tour.controller.ask(&Ask::Status).await?;
+        let mut found = false;
+        self.tour
+            .until("the status", |said| {
+                if let Said::Status { rolling, .. } = said {
+                    found = *rolling;
+                }
+                matches!(said, Said::Status { .. })
+            })
+            .await?;
+        Ok(found)
     }
 
     async fn done(&mut self, deed: Deed) -> Result<()> {
