@@ -109,6 +109,8 @@ impl Session {
         }
         let (chunk, idle) = (self.wire().config.chunk, self.wire().config.idle_timeout);
         let hash = hmac_sha256::Hash::new();
+        // It is looked at once more after its end, to see that there is no more.
+        let stream = stream.fuse().boxed();
         let mut source = Source { stream, hash, taken: 0, info: info.clone(), rest: Bytes::new(), idle };
         if info.size <= chunk {
             let bytes = source.chunk(info.size).await?;
