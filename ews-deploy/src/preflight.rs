@@ -11,7 +11,7 @@ use ews_core::spec::network::Port;
 use ews_core::spec::platform::Platform;
 use ews_core::spec::source::{ImagePin, ImageSource, PullPolicy};
 use ews_core::{
-    Digest, Error, ErrorKind, Instance, Node, NodeId, NodeState, OwnerId, Result, Runtime, Scope, Selector,
+    Error, ErrorKind, Instance, Node, NodeId, NodeState, OwnerId, Result, Runtime, Scope, Selector,
     ServiceSpec, Source,
 };
 use serde::{Deserialize, Serialize};
@@ -202,8 +202,8 @@ pub(crate) async fn here(
     let source = match &spec.instance.source {
         Source::Image(image) => Some(match looked_up(image, brought.or(own.as_deref())).await? {
             Known::As(found) => found,
-            Known::Absent(_) if brought.is_some() => OfImage::unknown(None),
-            Known::Absent(_) => OfImage::unknown(Some(Finding::new(
+            Known::Absent if brought.is_some() => OfImage::unknown(None),
+            Known::Absent => OfImage::unknown(Some(Finding::new(
                 FindingAbout::Source,
                 false,
                 "the image is not there yet: it is pulled when an instance is made",
@@ -268,8 +268,8 @@ impl OfImage {
 /// Whether an image is there.
 pub(crate) enum Known {
     As(OfImage),
-    /// It is not there, and a registry may have it by this digest.
-    Absent(Digest),
+    /// It is not there, and a registry may have it.
+    Absent,
 }
 
 /// Looks for an image where instances are made.
@@ -302,7 +302,7 @@ pub(crate) async fn looked_up(image: &ImageSource, store: Option<&dyn ImageStore
         (_, Some(_)) if image.pull == PullPolicy::Never => {
             Known::As(OfImage::stopped("the image is not there, and may not be pulled"))
         }
-        (_, Some(digest)) => Known::Absent(digest),
+        (_, Some(_)) => Known::Absent,
     })
 }
 

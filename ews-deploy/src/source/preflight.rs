@@ -1,7 +1,7 @@
 //! What can be known of every node before the first change, the registry asked too: [`preflight`].
 
-use ews_core::spec::source::ImageSource;
-use ews_core::{Digest, ErrorKind, OwnerId, Registry, Result, Runtime, ServiceSpec, Source};
+use ews_core::spec::source::{ImagePin, ImageSource};
+use ews_core::{ErrorKind, OwnerId, Registry, Result, Runtime, ServiceSpec, Source};
 
 use super::oci::image::read;
 use crate::preflight::{Finding, FindingAbout, ImageThere, Known, OfImage, Preflight, looked_up, nodes};
@@ -24,7 +24,7 @@ pub async fn preflight(
         let source = match &spec.instance.source {
             Source::Image(image) => Some(match looked_up(image, own.as_deref()).await? {
                 Known::As(found) => found,
-                Known::Absent(digest) => pullable(image, digest, registry).await,
+                Known::Absent => pullable(image, registry).await,
             }),
             _ => None,
         };
@@ -33,7 +33,7 @@ pub async fn preflight(
     asked.await.map_err(|error| error.with_operation("sources.preflight"))
 }
 
-async fn pullable(image: &ImageSource, digest: Digest, registry: Option<&dyn Registry>) -> OfImage {
+async fn pullable(image: &ImageSource, registry: Option<&dyn Registry>) -> OfImage {
     let unknown =
         |stops, message: String| OfImage::unknown(Some(Finding::new(FindingAbout::Source, stops, message)));
     let Some(registry) = registry else {
@@ -42,7 +42,11 @@ async fn pullable(image: &ImageSource, digest: Digest, registry: Option<&dyn Reg
             "the image is not there, and nobody says which registry to ask for it".to_owned(),
         );
     };
-    match read(registry, &image.reference.clone().with_digest(digest), &|_| true).await {
+    let pinned = match &image.pin {
+        Some(ImagePin::Manifest(digest)) => image.reference.clone().with_digest(*digest),
+        _ => image.reference.clone(),
+    };
+    match read(registry, &pinned, &|_| true).await {
         Ok(found) => {
             let size = |layer: &serde_json::Value| {
                 layer.get("size").and_then(serde_json::Value::as_u64).unwrap_or(0)
