@@ -20,7 +20,7 @@ use ews_core::{
     Source, SystemClock,
 };
 use ews_deploy::source::{Catalogue, Sources, SourcesConfig};
-use ews_deploy::{DeployConfig, DeployParts, Deployer, EventKind};
+use ews_deploy::{DeployConfig, DeployParts, Deployer};
 use ews_monitor::{Alerts, Collection, LiveConfig, LiveStore, LogNotifier, Relay, RuntimeCollector};
 use ews_route::{AccessFile, AccessLog, Gateway, GatewayBuilder, GatewayConfig};
 use ews_scale::Autoscaler;
@@ -163,10 +163,6 @@ pub(crate) async fn serve(
             if let Notice::Event(event) = notice {
                 let event = event.event;
                 let (at, service, text) = (event.at, Some(event.service.clone()), words::of(&event));
-                match &event.kind {
-                    EventKind::Step { .. } => tracing::debug!(service = %event.service, "{text}"),
-                    _ => tracing::info!(service = %event.service, "{text}"),
-                }
                 telling.publish(HostEvent { at, service, text, what: Happening::Deploy(Box::new(event)) });
             }
         }

@@ -26,7 +26,11 @@ fn the_first_five_minutes_work_as_written() {
         listener.local_addr().unwrap().port()
     };
     let config = top.path().join("ews.toml");
-    std::fs::write(&config, format!("[gateway]\nhttp = [\"127.0.0.1:{port}\"]\n")).unwrap();
+    std::fs::write(
+        &config,
+        format!("[gateway]\nhttp = [\"127.0.0.1:{port}\"]\n[process]\nports = {}\n", stage::ports()),
+    )
+    .unwrap();
     let program = std::path::Path::new(stage::program());
     // Two things are other than a reader has them: a port that is free here, and no build.
     let tour = blocks[1..]

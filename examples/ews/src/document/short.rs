@@ -249,7 +249,7 @@ fn port(fields: &mut Table, domain: Option<&Tree>, notes: &mut Notes<'_>) -> Opt
                 _ => at.kind().to_owned(),
             };
             let message = format!(
-                "found {found}; accepted: a whole number from 1 to 65535, or \"auto\" for one that the program finds in `PORT`"
+                "found {found}; accepted: a whole number from 1 to 65535 without quotes, or \"auto\" for one that the program finds in `PORT`"
             );
             notes.add(&at, "port", &message);
             like(&at, Value::Table(Table::default()))

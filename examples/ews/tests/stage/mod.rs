@@ -78,6 +78,13 @@ pub(crate) fn ews(arguments: &[&str]) -> Ran {
     }
 }
 
+/// Ports that no other host of these tests has: on a machine each host has its own.
+pub(crate) fn ports() -> String {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let first = 11_000 + u64::from(std::process::id() % 20) * 400 + NEXT.fetch_add(1, Ordering::SeqCst) * 40;
+    format!("[{first}, {}]", first + 39)
+}
+
 /// A host, its directory and its log.
 pub(crate) struct Stage {
     pub(crate) top: tempfile::TempDir,
@@ -96,7 +103,8 @@ impl Stage {
         let top = tempfile::Builder::new().prefix("ews-host-").tempdir().unwrap();
         let mut stage = Self { top, host: None, listening: Value::Null };
         let config = format!(
-            "{head}drain = \"5s\"\nlog = \"debug\"\n[gateway]\nhttp = [\"127.0.0.1:0\"]\nthreads = 1\n{more}"
+            "{head}drain = \"5s\"\nlog = \"debug\"\n[gateway]\nhttp = [\"127.0.0.1:0\"]\nthreads = 1\n{more}\n[process]\nports = {}\n",
+            ports()
         );
         std::fs::write(stage.at("ews.toml"), config).unwrap();
         stage.start();
