@@ -50,6 +50,7 @@ fn an_image_is_deployed_pinned_and_its_containers_outlive_the_host() {
             "name = \"site\"\nimage = \"{IMAGE}\"\n\
              command = [\"/busybox\", \"httpd\", \"-f\", \"-p\", \"8080\", \"-h\", \"/www\"]\n\
              replicas = 2\nport = 8080\ndomain = \"site.test\"\nstrategy = \"fast\"\nprobe = {{ http = \"/\", interval = \"200ms\" }}\n\
+             stop = {{ grace = \"1s\" }}\n\
              files = [{{ path = \"/www/index.html\", content = \"from {version}\" }}]\n"
         );
         stage.write(&format!("{version}.toml"), &text)
