@@ -36,6 +36,10 @@ fn a_wrong_command_line_is_2_and_says_what_is_accepted() {
         assert_eq!(ran.code, 2, "{arguments:?}: {ran:?}");
         ran.says(wanted);
     }
+    let ran = ews(&["status", "My Shop", "--json"]).ends(2);
+    let error: serde_json::Value = serde_json::from_str(&ran.err).unwrap();
+    assert_eq!(error["exit"], 2);
+    assert!(error["error"].as_str().unwrap().contains("did you mean `my-shop`?"), "{error}");
     ews(&["--help"]).ends(0).says(&["Exit codes:", "3  no host answers"]);
 }
 

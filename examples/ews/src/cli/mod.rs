@@ -41,7 +41,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let runtime = match built {
         Ok(runtime) => runtime,
         Err(error) => {
-            Out::error(&Failure::odd(format!("the runtime could not be made: {error}")));
+            Out::new(false).error(&Failure::odd(format!("the runtime could not be made: {error}")));
             return ExitCode::FAILURE;
         }
     };
@@ -58,7 +58,7 @@ async fn dispatched(name: &str, matches: &ArgMatches) -> ExitCode {
     match Box::pin(dispatch(name, matches)).await {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
-            Out::error(&failure);
+            Out::new(matches.get_flag("json")).error(&failure);
             ExitCode::from(failure.code())
         }
     }

@@ -82,9 +82,14 @@ impl Out {
         }
     }
 
-    /// Why a command failed.
-    pub(super) fn error(failure: &Failure) {
-        let _ = writeln!(std::io::stderr().lock(), "error: {}", failure.message());
+    /// Why a command failed, apart from the answer.
+    pub(super) fn error(self, failure: &Failure) {
+        let (code, message) = (failure.code(), failure.message());
+        let text = match self.json {
+            true => serde_json::json!({ "error": message, "exit": code }).to_string(),
+            false => format!("error: {message}"),
+        };
+        let _ = writeln!(std::io::stderr().lock(), "{text}");
     }
 }
 
