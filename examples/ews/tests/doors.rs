@@ -177,3 +177,62 @@ fn the_deploy_api_of_ci_jobs_is_there_where_it_is_configured() {
     stage.start();
     stage.clear();
 }
+
+#[test]
+fn what_is_no_request_is_refused_in_words_that_repeat_no_value() {
+    let stage = Stage::new("");
+    let socket = stage.data().join("api.sock");
+    let files = folder();
+    let noise = files.path().join("noise");
+    std::fs::write(
+        &noise,
+        (0..100_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect::<Vec<_>>(),
+    )
+    .unwrap();
+    let noise = format!("@{}", noise.display());
+    let deep = "[".repeat(5_000);
+    for (path, body, status, says) in [
+        ("services/hello/deploy", "garbage", "400", "expected value"),
+        ("services/hello/deploy", "{\"spec\": {\"name\": \"hello\"}}", "400", "the field `image` is missing"),
+        (
+            "services/hello/deploy",
+            "{\"spec\": {\"name\": \"other\", \"artifact\": \"/bin/true\"}}",
+            "400",
+            "the path names `hello`",
+        ),
+        (
+            "services/hello/deploy",
+            "{\"spec\": {\"name\": \"hello\", \"artifact\": \"/bin/true\", \"env\": {\"A\": [\"hunter2\"]}}}",
+            "400",
+            "env.A",
+        ),
+        ("services/hello/scale", deep.as_str(), "400", "can't be read"),
+        ("services/hello/scale", "{}", "400", "missing field `replicas`"),
+        ("services/hello/exec", "{\"command\": []}", "400", "1 to 1024 words"),
+        ("services/hello/hotfix", noise.as_str(), "400", "no tar"),
+        ("services/hello/hotfix?reload=kick", "", "400", "`none`, `restart`"),
+        ("services/%2e%2e/pause", "", "400", "service name `..`"),
+        ("services/hello/pause", "{\"now\": true}", "400", "unknown field `now`"),
+        ("services/hello/nothing", "", "404", "not_found"),
+        ("host", "", "405", "Method Not Allowed"),
+    ] {
+        let url = format!("http://ews/v1/{path}");
+        let socket = socket.to_str().unwrap();
+        let answer = curl(&[
+            "--unix-socket",
+            socket,
+            "--path-as-is",
+            "-w",
+            " %{http_code}",
+            "--data-binary",
+            body,
+            &url,
+        ])
+        .1;
+        assert!(answer.ends_with(status) && answer.contains(says), "{path} {body:.40}: {answer}");
+        assert!(!answer.contains("hunter2"), "{answer}");
+    }
+    stage.ews(&["status"]).ends(0);
+    assert!(!stage.log().contains("hunter2") && !stage.log().contains("panicked"));
+    stage.clear();
+}

@@ -59,8 +59,13 @@ fn reload(text: &str) -> Result<Reload> {
 }
 
 fn unpack(service: ServiceName, body: &[u8]) -> Result<Hotfix> {
-    let broken =
-        |error: std::io::Error| Error::invalid(format!("the body is no tar that can be read: {error}"));
+    // Its own words would repeat what was sent.
+    let broken = |error: std::io::Error| {
+        Error::invalid(format!(
+            "the body is no tar that can be read ({}); accepted: a tar of regular files",
+            error.kind()
+        ))
+    };
     let mut fix = Hotfix::new(service);
     let mut archive = tar::Archive::new(body);
     for entry in archive.entries().map_err(broken)? {
