@@ -94,6 +94,21 @@ impl Table {
     pub fn entries(&self) -> &[Entry] {
         &self.entries
     }
+
+    /// Takes a field out, for whoever reads some fields of a document and leaves the rest to another reader.
+    pub fn remove(&mut self, key: &str) -> Option<Tree> {
+        let at = self.entries.iter().position(|entry| entry.key == key)?;
+        Some(self.entries.remove(at).value)
+    }
+
+    /// Puts a field in, in place of one of this key where there is one. It stands in the text where its value does.
+    pub fn insert(&mut self, key: impl Into<String>, value: Tree) {
+        let (key, offset) = (key.into(), value.offset);
+        match self.entries.iter_mut().find(|entry| entry.key == key) {
+            Some(entry) => entry.value = value,
+            None => self.entries.push(Entry::new(key, offset, value)),
+        }
+    }
 }
 
 impl Tree {
@@ -391,5 +406,26 @@ impl<'de, P: Places> DeserializeSeed<'de> for KeySeed<'_, P> {
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
         let offset = self.places.offset(Place::Begun);
         String::deserialize(deserializer).map(|key| (key, offset))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::document::{Format, read};
+
+    #[test]
+    fn fields_are_taken_out_and_put_in_and_keep_their_places() {
+        let text = "port = 80\nname = \"a\"\n";
+        let mut tree = read(text, Format::Toml, Limits::default()).unwrap();
+        let Value::Table(table) = &mut tree.value else { unreachable!("a document is a table") };
+        let port = table.remove("port").unwrap();
+        assert!(table.remove("port").is_none());
+        table.insert("number", port.clone());
+        table.insert("name", port);
+        let found: Vec<_> =
+            table.entries().iter().map(|entry| (entry.key.as_str(), entry.value.as_integer())).collect();
+        assert_eq!(found, [("name", Some(80)), ("number", Some(80))]);
+        assert_eq!(table.get("number").and_then(|number| number.position(text)).map(|at| at.line), Some(1));
     }
 }

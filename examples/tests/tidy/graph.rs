@@ -6,7 +6,7 @@ use toml::{Table, Value};
 const ENGINES: [&str; 5] = ["ews-docker", "ews-deploy", "ews-scale", "ews-route", "ews-monitor"];
 
 /// The crates that compose everything, and are not published.
-const COMPOSERS: [&str; 2] = ["ews-examples", "ews-benches"];
+const COMPOSERS: [&str; 3] = ["ews-examples", "ews-host", "ews-benches"];
 
 /// What is wrong with the manifest of a member, `text` at `path`, in the workspace whose root manifest is `root`.
 pub(crate) fn check(root: &str, path: &str, text: &str) -> Vec<String> {

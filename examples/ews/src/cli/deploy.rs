@@ -1,0 +1,147 @@
+//! `ews deploy` and `ews plan`, and how a rollout is followed to its end.
+
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::ArgMatches;
+use ews_core::ServiceName;
+use ews_deploy::{Concurrency, Plan, RolloutReport};
+use hyper::Method;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use super::failure::FAILED;
+use super::out::age;
+use super::{Call, Failure, text};
+use crate::api::wire::{Accepted, DeployBody, EventLine, RolloutView};
+use crate::document;
+
+/// How long progress is waited for once the end is known.
+const LAST_WORDS: Duration = Duration::from_millis(300);
+/// How long it may take until progress is listened to.
+const LISTENS: Duration = Duration::from_secs(2);
+
+fn document(matches: &ArgMatches) -> Result<DeployBody, Failure> {
+    let path = matches.get_one::<PathBuf>("file").cloned().unwrap_or_default();
+    Ok(document::of_file(&path)?)
+}
+
+pub(super) async fn plan(call: &Call, matches: &ArgMatches) -> Result<u8, Failure> {
+    let body = document(matches)?;
+    let plan: Plan = call.client.post(&format!("/v1/services/{}/plan", body.spec.name), &body).await?;
+    if call.out.json {
+        call.out.document(&plan);
+    }
+    call.out.line(&plan.to_string());
+    Ok(0)
+}
+
+pub(super) async fn deploy(call: &Call, matches: &ArgMatches) -> Result<u8, Failure> {
+    let mut body = document(matches)?;
+    body.reason = text(matches, "reason");
+    body.key = matches.get_one::<String>("key").cloned();
+    body.concurrency = match (matches.get_flag("supersede"), matches.get_flag("queue")) {
+        (true, _) => Concurrency::Supersede,
+        (_, true) => Concurrency::Queue,
+        _ => Concurrency::Reject,
+    };
+    let service = body.spec.name.clone();
+    let path = format!("/v1/services/{service}/deploy");
+    let doing = call.client.post::<Accepted>(&path, &body);
+    rollout(call, &service, matches.get_flag("detach"), doing).await
+}
+
+/// Does what becomes a rollout, and follows that to its end.
+pub(super) async fn rollout(
+    call: &Call,
+    service: &ServiceName,
+    detach: bool,
+    doing: impl Future<Output = Result<Accepted, Failure>>,
+) -> Result<u8, Failure> {
+    let told = if detach || call.out.json { None } else { Some(tell(call, service).await) };
+    let accepted = doing.await?;
+    if detach {
+        if call.out.json {
+            call.out.document(&accepted);
+        }
+        call.out.line(&format!("rollout {} of {} is asked for", accepted.rollout, accepted.service));
+        return Ok(0);
+    }
+    let report = ended(call, &accepted).await;
+    if let Some(told) = told {
+        // It has no end of its own.
+        let _ = timeout(LAST_WORDS, told).await;
+    }
+    let report = report?;
+    if call.out.json {
+        call.out.document(&report);
+    }
+    show(call, &report);
+    Ok(if report.outcome.is_some_and(ews_deploy::Outcome::is_success) { 0 } else { FAILED })
+}
+
+/// Tells what happens to a service from now on; it listens when this returns.
+async fn tell(call: &Call, service: &ServiceName) -> tokio::task::JoinHandle<()> {
+    let (client, out) = (call.client.clone(), call.out);
+    let path = format!("/v1/events?service={service}&follow=true&past=false");
+    let (listens, listening) = oneshot::channel();
+    let mut listens = Some(listens);
+    let telling = tokio::spawn(async move {
+        let each = |line: EventLine| {
+            if let Some(listens) = listens.take() {
+                let _ = listens.send(());
+            }
+            if let EventLine::Event(event) = line {
+                out.progress(&format!("  {}", event.text));
+            }
+            Ok(ControlFlow::Continue(()))
+        };
+        // What goes wrong here goes wrong with the request too, which says so.
+        let _ = client.lines(Method::GET, &path, None, each).await;
+    });
+    let _ = timeout(LISTENS, listening).await;
+    telling
+}
+
+async fn ended(call: &Call, accepted: &Accepted) -> Result<RolloutReport, Failure> {
+    let path = format!("/v1/services/{}/rollouts/{}?wait=30s", accepted.service, accepted.rollout);
+    loop {
+        let view: RolloutView = call.client.get(&path).await.map_err(|failure| {
+            if failure.is_unreachable() {
+                Failure::unreachable(format!(
+                    "{}; rollout {} is written down and goes on when the host is back",
+                    failure.message(),
+                    accepted.rollout
+                ))
+            } else {
+                failure
+            }
+        })?;
+        if let Some(report) = view.report
+            && report.outcome.is_some()
+        {
+            return Ok(report);
+        }
+    }
+}
+
+fn show(call: &Call, report: &RolloutReport) {
+    let outcome = report.outcome.map(|outcome| outcome.to_string()).unwrap_or_default();
+    let took =
+        report.ended_at.map_or(String::new(), |ended| format!(" in {}", age(ended.since(report.started_at))));
+    let (done, all) = report.done;
+    call.out.line(&format!(
+        "rollout {} of {} {outcome}{took}: {} ({done} of {all})",
+        report.id.number, report.id.service, report.to
+    ));
+    if !report.cause.is_empty() {
+        call.out.line(&format!("  because: {}", report.cause));
+    }
+    for failure in &report.failures {
+        call.out.line(&format!("  {failure}"));
+        for line in &failure.log {
+            call.out.line(&format!("    | {line}"));
+        }
+    }
+}
