@@ -285,7 +285,7 @@ async fn requests_that_can_not_work_are_refused_with_the_field() {
         (request(long), ErrorKind::Invalid, "stop grace of 600s"),
         (traffic, ErrorKind::Invalid, "`admin`, which the service does not have; accepted: http"),
         (taken, ErrorKind::AlreadyExists, "`web.test` is served by the routes `web`"),
-        (DeployRequest::new(unpinned), ErrorKind::Invalid, "must be pinned"),
+        (DeployRequest::new(unpinned), ErrorKind::Invalid, "shop/web:1` is not pinned"),
         (impatient, ErrorKind::Invalid, "`progress_deadline`"),
         (
             request(spec("v2")).with_bounds(std::ops::RangeInclusive::new(5, 2)),
