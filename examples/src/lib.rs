@@ -1,8 +1,11 @@
 //! Reference deployments of EWS: each binary beside this file composes the crates into something that runs.
 //!
-//! `quickstart` is the tour of everything, in one command. `custom_runtime` (feature `suites`) is what a team writes that runs
-//! services in its own way: a driver and the proof that it keeps the contract.
+//! `embed` is the smallest embedding that is of use, `quickstart` the tour of everything, in one command. `custom_runtime` and
+//! `custom_balancer` (feature `suites`) are what a team writes that does something in its own way: each with the proof that it keeps
+//! the contract.
 
+#[cfg(target_os = "linux")]
+pub mod custom_balancer;
 #[cfg(all(unix, feature = "suites"))]
 pub mod custom_runtime;
 
@@ -10,5 +13,6 @@ pub mod custom_runtime;
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
 pub struct Readme;
+
 #[cfg(target_os = "linux")]
 pub mod quickstart;
