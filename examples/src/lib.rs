@@ -1,11 +1,13 @@
 //! Reference deployments of EWS: each binary beside this file composes the crates into something that runs.
 //!
-//! `embed` is the smallest embedding that is of use, `quickstart` the tour of everything, in one command. `custom_runtime` and
-//! `custom_balancer` (feature `suites`) are what a team writes that does something in its own way: each with the proof that it keeps
-//! the contract.
+//! `embed` is the smallest embedding that is of use, `quickstart` the tour of everything, in one command. `custom_runtime`,
+//! `custom_balancer` and `custom_policy` (feature `suites`) are what a team writes that does something in its own way: each with the
+//! proof that it keeps the contract.
 
 #[cfg(target_os = "linux")]
 pub mod custom_balancer;
+#[cfg(feature = "suites")]
+pub mod custom_policy;
 #[cfg(all(unix, feature = "suites"))]
 pub mod custom_runtime;
 
