@@ -52,12 +52,18 @@ impl Revision {
 fn check_pinned(spec: &ServiceSpec) -> Result<()> {
     match &spec.instance.source {
         Source::Image(image) if image.pin.is_none() => {
-            Err(Error::invalid("the image of a revision must be pinned: resolve its tag to a digest first")
-                .with_context("image", &image.reference))
+            Err(Error::invalid(format!(
+                "the image `{0}` is not pinned, and what it names may be another one tomorrow; accepted: a reference with the digest, \
+                 such as `{0}@sha256:…`, or a `pin` beside it",
+                image.reference
+            ))
+            .with_context("field", "image.pin"))
         }
         Source::Artifact(artifact) if artifact.location.contains("://") && artifact.digest.is_none() => {
-            Err(Error::invalid("an artifact that is fetched from an address must have a digest")
-                .with_context("service", &spec.name))
+            Err(Error::invalid(
+                "an artifact that is fetched from an address must have a digest; accepted: `digest` beside `location`",
+            )
+            .with_context("field", "artifact.digest"))
         }
         _ => Ok(()),
     }
@@ -99,8 +105,12 @@ mod tests {
             Arc::new(ServiceSpec::new(ServiceName::new("web").unwrap(), source))
         };
         let error = Revision::new(1, spec(&image), Timestamp::EPOCH).unwrap_err();
-        assert!(error.message().contains("must be pinned"), "{error}");
-        image.pin = Some(ImagePin::Manifest(Digest::of(b"manifest")));
+        assert!(error.to_string().contains("is not pinned") && error.to_string().contains("field=image.pin"));
+        let digest = Digest::of(b"manifest");
+        let by_reference = ImageSource::new(format!("shop/web:1.2@{digest}").parse().unwrap());
+        assert_eq!(by_reference.pin, Some(ImagePin::Manifest(digest)));
+        Revision::new(1, spec(&by_reference), Timestamp::EPOCH).unwrap();
+        image.pin = Some(ImagePin::Manifest(digest));
         let revision = Revision::new(7, spec(&image), Timestamp::EPOCH).unwrap();
         assert!(revision.id.as_str().starts_with("r7-"), "{}", revision.id);
         let text = serde_json::to_string(&revision).unwrap();

@@ -208,13 +208,27 @@ pub mod duration {
     /// # Errors
     /// What [`parse_duration`] refuses.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        parse_duration(&text).map_err(|error: Error| serde::de::Error::custom(error.message()))
+        deserializer.deserialize_str(Written)
+    }
+
+    /// Reads the text, and says what is accepted where something else is found, such as a number without a unit.
+    struct Written;
+
+    impl serde::de::Visitor<'_> for Written {
+        type Value = Duration;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("a text with a number and a unit (ms, s, m, h, d), such as \"10s\" or \"1h 30m\"")
+        }
+
+        fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Duration, E> {
+            parse_duration(text).map_err(|error: Error| E::custom(error.message()))
+        }
     }
 
     /// The same for `Option<Duration>`; absent and `null` are `None`. Use with `#[serde(default)]`.
     pub mod option {
-        use super::{Deserialize, Deserializer, Duration, Error, Serializer, parse_duration};
+        use super::{Deserialize, Deserializer, Duration, Serializer};
 
         /// Writes `10s` or null.
         ///
@@ -232,12 +246,9 @@ pub mod duration {
         /// # Errors
         /// What [`parse_duration`] refuses.
         pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
-            match Option::<String>::deserialize(deserializer)? {
-                None => Ok(None),
-                Some(text) => parse_duration(&text)
-                    .map(Some)
-                    .map_err(|error: Error| serde::de::Error::custom(error.message())),
-            }
+            #[derive(Deserialize)]
+            struct Text(#[serde(with = "super")] Duration);
+            Ok(Option::<Text>::deserialize(deserializer)?.map(|Text(duration)| duration))
         }
     }
 }
@@ -251,6 +262,27 @@ mod tests {
         let error = parse_duration("10").unwrap_err();
         assert!(error.message().contains("`10s`"), "{error}");
         assert_eq!(parse_duration("1h 30m").unwrap(), Duration::from_secs(5400));
+    }
+
+    #[test]
+    fn a_document_with_a_bare_number_is_told_of_units() {
+        #[derive(Debug, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Document {
+            #[serde(with = "duration")]
+            one: Duration,
+            #[serde(default, with = "duration::option")]
+            other: Option<Duration>,
+        }
+        for wrong in [r#"{"one": 10}"#, r#"{"one": "1s", "other": 10}"#, r#"{"one": null}"#] {
+            let message = serde_json::from_str::<Document>(wrong).unwrap_err().to_string();
+            assert!(message.contains("expected a text with a number and a unit"), "{message}");
+        }
+        let read = |text| serde_json::from_str::<Document>(text).unwrap();
+        let document = read(r#"{"one": "1m", "other": "2ms"}"#);
+        assert_eq!((document.one, document.other), (Duration::from_secs(60), Some(Duration::from_millis(2))));
+        assert_eq!(read(r#"{"one": "1m", "other": null}"#).other, None);
+        assert_eq!(read(r#"{"one": "1m"}"#).other, None);
     }
 
     #[test]

@@ -2,8 +2,10 @@
 
 use std::ops::RangeInclusive;
 
-use ews_core::balancer::DomainName;
-use ews_core::{Error, PortName, Result, ServiceSpec};
+use ews_core::balancer::{DomainName, Object, PathMatch, RouteAction, RouteRule, RouteSet};
+use ews_core::spec::network::Protocol;
+use ews_core::spec::placement::Placement;
+use ews_core::{Error, ErrorKind, PortName, Result, RouteSetId, ServiceSpec};
 use serde::{Deserialize, Serialize};
 
 use crate::plan::Plan;
@@ -35,6 +37,16 @@ impl Traffic {
     /// Everything for these hosts goes to this port.
     pub fn new(domains: impl IntoIterator<Item = DomainName>, port: PortName) -> Self {
         Self { domains: domains.into_iter().collect(), port, path: root() }
+    }
+
+    /// By the rules of routes, so that no balancer refuses later what was acknowledged.
+    fn check_path(&self) -> Result<()> {
+        let nothing = RouteAction::Respond { status: 200, body: String::new() };
+        let rules = vec![RouteRule::new(PathMatch::Prefix(self.path.clone()), nothing)];
+        let routes = Object::RouteSet(RouteSet { id: RouteSetId::new("path")?, rules });
+        let checked = routes.check();
+        checked
+            .map_err(|error| Error::invalid(error.message().to_owned()).with_context("field", "traffic.path"))
     }
 }
 
@@ -198,11 +210,12 @@ impl DeployRequest {
         self.remedy.as_ref().map_or(Ok(()), RemedyPolicy::check)?;
         if self.spec.job.is_some() {
             return Err(Error::new(
-                ews_core::ErrorKind::Unsupported,
+                ErrorKind::Unsupported,
                 "a run-once job is not deployed as a service; run it with `RuntimeExt::run_to_completion`",
             )
             .with_context("field", "job"));
         }
+        check_spec(&self.spec)?;
         if self.spec.replicas > Self::MAX_REPLICAS {
             return Err(Error::invalid(format!(
                 "{} replicas; accepted: at most {}",
@@ -229,15 +242,27 @@ impl DeployRequest {
                 )
                 .with_context("field", "traffic.domains"));
             }
-            let ports: Vec<_> = self.spec.instance.ports.iter().map(|port| port.name.as_str()).collect();
+            let all = &self.spec.instance.ports;
+            let tcp = all.iter().filter(|port| port.protocol == Protocol::Tcp);
+            let ports: Vec<_> = tcp.map(|port| port.name.as_str()).collect();
             if !ports.contains(&traffic.port.as_str()) {
+                let is_there = all.iter().any(|port| port.name == traffic.port);
                 return Err(Error::invalid(format!(
-                    "traffic for the port `{}`, which the service does not have; accepted: {}",
+                    "traffic for the port `{}`, which {}; accepted: {}",
                     traffic.port,
-                    if ports.is_empty() { "none, it has no ports".to_owned() } else { ports.join(", ") }
+                    if is_there { "is for UDP" } else { "the service does not have" },
+                    if ports.is_empty() {
+                        format!(
+                            "one of TCP, and the spec has none, so add `ports = {{ {} = 8080 }}` with the right number",
+                            traffic.port
+                        )
+                    } else {
+                        ports.join(", ")
+                    }
                 ))
                 .with_context("field", "traffic.port"));
             }
+            traffic.check_path()?;
         }
         if self.key.as_ref().is_some_and(|key| key.is_empty() || key.len() > 255) {
             return Err(Error::invalid("a key of no or more than 255 bytes; accepted: 1 to 255")
@@ -247,5 +272,75 @@ impl DeployRequest {
             return Err(Error::invalid("a reason of more than 1 KiB").with_context("field", "reason"));
         }
         Ok(())
+    }
+}
+
+/// Refuses a spec that can't be brought about as it stands.
+pub(crate) fn check_spec(spec: &ServiceSpec) -> Result<()> {
+    // One that a program built was looked at by nobody yet, and what is stored is read back by these rules.
+    spec.check()?;
+    if spec.placement != Placement::default() {
+        return Err(Error::new(
+            ErrorKind::Unsupported,
+            "the runtime chooses where instances run, and the deployer does not tell it; accepted: no `placement`",
+        )
+        .with_context("field", "placement"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use ews_core::spec::network::Port;
+    use ews_core::spec::source::{ArtifactSource, Source};
+
+    use super::*;
+
+    fn spec() -> ServiceSpec {
+        let mut spec =
+            ServiceSpec::new("web".parse().unwrap(), Source::Artifact(ArtifactSource::new("/srv/web")));
+        spec.instance.ports = vec![Port::new("http".parse().unwrap(), None)];
+        spec
+    }
+
+    fn refused(request: &DeployRequest) -> String {
+        request.check().unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_spec_that_a_program_built_goes_through_the_rules_of_documents() {
+        DeployRequest::new(spec()).check().unwrap();
+        let mut wrong = spec();
+        wrong.instance.source = Source::Artifact(ArtifactSource::new("web.tar.gz"));
+        wrong.instance.command = vec![String::new()];
+        let message = refused(&DeployRequest::new(wrong));
+        assert!(message.contains("artifact.location") && message.contains("command[0]"), "{message}");
+    }
+
+    #[test]
+    fn what_nobody_would_heed_is_refused() {
+        let mut placed = spec();
+        placed.placement.max_per_node = Some(1);
+        let error = DeployRequest::new(placed).check().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert!(error.to_string().contains("field=placement"), "{error}");
+    }
+
+    #[test]
+    fn traffic_needs_a_tcp_port_and_a_path() {
+        let traffic = || Traffic::new([DomainName::new("web.test").unwrap()], "http".parse().unwrap());
+        DeployRequest::new(spec()).with_traffic(traffic()).check().unwrap();
+        let mut none = spec();
+        none.instance.ports.clear();
+        let message = refused(&DeployRequest::new(none).with_traffic(traffic()));
+        assert!(message.contains("does not have; accepted: one of TCP"), "{message}");
+        let mut udp = spec();
+        udp.instance.ports[0].protocol = Protocol::Udp;
+        let message = refused(&DeployRequest::new(udp).with_traffic(traffic()));
+        assert!(message.contains("is for UDP"), "{message}");
+        let mut nowhere = traffic();
+        nowhere.path = "shop".to_owned();
+        let message = refused(&DeployRequest::new(spec()).with_traffic(nowhere));
+        assert!(message.contains("starts with `/`") && message.contains("field=traffic.path"), "{message}");
     }
 }

@@ -487,17 +487,30 @@ impl Serialize for Batch {
 
 impl<'de> Deserialize<'de> for Batch {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Written {
-            Count(u32),
-            Text(String),
-        }
-        let batch = match Written::deserialize(deserializer)? {
-            Written::Count(count) => count.to_string().parse(),
-            Written::Text(text) => text.parse(),
-        };
-        batch.map_err(|error: Error| serde::de::Error::custom(error.message()))
+        deserializer.deserialize_any(WrittenBatch)
+    }
+}
+
+/// Reads a number or a text, and says what is accepted where something else is found.
+struct WrittenBatch;
+
+impl serde::de::Visitor<'_> for WrittenBatch {
+    type Value = Batch;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the size of a batch: a count from 1, or a text from \"1%\" to \"100%\"")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> std::result::Result<Batch, E> {
+        text.parse().map_err(|error: Error| E::custom(error.message()))
+    }
+
+    fn visit_u64<E: serde::de::Error>(self, count: u64) -> std::result::Result<Batch, E> {
+        self.visit_str(&count.to_string())
+    }
+
+    fn visit_i64<E: serde::de::Error>(self, count: i64) -> std::result::Result<Batch, E> {
+        self.visit_str(&count.to_string())
     }
 }
 
@@ -533,6 +546,10 @@ mod tests {
         assert_eq!((strategy.order, strategy.on_failure), (Order::StopFirst, OnFailure::Pause));
         for wrong in [r#"{"batch":"0%"}"#, r#"{"batch":"101%"}"#, r#"{"batch":0}"#, r#"{"batches":1}"#] {
             assert!(serde_json::from_str::<Strategy>(wrong).is_err(), "{wrong}");
+        }
+        for wrong in ["0", "-1", "1.5", "true", "[1]", "\"half\"", "\"\"", "4294967296"] {
+            let message = serde_json::from_str::<Batch>(wrong).unwrap_err().to_string();
+            assert!(message.contains("a count from 1, or") && message.contains("100%"), "{wrong}: {message}");
         }
         let hasty = Strategy::default().with_monitor(Duration::from_secs(600));
         assert!(hasty.check().unwrap_err().message().contains("`monitor`"));

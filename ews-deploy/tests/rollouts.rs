@@ -3,12 +3,19 @@
 
 mod rig;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use ews_core::event::Notice;
-use ews_core::spec::source::{ImagePin, ImageSource, Source};
+use ews_core::layer::{Around, Call, Layered};
+use ews_core::spec::source::{ArtifactSource, ImagePin, ImageSource, Source};
+use ews_core::store::{MemoryStore, Store};
+use ews_core::testkit::fake::{FakeConfig, FakeEngine, FakeRuntime};
 use ews_core::{Digest, ErrorKind, PortName, ServiceName, ServiceSpec};
-use ews_deploy::{Batch, Concurrency, DeployRequest, EventKind, OnFailure, Outcome, Phase};
+use ews_deploy::{
+    Batch, Concurrency, DeployConfig, DeployParts, DeployRequest, Deployer, EventKind, OnFailure, Outcome,
+    Phase,
+};
 use rig::*;
 
 #[tokio::test(start_paused = true)]
@@ -285,7 +292,7 @@ async fn requests_that_can_not_work_are_refused_with_the_field() {
         (request(long), ErrorKind::Invalid, "stop grace of 600s"),
         (traffic, ErrorKind::Invalid, "`admin`, which the service does not have; accepted: http"),
         (taken, ErrorKind::AlreadyExists, "`web.test` is served by the routes `web`"),
-        (DeployRequest::new(unpinned), ErrorKind::Invalid, "must be pinned"),
+        (DeployRequest::new(unpinned), ErrorKind::Invalid, "shop/web:1` is not pinned"),
         (impatient, ErrorKind::Invalid, "`progress_deadline`"),
         (
             request(spec("v2")).with_bounds(std::ops::RangeInclusive::new(5, 2)),
@@ -418,4 +425,36 @@ async fn several_that_fail_at_once_are_one_reason_to_go_back() {
     let report = ended(&controller, &id).await;
     assert_eq!((report.outcome, report.failures.len()), (Some(Outcome::RolledBack), 3), "{report:?}");
     world.assert_whole(3, "v1").await;
+}
+
+/// Takes a while over each write.
+struct SlowWrites;
+
+impl Around for SlowWrites {
+    async fn around<T, F, Fut>(&self, call: Call<'_>, operation: F) -> ews_core::Result<T>
+    where
+        T: Send,
+        F: Fn() -> Fut + Send + Sync,
+        Fut: Future<Output = ews_core::Result<T>> + Send,
+    {
+        if call.kind.is_mutating() {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        operation().await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_next_rollout_may_be_asked_for_as_soon_as_the_one_before_has_ended() {
+    // What has ended is let go of in a write of its own.
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+    let runtime = FakeRuntime::connect(&FakeEngine::new(FakeConfig::default()));
+    let parts = DeployParts::new(Arc::new(runtime), Arc::new(Layered::new(store, SlowWrites)));
+    let deployer = Deployer::start(parts, DeployConfig::new("acme".parse().unwrap())).await.unwrap();
+    for path in ["/srv/v1", "/srv/v2", "/srv/v3"] {
+        let spec = ServiceSpec::new(web(), Source::Artifact(ArtifactSource::new(path)));
+        let id = deployer.deploy(&DeployRequest::new(spec)).await.unwrap();
+        assert_eq!(deployer.wait(&id).await.unwrap().outcome, Some(Outcome::Succeeded));
+    }
+    deployer.leave().await;
 }

@@ -14,7 +14,7 @@
 //! - **You embed EWS**: [`ScalePolicy`] for what a service's count follows, [`Autoscaler`] for the loop, [`replay()`] to try a policy
 //!   on a recorded load before it goes live.
 //! - **You write a policy of your own**: implement [`ews_core::Policy`] for [`ScaleObservation`] and [`ScaleDecision`], and prove it with
-//!   `ews_core::testkit::conformance::policy`.
+//!   `ews_core::testkit::conformance::policy`; [`replay_with`] tries it on a recorded load, [`Autoscaler::with_policy`] lets it act.
 //! - **You work on EWS itself**: `decide` has the order of the steps, `demand` the arithmetic.
 //!
 //! # Modules, in reading order
@@ -42,4 +42,4 @@ pub use decide::TargetTracking;
 pub use observation::{ScaleDecision, ScaleObservation, Sight, SignalReading};
 pub use policy::{Amount, Direction, Flapping, OnMissing, RateLimit, ScalePolicy, Select, Signal, Target};
 pub use record::{Action, ScaleRecord};
-pub use replay::{Plant, ReplayReport, replay};
+pub use replay::{Plant, ReplayReport, replay, replay_with};

@@ -69,6 +69,13 @@ pub struct ScaleDecision {
     pub sight: Sight,
 }
 
+impl ScaleDecision {
+    /// So many from now on, in place of so many; for policies of one's own.
+    pub const fn new(desired: u32, from: u32, sight: Sight) -> Self {
+        Self { desired, from, sight }
+    }
+}
+
 /// How much of the data was there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

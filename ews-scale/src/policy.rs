@@ -176,7 +176,10 @@ impl ScalePolicy {
         for (index, signal) in self.signals.iter().enumerate() {
             signal.check().map_err(|error| error.with_context("signal", index))?;
             if self.signals.iter().take(index).any(|earlier| earlier.name == signal.name) {
-                return Err(Error::invalid(format!("two signals are named `{}`", signal.name)));
+                return Err(Error::invalid(format!(
+                    "two signals are named `{}`; accepted: each name once",
+                    signal.name
+                )));
             }
         }
         for (name, time) in [("interval", self.interval), ("flapping.window", self.flapping.window)] {
@@ -244,7 +247,7 @@ impl Signal {
     fn check(&self) -> Result<()> {
         if self.name.trim().is_empty() || self.name.len() > 128 || self.name.chars().any(char::is_control) {
             return Err(Error::invalid(
-                "the name of a signal is empty, longer than 128 bytes or holds control characters",
+                "the name of a signal is empty, longer than 128 bytes or holds control characters; accepted: 1 to 128 bytes without",
             ));
         }
         let (Target::PerInstance(value) | Target::Ratio(value)) = self.target;
@@ -255,7 +258,10 @@ impl Signal {
             )));
         }
         if self.query.metric.is_empty() {
-            return Err(Error::invalid(format!("the query of the signal `{}` names no metric", self.name)));
+            return Err(Error::invalid(format!(
+                "the query of the signal `{}` names no metric; accepted: the name of one",
+                self.name
+            )));
         }
         above_zero("query.max_age", self.query.max_age)
     }

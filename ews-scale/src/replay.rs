@@ -8,12 +8,12 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use ews_core::policy::PolicyState;
-use ews_core::{Error, Policy as _, Result, Scale, Timestamp};
+use ews_core::{Error, Policy, Result, Scale, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::decide::TargetTracking;
-use crate::observation::{ScaleObservation, SignalReading};
-use crate::policy::Target;
+use crate::observation::{ScaleDecision, ScaleObservation, SignalReading};
+use crate::policy::{ScalePolicy, Target};
 
 /// The longest trace: a year of seconds.
 const MOST_SECONDS: usize = 366 * 24 * 3600;
@@ -103,8 +103,22 @@ impl ReplayReport {
 /// # Errors
 /// `Invalid` for a trace that is empty, longer than a year or holds what is no rate, and for a capacity or a window of zero.
 pub fn replay(policy: &TargetTracking, trace: &[f64], plant: &Plant) -> Result<ReplayReport> {
+    replay_with(policy, policy.policy(), trace, plant)
+}
+
+/// Runs a policy of one's own over a trace, as [`replay`] does. Of the document only `min`, `max`, `interval` and the signals'
+/// names and targets count: they say what the policy is shown, how often, and what the oracle is held to.
+///
+/// # Errors
+/// Those of [`replay`] and of [`ScalePolicy::check`].
+pub fn replay_with(
+    policy: &dyn Policy<ScaleObservation, ScaleDecision>,
+    doc: &ScalePolicy,
+    trace: &[f64],
+    plant: &Plant,
+) -> Result<ReplayReport> {
     check(trace, plant)?;
-    let doc = policy.policy();
+    doc.check()?;
     let needed = |rate: f64| up(rate / plant.capacity).clamp(doc.min, doc.max);
     let minute = trace.get(..trace.len().min(60)).unwrap_or(trace);
     let start = plant.start.unwrap_or_else(|| needed(minute.iter().copied().fold(0.0, f64::max)));

@@ -4,10 +4,12 @@
 
 use std::time::Duration;
 
-use ews_core::Selector;
 use ews_core::metrics::MetricQuery;
+use ews_core::policy::{Explained, PolicyState};
+use ews_core::{ErrorKind, Policy, Selector, Timestamp};
 use ews_scale::{
-    Direction, Plant, RateLimit, ReplayReport, ScalePolicy, Signal, Target, TargetTracking, replay,
+    Direction, Plant, RateLimit, ReplayReport, ScaleDecision, ScaleObservation, ScalePolicy, Sight, Signal,
+    Target, TargetTracking, replay, replay_with,
 };
 
 fn policy(target: Target) -> ScalePolicy {
@@ -34,6 +36,39 @@ fn a_steady_load_needs_no_change_and_costs_what_it_must() {
     assert_eq!((report.changes, report.reversals, report.most, report.fewest), (0, 0, 10, 10));
     assert!(report.under_provisioned == 0.0 && (report.cost() - 1.0).abs() < 1e-9);
     assert_eq!(report.requests, 360_000.0);
+}
+
+/// One instance more each time it is asked, whatever the load.
+struct Growing;
+
+impl Policy<ScaleObservation, ScaleDecision> for Growing {
+    fn name(&self) -> &'static str {
+        "growing/1"
+    }
+
+    fn decide(
+        &self,
+        seen: &ScaleObservation,
+        state: &PolicyState,
+        now: Timestamp,
+    ) -> (Explained<ScaleDecision>, PolicyState) {
+        let from = seen.scale.desired;
+        let decision = ScaleDecision::new(from + 1, from, Sight::Full);
+        (Explained::new("growing/1", now, decision, "one more"), state.clone())
+    }
+}
+
+#[test]
+fn a_policy_of_ones_own_is_replayed_by_the_document_that_goes_with_it() {
+    let document = policy(Target::PerInstance(10.0)).with_interval(Duration::from_secs(60));
+    let plant = Plant::new(10.0);
+    let report = replay_with(&Growing, &document, &[100.0; 600], &plant).unwrap();
+    assert_eq!((report.changes, report.reversals, report.fewest, report.most), (10, 0, 10, 20));
+    let same =
+        replay_with(&TargetTracking::new(document.clone()).unwrap(), &document, &wave(), &plant).unwrap();
+    assert_eq!(same, run(document, &wave(), &plant));
+    let error = replay_with(&Growing, &ScalePolicy::new(5, 2, []), &[1.0], &plant).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid);
 }
 
 #[test]

@@ -107,7 +107,9 @@ impl<'a> Draft<'a> {
             }
             let Some(object) = object else { continue };
             if let Some(missing) = object.references().iter().find(|to| self.get(to).is_none()) {
-                return Err(Error::invalid(format!("{reference} refers to {missing}, which is not there")));
+                return Err(Error::invalid(format!(
+                    "{reference} refers to {missing}, which is not there; accepted: one that is, or that comes with the same change"
+                )));
             }
             for to in counted(object) {
                 *uses.entry(to).or_default() += 1;

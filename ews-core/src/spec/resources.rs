@@ -166,8 +166,10 @@ impl FromStr for ByteSize {
             true => None,
         };
         parsed.map(Self).ok_or_else(|| {
+            let is_number = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());
+            let fault = if is_number { "is more than any machine has" } else { "is not a size" };
             Error::invalid(format!(
-                "`{}` is not a size; accepted: a number with a unit such as `512MiB`, `10GB` or `4096` bytes",
+                "`{}` {fault}; accepted: a number with a unit such as `512MiB`, `10GB` or `4096` bytes",
                 Shown(text)
             ))
         })
@@ -268,5 +270,8 @@ mod tests {
         for text in ["", "512M", "1.5", "-1MiB", "MiB", "99999999999TiB", "1 024"] {
             assert!(text.parse::<ByteSize>().is_err(), "{text}");
         }
+        let message = |text: &str| text.parse::<ByteSize>().unwrap_err().to_string();
+        assert!(message("99999999999TiB").contains("is more than any machine has"));
+        assert!(message("99999999999T").contains("is not a size"));
     }
 }

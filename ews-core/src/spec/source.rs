@@ -36,9 +36,10 @@ pub struct ImageSource {
 }
 
 impl ImageSource {
-    /// This image, pulled if missing.
+    /// This image, pulled if missing. A reference with a digest is pinned by it.
     pub fn new(reference: ImageRef) -> Self {
-        Self { reference, pin: None, pull: PullPolicy::default() }
+        let pin = reference.digest().map(ImagePin::Manifest);
+        Self { reference, pin, pull: PullPolicy::default() }
     }
 }
 

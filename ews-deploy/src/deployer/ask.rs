@@ -16,7 +16,7 @@ use crate::preflight::{self, Preflight};
 use crate::reconcile::Workshop;
 use crate::record::{
     ControlInput, Draft, End, Queued, Repository, RevisionRecord, RolloutRequest, RolloutState, ScaleInput,
-    ServiceInput, numbered,
+    ServiceInput, numbered, within,
 };
 use crate::request::{Concurrency, DeployRequest};
 use crate::rollout::RolloutId;
@@ -38,6 +38,10 @@ impl Deployer {
         let found = Found::read(&repository).await?;
         let revision = found.revision_for(request, self.inner.workshop.clock.now(), &repository).await?;
         let desired = found.desired_for(&revision, &repository).await?;
+        let asked = request.bounds.as_ref().map(|bounds| (*bounds.start(), *bounds.end()));
+        if let Some(bounds) = asked.or(found.input.as_ref().map(|input| input.value.bounds)) {
+            within(bounds, desired)?;
+        }
         let mut plan = self.planned(&found, &revision, request, desired, &repository).await?;
         plan.warnings.extend(preflight.summary());
         plan.preflight = preflight;
@@ -412,18 +416,22 @@ impl Deployer {
         let budget = request.remedy.as_ref().is_some_and(|remedy| remedy.error_budget.is_some());
         if budget && workshop.metrics.is_none() {
             return Err(Error::invalid(
-                "an error budget is to be asked for, and the deployer has no metrics",
+                "an error budget is to be asked for, and the deployer has no metrics; accepted: none, or metrics in its `DeployParts`",
             )
             .with_context("field", "remedy.error_budget"));
         }
         if request.strategy.analyses() && workshop.metrics.is_none() {
-            return Err(Error::invalid("an analysis is asked for, and the deployer has no metrics")
-                .with_context("field", "analysis"));
+            return Err(Error::invalid(
+                "an analysis is asked for, and the deployer has no metrics; accepted: none, or metrics in its `DeployParts`",
+            )
+            .with_context("field", "analysis"));
         }
         let preview = request.strategy.blue_green.iter().flat_map(|blue_green| &blue_green.preview);
         match (&request.traffic, &workshop.balancer) {
-            (Some(_), None) => Err(Error::invalid("traffic is asked for, and the deployer has no balancer")
-                .with_context("field", "traffic")),
+            (Some(_), None) => Err(Error::invalid(
+                "traffic is asked for, and the deployer has no balancer; accepted: none, or a balancer in its `DeployParts`",
+            )
+            .with_context("field", "traffic")),
             (Some(traffic), Some(balancer)) => {
                 let domains: Vec<_> = traffic.domains.iter().chain(preview).cloned().collect();
                 Director::check_domains(&**balancer, &request.spec.name, &domains).await

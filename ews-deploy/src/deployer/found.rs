@@ -21,6 +21,9 @@ pub(crate) struct Found {
     pub(crate) scale: Option<Versioned<ScaleInput>>,
     pub(crate) state: ServiceState,
     state_modified: StoreRevision,
+    /// Whether the rollout that was asked for last has ended. It is let go of a write later, and whoever has heard of its end
+    /// need not know that.
+    has_ended: bool,
 }
 
 impl Found {
@@ -29,7 +32,15 @@ impl Found {
         let scale = repository.scale().await?;
         let state = repository.state().await?;
         let state_modified = state.as_ref().map(|state| state.modified).unwrap_or_default();
-        Ok(Self { input, scale, state: state.map(|state| state.value).unwrap_or_default(), state_modified })
+        let state = state.map(|state| state.value).unwrap_or_default();
+        let has_ended = match input.as_ref().and_then(|input| input.value.active.as_ref()) {
+            Some(active) => repository
+                .rollout(active.number)
+                .await?
+                .is_some_and(|rollout| rollout.value.outcome.is_some()),
+            None => false,
+        };
+        Ok(Self { input, scale, state, state_modified, has_ended })
     }
 
     pub(crate) fn base(&self) -> Base {
@@ -48,11 +59,11 @@ impl Found {
 
     pub(super) fn free(&self, advice: &str) -> Result<()> {
         match self.input.as_ref().and_then(|input| input.value.active.as_ref()) {
-            Some(active) => Err(Error::new(
+            Some(active) if !self.has_ended => Err(Error::new(
                 ErrorKind::Busy,
                 format!("rollout {} of the service is under way; wait for it, or {advice}", active.number),
             )),
-            None => Ok(()),
+            _ => Ok(()),
         }
     }
 

@@ -83,13 +83,7 @@ impl ServiceInput {
         desired: u32,
     ) -> Result<()> {
         self.bounds = bounds.unwrap_or(self.bounds);
-        let (least, most) = self.bounds;
-        if !(least..=most).contains(&desired) {
-            return Err(Error::invalid(format!(
-                "{desired} instances; accepted by the service's bounds: {least} to {most}"
-            ))
-            .with_context("field", "replicas"));
-        }
+        within(self.bounds, desired)?;
         if let Some(traffic) = traffic {
             let before = self.traffic.replace(traffic.clone());
             let dropped = before.into_iter().flat_map(|traffic| traffic.domains);
@@ -116,6 +110,15 @@ impl ServiceInput {
             self.keys.drain(..surplus);
         }
     }
+}
+
+/// Refuses a count outside of a service's bounds.
+pub(crate) fn within((least, most): (u32, u32), desired: u32) -> Result<()> {
+    if (least..=most).contains(&desired) {
+        return Ok(());
+    }
+    Err(Error::invalid(format!("{desired} instances; accepted by the service's bounds: {least} to {most}"))
+        .with_context("field", "replicas"))
 }
 
 impl Schema for ServiceInput {

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::graph::Graph;
 use crate::discovery::Discovery;
-use crate::request::{Bounds, DeployRequest, Traffic};
+use crate::request::{Bounds, DeployRequest, Traffic, check_spec};
 use crate::strategy::Strategy;
 
 /// Several services and run-once jobs that are brought about as one.
@@ -315,6 +315,7 @@ impl MemberSpec {
         if !self.is_job() {
             return self.request().check().map_err(|error| error.with_context("member", name));
         }
+        check_spec(&self.service).map_err(|error| error.with_context("member", name))?;
         if self.traffic.is_some() || self.bounds.is_some() {
             return wrong("a run-once job has neither traffic nor bounds".to_owned());
         }

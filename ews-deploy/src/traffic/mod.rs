@@ -556,7 +556,7 @@ impl Director {
                 return Err(Error::new(
                     ErrorKind::AlreadyExists,
                     format!(
-                        "the domain `{}` is served by the routes `{}` already",
+                        "the domain `{}` is served by the routes `{}` already; accepted: one that no other service has",
                         domain.name, domain.routes
                     ),
                 )

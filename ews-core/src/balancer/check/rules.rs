@@ -85,7 +85,10 @@ pub(super) fn check_shares(shares: &[WeightedPool]) -> Result<()> {
     for (index, share) in shares.iter().enumerate() {
         super::check_weight(share.weight)?;
         if shares.iter().take(index).any(|earlier| earlier.pool == share.pool) {
-            return Err(Error::invalid(format!("the pool `{}` comes twice", share.pool)));
+            return Err(Error::invalid(format!(
+                "the pool `{}` comes twice; accepted: each pool once, with its share",
+                share.pool
+            )));
         }
     }
     Ok(())

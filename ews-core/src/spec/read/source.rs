@@ -46,7 +46,7 @@ fn image_source(at: &At<'_>) -> Option<ImageSource> {
     });
     fields.finish(foreign::image);
     let mut image = ImageSource::new(reference?);
-    image.pin = pin;
+    image.pin = pin.or(image.pin);
     image.pull = pull.unwrap_or_default();
     Some(image)
 }
