@@ -16,7 +16,6 @@ use ews_core::testkit::FakeSecrets;
 use ews_core::testkit::fake::{FakeConfig, Fault, FaultRule, Operation};
 use ews_core::{ErrorKind, ServiceSpec, Store as _, Timestamp};
 use ews_deploy::{Canary, CanaryStep, FailureClass, Outcome, Traffic};
-use futures_util::StreamExt as _;
 use rig::*;
 use tokio::time::Instant;
 

@@ -224,7 +224,10 @@ impl Journey {
         let told = load.ended().await;
         println!("{}: one is killed: {took:.1} s, {told:?}", self.ground.word);
         if !self.program.keeps_data() {
-            assert!(told.failed <= CLIENTS, "no more than was under way: {told:?}");
+            // What was under way. On Docker somebody takes connections for a container that has ended, until the engine knows; by HTTP the
+            // gateway asks another one, of TCP it knows no questions.
+            let rounds = if self.program.protocol() == PoolProtocol::Tcp { 5 } else { 1 };
+            assert!(told.failed <= rounds * CLIENTS, "no more than was under way: {told:?}");
         }
         assert_eq!(told.versions(), ["v1"]);
         self.says("v1").await;

@@ -8,7 +8,7 @@ pub(crate) fn pack(files: &[(&str, &str)]) -> Vec<u8> {
         // changed, not when its text has. Hours, minutes and pairs of seconds are 5, 6 and 5 bits.
         let sum = checksum(text.as_bytes());
         let pairs = (sum % (24 * 1800)) as u16;
-        let time = (pairs / 1800) << 11 | (pairs / 30 % 60) << 5 | pairs % 30;
+        let time = ((pairs / 1800) << 11) | ((pairs / 30 % 60) << 5) | (pairs % 30);
         // Version 1.0, no flags, stored.
         let mut facts = Vec::new();
         for word in [10_u16, 0, 0, time, 0x21] {
