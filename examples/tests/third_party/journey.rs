@@ -229,7 +229,7 @@ impl Journey {
             let rounds = if self.program.protocol() == PoolProtocol::Tcp { 5 } else { 1 };
             assert!(told.failed <= rounds * CLIENTS, "no more than was under way: {told:?}");
         }
-        assert_eq!(told.versions(), ["v1"]);
+        assert!(told.versions().iter().all(|version| *version == "v1"), "{told:?}");
         self.says("v1").await;
         self.remembers("killed").await;
     }
