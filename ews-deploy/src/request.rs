@@ -2,7 +2,7 @@
 
 use std::ops::RangeInclusive;
 
-use ews_core::balancer::{DomainName, Object, PathMatch, RouteAction, RouteRule, RouteSet};
+use ews_core::balancer::{DomainName, Object, PathMatch, PoolProtocol, RouteAction, RouteRule, RouteSet};
 use ews_core::spec::network::Protocol;
 use ews_core::spec::placement::Placement;
 use ews_core::{Error, ErrorKind, PortName, Result, RouteSetId, ServiceSpec};
@@ -24,19 +24,39 @@ pub struct Traffic {
     pub domains: Vec<DomainName>,
     /// The port of the instances that gets it.
     pub port: PortName,
-    /// The path and what lies below it. Default `/`.
+    /// The path and what lies below it. Default `/`; TCP knows no other.
     #[serde(default = "root")]
     pub path: String,
+    /// What the instances speak. Default HTTP/1.1. With TCP the domains are those that the balancer's TCP listeners name; it needs the
+    /// balancer's capability `tcp_routes`.
+    #[serde(default = "http1", skip_serializing_if = "is_http1")]
+    pub protocol: PoolProtocol,
 }
 
 fn root() -> String {
     "/".to_owned()
 }
 
+fn http1() -> PoolProtocol {
+    PoolProtocol::Http1
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+fn is_http1(protocol: &PoolProtocol) -> bool {
+    *protocol == PoolProtocol::Http1
+}
+
 impl Traffic {
     /// Everything for these hosts goes to this port.
     pub fn new(domains: impl IntoIterator<Item = DomainName>, port: PortName) -> Self {
-        Self { domains: domains.into_iter().collect(), port, path: root() }
+        Self { domains: domains.into_iter().collect(), port, path: root(), protocol: http1() }
+    }
+
+    /// To instances that speak this.
+    #[must_use]
+    pub fn with_protocol(mut self, protocol: PoolProtocol) -> Self {
+        self.protocol = protocol;
+        self
     }
 
     /// By the rules of routes, so that no balancer refuses later what was acknowledged.
@@ -241,6 +261,10 @@ impl DeployRequest {
                     "traffic without a domain; accepted: at least one, `*` for every host",
                 )
                 .with_context("field", "traffic.domains"));
+            }
+            if traffic.protocol == PoolProtocol::Tcp && traffic.path != root() {
+                return Err(Error::invalid("traffic by TCP for a path; accepted: `/`, TCP knows no paths")
+                    .with_context("field", "traffic.path"));
             }
             let all = &self.spec.instance.ports;
             let tcp = all.iter().filter(|port| port.protocol == Protocol::Tcp);

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use ews_core::balancer::{Object, PoolProtocol};
 use ews_core::clock::Clock;
 use ews_core::event::Notice;
 use ews_core::spec::content::{ConfigFile, EnvValue, FileContent};
@@ -14,7 +15,7 @@ use ews_core::store::{ListRequest, Prefix};
 use ews_core::testkit::FakeSecrets;
 use ews_core::testkit::fake::{FakeConfig, Fault, FaultRule, Operation};
 use ews_core::{ErrorKind, ServiceSpec, Store as _, Timestamp};
-use ews_deploy::{Canary, CanaryStep, FailureClass, Outcome};
+use ews_deploy::{Canary, CanaryStep, FailureClass, Outcome, Traffic};
 use rig::*;
 use tokio::time::Instant;
 
@@ -35,6 +36,39 @@ async fn a_full_disk_changes_nothing_that_runs_and_the_next_deployment_goes_thro
     assert_eq!(deploy(&controller, spec("v2")).await.outcome, Some(Outcome::Succeeded));
     world.assert_whole(3, "v2").await;
     assert_eq!(world.guard.least(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn traffic_by_tcp_goes_to_pools_of_tcp_and_knows_no_paths() {
+    let (world, controller) = running().await;
+    let pools = async || {
+        let protocol = |object| match object {
+            Object::Pool(pool) => Some(pool.protocol),
+            _ => None,
+        };
+        world.objects().await.into_iter().filter_map(protocol).collect::<Vec<_>>()
+    };
+    assert_eq!(pools().await, [PoolProtocol::Http1], "where nothing else is said");
+    let request = request(spec("v2"));
+    let tcp = request.traffic.clone().unwrap().with_protocol(PoolProtocol::Tcp);
+    let mut by_path = tcp.clone();
+    by_path.path = "/shop".to_owned();
+    let refused = controller.deployer.deploy(&request.clone().with_traffic(by_path)).await.unwrap_err();
+    assert!(
+        refused.kind() == ErrorKind::Invalid && refused.message().contains("TCP knows no paths"),
+        "{refused}"
+    );
+    let id = controller.deployer.deploy(&request.with_traffic(tcp)).await.unwrap();
+    assert_eq!(ended(&controller, &id).await.outcome, Some(Outcome::Succeeded));
+    assert_eq!(pools().await, [PoolProtocol::Tcp]);
+
+    // What is written down reads back, also what was written before there was a choice.
+    let before = r#"{"domains":["web.test"],"port":"http"}"#;
+    let traffic: Traffic = serde_json::from_str(before).unwrap();
+    assert_eq!(traffic.protocol, PoolProtocol::Http1);
+    assert!(!serde_json::to_string(&traffic).unwrap().contains("protocol"));
+    let tcp = serde_json::to_string(&traffic.with_protocol(PoolProtocol::Tcp)).unwrap();
+    assert_eq!(serde_json::from_str::<Traffic>(&tcp).unwrap().protocol, PoolProtocol::Tcp);
 }
 
 /// A clock of which every look is a month before or after the last one.

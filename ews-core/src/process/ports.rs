@@ -2,13 +2,16 @@
 //!
 //! A port belongs to its instance until that is removed, running or not, so its endpoint stays. What is free is asked of the
 //! system: a port whose socket somebody still holds is never given, whoever it is. Allotting goes on behind the last one given,
-//! over restarts of the controller too, so that a client with an old address finds nobody rather than a stranger.
+//! over restarts of the controller too, so that a client with an old address finds nobody rather than a stranger. Each root begins
+//! somewhere else: between the moment that a port is allotted and the one in which its program listens, nobody can see that it is
+//! taken, and two runtimes on one machine that began at the same port would give it to two programs.
 
 use std::collections::BTreeSet;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use super::record::{self, Durable};
@@ -33,7 +36,7 @@ struct State {
 impl Ports {
     /// The ports of this range; `taken` belong to instances already. A position that can't be read is no reason to fail.
     pub(super) fn new(range: RangeInclusive<u16>, file: PathBuf, taken: BTreeSet<u16>) -> Self {
-        let next = record::read::<u16>(&file).ok().flatten().unwrap_or(*range.start());
+        let next = record::read::<u16>(&file).ok().flatten().unwrap_or_else(|| first(&range, &file));
         Self { range, file, state: Mutex::new(State { taken, next }) }
     }
 
@@ -64,6 +67,14 @@ impl Ports {
             state.taken.remove(&port);
         }
     }
+}
+
+/// Where a root begins that has allotted nothing: anywhere in the range, always the same for one path.
+fn first(range: &RangeInclusive<u16>, file: &Path) -> u16 {
+    let mut hasher = DefaultHasher::new();
+    file.hash(&mut hasher);
+    let length = u64::from(range.end().saturating_sub(*range.start())) + 1;
+    range.start().saturating_add(u16::try_from(hasher.finish() % length).unwrap_or_default())
 }
 
 /// Whether nobody listens on this port, on any address.
@@ -100,6 +111,7 @@ mod tests {
         let range = range(4);
         let (a, b, c, d) = (*range.start(), range.start() + 1, range.start() + 2, *range.end());
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, b)).unwrap();
+        std::fs::write(&file, a.to_string()).unwrap();
         let ports = Ports::new(range.clone(), file.clone(), BTreeSet::new());
         assert_eq!(ports.allot(Protocol::Tcp).unwrap(), a);
         assert_eq!(
@@ -117,6 +129,17 @@ mod tests {
         assert_eq!(error.kind(), ErrorKind::OutOfResources);
         drop(listener);
         assert_eq!(ports.allot(Protocol::Tcp).unwrap(), b, "its socket is gone");
+    }
+
+    #[test]
+    fn roots_begin_at_ports_of_their_own_within_the_range() {
+        let range = 20_000..=32_000;
+        let begins: BTreeSet<u16> =
+            (0..100).map(|root| first(&range, Path::new(&format!("/srv/{root}/ports")))).collect();
+        assert!(begins.len() > 90 && begins.iter().all(|port| range.contains(port)), "{begins:?}");
+        let one = Path::new("/srv/ports");
+        assert_eq!(first(&range, one), first(&range, one), "a root that is opened again");
+        assert_eq!([first(&(1024..=1024), one), first(&(65_535..=65_535), one)], [1024, 65_535]);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use ews_core::balancer::{Object, PathMatch, RouteAction, RouteRule, RouteSet};
+use ews_core::balancer::{Object, PathMatch, PoolProtocol, RouteAction, RouteRule, RouteSet};
 use ews_core::{Capability, Error, ErrorKind, Result, RevisionId, RouteSetId, ServiceName, ServiceSpec};
 
 use tokio::time::timeout;
@@ -433,6 +433,9 @@ impl Deployer {
             )
             .with_context("field", "traffic")),
             (Some(traffic), Some(balancer)) => {
+                if traffic.protocol == PoolProtocol::Tcp {
+                    balancer.capabilities().require(Capability::TcpRoutes)?;
+                }
                 let domains: Vec<_> = traffic.domains.iter().chain(preview).cloned().collect();
                 Director::check_domains(&**balancer, &request.spec.name, &domains).await
             }

@@ -483,6 +483,7 @@ impl Director {
             {
                 active.entry(revision.clone()).or_default();
                 let mut pool = Pool::new(id);
+                pool.protocol = traffic.protocol;
                 pool.labels =
                     Labels::new([("service", self.service.as_str()), ("revision", revision.as_str())])?;
                 add(Object::Pool(pool));

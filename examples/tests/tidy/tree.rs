@@ -41,14 +41,16 @@ fn walk(folder: &Path, prefix: &str, files: &mut Vec<File>) -> io::Result<()> {
     Ok(())
 }
 
-/// What .gitignore names at the top, and git's own folder (a file, in a worktree).
+/// What .gitignore names at the top and in `fuzz`, and git's own folder (a file, in a worktree).
 fn is_skipped(path: &str) -> bool {
-    (path.starts_with("target") && !path.contains('/')) || path == ".git" || path == ".cache"
+    let built = path.starts_with("target") && !path.contains('/');
+    let fuzzed = ["fuzz/target", "fuzz/corpus", "fuzz/artifacts", "fuzz/coverage"].contains(&path);
+    built || fuzzed || path == ".git" || path == ".cache"
 }
 
 #[test]
 fn built_folders_are_skipped_and_others_are_not() {
-    for skipped in ["target", "target-windows", ".git", ".cache"] {
+    for skipped in ["target", "target-windows", "fuzz/target", ".git", ".cache"] {
         assert!(is_skipped(skipped), "{skipped}");
     }
     for walked in ["ews-core/src/target", ".ci", ".gitignore", "cache"] {

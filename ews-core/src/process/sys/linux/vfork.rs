@@ -175,13 +175,10 @@ fn become_program(child: &mut Child<'_>) -> io::Error {
         return io::Error::last_os_error();
     }
     for signal in 1..=SIGNALS {
-        // SAFETY: the child's actions are its own. What is ignored stays so, as it does for any program; but this one's runtime
-        // ignores broken pipes for itself. Numbers that are not for us are refused.
-        unsafe {
-            if libc::signal(signal, libc::SIG_DFL) == libc::SIG_IGN && signal != libc::SIGPIPE {
-                libc::signal(signal, libc::SIG_IGN);
-            }
-        }
+        // What this one ignores would stay so: broken pipes, which is its runtime's own business, and where a shell has it in the
+        // background, the interrupt by which many programs are asked to end. As under any init, a program begins with nothing ignored.
+        // SAFETY: the child's actions are its own. Numbers that are not for us are refused.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
     }
     if let Err(error) = (child.between)() {
         return error;
@@ -243,6 +240,18 @@ mod tests {
     fn it_is_found_by_its_path_and_gets_its_words_and_its_directory() {
         let told = output("sh", &["-c", "echo $A-$1; pwd", "x", "1 2"], "/none:/bin", || Ok(())).unwrap();
         assert_eq!(told, "b c-1 2\n/usr\n");
+    }
+
+    #[test]
+    fn nothing_is_ignored_that_this_program_ignores() {
+        // SAFETY: nobody in the tests waits for this signal.
+        unsafe { libc::signal(libc::SIGURG, libc::SIG_IGN) };
+        let told = output("grep", &["SigIgn", "/proc/self/status"], "/bin", || Ok(())).unwrap();
+        // SAFETY: as it was.
+        unsafe { libc::signal(libc::SIGURG, libc::SIG_DFL) };
+        let ignored = u64::from_str_radix(told.trim_start_matches("SigIgn:").trim(), 16).unwrap();
+        // The bits are signals from 1 on; 32 and 33 are the C library's own.
+        assert_eq!(ignored & !(0b11 << 31), 0, "{told}");
     }
 
     #[test]
