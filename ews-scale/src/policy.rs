@@ -564,7 +564,7 @@ mod tests {
             ("max = 3\nsignals = []\nmaximum = 4", "maximum"),
             ("signals = []", "max"),
             ("max = 3\nsignals = []\nscale_in = { window = \"5m\", windows = \"5m\" }", "windows"),
-            ("max = 3\nsignals = []\ninterval = 15", "string"),
+            ("max = 3\nsignals = []\ninterval = 15", "a number and a unit"),
             (
                 "max = 3\n[[signals]]\nname = \"x\"\ntarget = { ratio = 1 }\nquery = { metric = \"m\", matching = \"*\", fresh = 1 }",
                 "fresh",
