@@ -244,7 +244,7 @@ pub mod duration {
         /// Reads `10s` or null.
         ///
         /// # Errors
-        /// What [`parse_duration`] refuses.
+        /// What [`parse_duration`](super::parse_duration) refuses.
         pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
             #[derive(Deserialize)]
             struct Text(#[serde(with = "super")] Duration);
