@@ -18,12 +18,16 @@ fn main() -> ExitCode {
     };
     let keep = words.contains(&"--keep");
     words.retain(|word| *word != "--keep");
+    let (on, engine) = (taken(&mut words, "--runtime"), taken(&mut words, "--engine"));
     match words[..] {
-        [] | ["--runtime", "process"] => runtime.block_on(ews_examples::quickstart::tour(keep)),
-        #[cfg(feature = "docker")]
-        ["--runtime", "docker"] => runtime.block_on(ews_examples::quickstart::tour_on_docker(keep)),
-        #[cfg(not(feature = "docker"))]
-        ["--runtime", "docker"] => no_docker(),
+        [] => match on {
+            None | Some("process") => runtime.block_on(ews_examples::quickstart::tour(keep)),
+            #[cfg(feature = "docker")]
+            Some("docker") => runtime.block_on(ews_examples::quickstart::tour_on_docker(keep)),
+            #[cfg(not(feature = "docker"))]
+            Some("docker") => no_docker(),
+            Some(_) => usage(),
+        },
         ["gateway", root] => runtime.block_on(ews_examples::quickstart::gateway(root.as_ref())),
         ["controller", root] => runtime.block_on(ews_examples::quickstart::controller(root.as_ref())),
         ["kills"] => runtime.block_on(ews_examples::quickstart::kills(1)),
@@ -31,19 +35,34 @@ fn main() -> ExitCode {
             Ok(stride) => runtime.block_on(ews_examples::quickstart::kills(stride)),
             Err(_) => usage(),
         },
-        ["soak", minutes] => match minutes.parse() {
-            Ok(minutes) => {
-                runtime.block_on(ews_examples::quickstart::soak(minutes, u64::from(std::process::id())))
+        ["soak", minutes, ref seed @ ..] if seed.len() < 2 => {
+            let seed =
+                seed.first().map_or(Ok(u64::from(std::process::id())), |seed: &&str| seed.parse::<u64>());
+            let (Ok(minutes), Ok(seed)) = (minutes.parse::<f64>(), seed) else { return usage() };
+            match (on, engine) {
+                (None | Some("process"), None) => {
+                    runtime.block_on(ews_examples::quickstart::soak(minutes, seed))
+                }
+                #[cfg(feature = "docker")]
+                (Some("docker"), engine) => {
+                    let engine = engine.map(std::path::PathBuf::from);
+                    runtime.block_on(ews_examples::quickstart::soak_on_docker(minutes, seed, engine))
+                }
+                #[cfg(not(feature = "docker"))]
+                (Some("docker"), _) => no_docker(),
+                _ => usage(),
             }
-            Err(_) => usage(),
-        },
-        ["soak", minutes, seed] => match (minutes.parse(), seed.parse()) {
-            (Ok(minutes), Ok(seed)) => runtime.block_on(ews_examples::quickstart::soak(minutes, seed)),
-            _ => usage(),
-        },
+        }
         ["serve"] => runtime.block_on(ews_examples::quickstart::serve()),
         _ => usage(),
     }
+}
+
+/// Takes an option and its value away.
+#[cfg(target_os = "linux")]
+fn taken<'a>(words: &mut Vec<&'a str>, option: &str) -> Option<&'a str> {
+    let at = words.iter().position(|word| *word == option).filter(|at| at + 1 < words.len())?;
+    words.drain(at..at + 2).nth(1)
 }
 
 #[cfg(all(target_os = "linux", not(feature = "docker")))]
@@ -62,7 +81,8 @@ fn usage() -> ExitCode {
     let _ = writeln!(
         std::io::stderr(),
         "usage: quickstart [--runtime process|docker] [--keep]   the tour (docker: built with `--features docker`; keep: all stays up until \
-         Ctrl-C)\n       quickstart kills [N]   kill the controller at every N-th step of a rollout (default: at every one)\n       quickstart soak MINUTES [SEED]   random deeds and kills for so long"
+         Ctrl-C)\n       quickstart kills [N]   kill the controller at every N-th step of a rollout (default: at every one)\n       quickstart soak MINUTES [SEED] [--runtime process|docker] [--engine PIDFILE]   random deeds and kills for so long (PIDFILE: of the Docker \
+         Engine, which may be killed too, since somebody starts it again)"
     );
     ExitCode::from(2)
 }

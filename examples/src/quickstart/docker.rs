@@ -20,22 +20,26 @@ use ews_core::spec::storage::{Mount, MountKind};
 use ews_core::{
     Digest, Error, ErrorKind, ImageRef, InstanceState, NetworkName, PortName, Result, Selector, ServiceSpec,
 };
-use ews_docker::{DockerConfig, DockerImages, DockerRuntime, images};
+use ews_docker::{DockerConfig, DockerImages, DockerRuntime};
 use futures_util::StreamExt as _;
+use serde::{Deserialize, Serialize};
 use tokio::process::{Child, Command};
 use tokio::time::{Duration, Instant, sleep};
 
 use super::report::Report;
 use super::{OWNER, PATIENCE, service};
 
-/// What the presenter writes down for the controller: which image each version is.
+/// What the presenter writes down for the controller: `Laid`.
 const IMAGES: &str = "images.json";
 /// The port that nginx listens on in its container.
 const PORT: u16 = 8080;
 /// The file that nginx answers with.
 pub(super) const TEXT: &str = "/srv/text";
-/// The services and versions that the tour deploys, and what each calls.
-const IMAGES_OF: [(&str, &str, Option<&str>); 11] = [
+/// A service, a version of it, and what it calls.
+pub(super) type Wanted = (&'static str, &'static str, Option<&'static str>);
+
+/// The services and versions that the tour deploys.
+pub(super) const OF_THE_TOUR: [Wanted; 11] = [
     ("hello", "v1", None),
     ("hello", "v2", None),
     ("hello", service::BROKEN, None),
@@ -48,6 +52,31 @@ const IMAGES_OF: [(&str, &str, Option<&str>); 11] = [
     ("basket", service::BROKEN, Some("stock")),
     ("front", "v1", Some("basket")),
 ];
+
+/// The same for a soak, whose versions come round and round.
+pub(super) const OF_THE_SOAK: [Wanted; 12] = [
+    ("hello", "v1", None),
+    ("hello", "u1", None),
+    ("hello", "u2", None),
+    ("hello", "u3", None),
+    ("hello", service::BROKEN, None),
+    ("stock", "v1", None),
+    ("stock", "v2", None),
+    ("basket", "b1", Some("stock")),
+    ("basket", "b2", Some("stock")),
+    ("basket", "b3", Some("stock")),
+    ("basket", service::BROKEN, Some("stock")),
+    ("front", "v1", Some("basket")),
+];
+
+/// What the controller is told of the images.
+#[derive(Serialize, Deserialize)]
+struct Laid {
+    /// Whether containers are reached by a port of this machine, or on their own network.
+    published: bool,
+    /// Name and digest of each service's version.
+    images: BTreeMap<String, (String, String)>,
+}
 
 /// The engine, with a registry beside it.
 pub(super) struct Docker {
@@ -68,32 +97,38 @@ impl Docker {
     }
 
     /// Builds every version, pushes it, and removes it from the engine, so that it comes back from the registry alone.
-    pub(super) async fn prepare(&mut self, root: &Path, report: &mut Report) -> Result<()> {
+    pub(super) async fn prepare(
+        &mut self,
+        root: &Path,
+        report: &mut Report,
+        wanted: &[Wanted],
+        published: bool,
+    ) -> Result<()> {
         report.step("images", "Debian's nginx in four services, through a registry of our own");
         let node = self.runtime.nodes().await?;
         let engine = node.first().map_or("none", |node| node.engine.as_str());
         report.show(&format!("the engine is {engine}"));
         let port = self.start_registry(root).await?;
-        let mut known = BTreeMap::new();
-        for (service, version, calls) in IMAGES_OF {
+        let mut images = BTreeMap::new();
+        for &(service, version, calls) in wanted {
             let name: ImageRef = format!("127.0.0.1:{port}/ews-quickstart/{service}:{version}").parse()?;
             let folder = root.join("context").join(service).join(version);
             lay_out(&folder, service, version, calls)
                 .map_err(|error| Error::internal("the build context can't be made").with_source(error))?;
             let mut spec = BuildSpec::new(name.clone());
             spec.labels.insert("ews.owner".to_owned(), OWNER.to_owned());
-            let context = images::context(&folder, &spec.dockerfile)?;
+            let context = ews_docker::images::context(&folder, &spec.dockerfile)?;
             let (built, _) = finished(self.store.build(&spec, context).await?).await?;
             let (_, pushed) = finished(self.store.push(&name).await?).await?;
             let digest =
                 pushed.ok_or_else(|| Error::internal("a push ended without the manifest's digest"))?;
             report.show(&format!("{service} {version} is {}", digest.short()));
-            known.insert(format!("{service}:{version}"), (name.to_string(), digest.to_string()));
+            images.insert(format!("{service}:{version}"), (name.to_string(), digest.to_string()));
             report.check(&format!("{service} {version} was built"), built.is_some());
         }
         let removed = self.store.prune(&ours(OWNER)?).await?.len();
-        report.check("no version is on the engine before it is deployed", removed == IMAGES_OF.len());
-        let text = serde_json::to_string(&known)
+        report.check("no version is on the engine before it is deployed", removed == wanted.len());
+        let text = serde_json::to_string(&Laid { published, images })
             .map_err(|error| Error::internal("the images can't be written down").with_source(error))?;
         std::fs::write(root.join(IMAGES), text)
             .map_err(|error| Error::internal("the images can't be written down").with_source(error))
@@ -129,6 +164,27 @@ impl Docker {
             sleep(Duration::from_millis(20)).await;
         }
         Ok(port)
+    }
+
+    /// SIGKILL to the engine whose process id stands in this file, and waits for the one that its supervisor starts.
+    pub(super) async fn kill_engine(&self, pid_file: &Path) -> Result<()> {
+        let unreadable = |error| Error::internal("the engine's process id can't be read").with_source(error);
+        let before = std::fs::read_to_string(pid_file).map_err(unreadable)?;
+        let killed = Command::new("kill").args(["-9", before.trim()]).status().await;
+        if !killed.is_ok_and(|status| status.success()) {
+            return Err(Error::internal("the engine can't be killed"));
+        }
+        let until = Instant::now() + PATIENCE * 2;
+        loop {
+            let another = std::fs::read_to_string(pid_file).is_ok_and(|now| now != before);
+            if another && self.runtime.nodes().await.is_ok() {
+                return Ok(());
+            }
+            if Instant::now() > until {
+                return Err(Error::new(ErrorKind::Timeout, "nobody starts the engine again"));
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
     }
 
     /// SIGKILL to one instance's program.
@@ -265,16 +321,15 @@ pub(super) async fn runtime() -> Result<Arc<dyn Runtime>> {
 pub(super) fn spec(root: &Path, service: &str, version: &str) -> Result<ServiceSpec> {
     let unreadable = || Error::internal("the list of images can't be read");
     let text = std::fs::read_to_string(root.join(IMAGES)).map_err(|error| unreadable().with_source(error))?;
-    let known: BTreeMap<String, (String, String)> =
-        serde_json::from_str(&text).map_err(|error| unreadable().with_source(error))?;
+    let laid: Laid = serde_json::from_str(&text).map_err(|error| unreadable().with_source(error))?;
     let key = format!("{service}:{version}");
-    let (name, digest) = known.get(&key).ok_or_else(|| Error::not_found("version", &key))?;
+    let (name, digest) = laid.images.get(&key).ok_or_else(|| Error::not_found("version", &key))?;
     let mut image = ImageSource::new(name.parse()?);
     image.pin = Some(ImagePin::Manifest(digest.parse()?));
     image.pull = PullPolicy::IfMissing;
     let mut spec = ServiceSpec::new(service.parse()?, Source::Image(image));
     let mut port = Port::new(PortName::new("http")?, Some(PORT));
-    port.publish = Some(Publish::default());
+    port.publish = laid.published.then(Publish::default);
     let instance = &mut spec.instance;
     instance.ports = vec![port];
     instance.networks = vec![NetworkAttachment::new(NetworkName::new("ews-quickstart")?)];

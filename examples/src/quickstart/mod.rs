@@ -34,6 +34,8 @@ pub use gateway::gateway;
 pub use kills::kills;
 pub use service::serve;
 pub use soak::soak;
+#[cfg(feature = "docker")]
+pub use soak::soak_on_docker;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -74,6 +76,35 @@ enum Ground {
     Docker(Box<docker::Docker>),
 }
 
+impl Ground {
+    /// After a failure: nothing of it stays.
+    async fn clear(&self, root: &Path, report: &mut Report) {
+        match self {
+            Self::Processes => clean_up(root).await,
+            #[cfg(feature = "docker")]
+            Self::Docker(docker) => {
+                if let Err(error) = docker.remove_all().await {
+                    report.show(&format!("something may be left on the engine: {error}"));
+                }
+                let _ = std::fs::remove_dir_all(root);
+            }
+        }
+    }
+
+    /// After the services were removed.
+    async fn clean_end(&mut self, root: &Path, report: &mut Report) -> Result<()> {
+        match self {
+            Self::Processes => {
+                let empty = directories(&root.join("runtime/instances")) == 0;
+                report.check("no instance is left on disk", empty);
+                Ok(())
+            }
+            #[cfg(feature = "docker")]
+            Self::Docker(docker) => docker.clean_end(report).await,
+        }
+    }
+}
+
 /// The tour on processes, from an empty directory to an empty directory; `keep`: all stays up before the clean end, until Ctrl-C.
 pub async fn tour(keep: bool) -> ExitCode {
     on(Ground::Processes, keep).await
@@ -102,16 +133,7 @@ async fn on(mut ground: Ground, keep: bool) -> ExitCode {
     };
     if let Err(error) = ended {
         report.fail(&format!("it broke off: {error}"));
-        match &ground {
-            Ground::Processes => clean_up(&root).await,
-            #[cfg(feature = "docker")]
-            Ground::Docker(docker) => {
-                if let Err(error) = docker.remove_all().await {
-                    report.show(&format!("something may be left on the engine: {error}"));
-                }
-                let _ = std::fs::remove_dir_all(&root);
-            }
-        }
+        ground.clear(&root, &mut report).await;
     }
     report.end()
 }
@@ -149,7 +171,7 @@ async fn through(
     prepare(root)?;
     #[cfg(feature = "docker")]
     if let Ground::Docker(docker) = ground {
-        docker.prepare(root, report).await?;
+        docker.prepare(root, report, &docker::OF_THE_TOUR, true).await?;
     }
     report.step("start", "a gateway and a controller, each a process of its own");
     let gateway = GatewayProcess::start(root).await?;
@@ -192,14 +214,7 @@ async fn through(
     while controller.next(PATIENCE).await? != Said::Removed {}
     report.check("the controller left in order", controller.leave().await?);
     report.check("the gateway ended in order", gateway.stop().await);
-    match ground {
-        Ground::Processes => {
-            let empty = directories(&root.join("runtime/instances")) == 0;
-            report.check("no instance is left on disk", empty);
-        }
-        #[cfg(feature = "docker")]
-        Ground::Docker(docker) => docker.clean_end(report).await?,
-    }
+    ground.clean_end(root, report).await?;
     let _ = std::fs::remove_dir_all(root);
     report.check("no process is left", processes_below(root) == 0);
     report.check("no file is left", !root.exists());

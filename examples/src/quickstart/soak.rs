@@ -2,9 +2,12 @@
 //!
 //! `quickstart soak 60` does it for an hour, with a seed that it prints; `quickstart soak 60 7` does the same again. Planned changes may cost no
 //! request; a kill may cost those that were under way. The load's clients send a `GET` again whose connection broke, as browsers do.
+//!
+//! `--runtime docker` does it on containers, which the gateway reaches on their own network; `--engine PIDFILE` says that the engine with this process
+//! id may be killed too, since somebody starts it again and it runs with `live-restore`. That costs no request: what serves does not depend on the engine.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -15,12 +18,10 @@ use super::load::{CONNECTIONS, Load};
 use super::processes::{ControllerProcess, GatewayProcess};
 use super::report::Report;
 use super::say::{Ask, Said};
-use super::{
-    AT_REST, PATIENCE, REPLICAS, RUSH, Tour, clean_up, directories, prepare, processes_below, service,
-};
+use super::{AT_REST, Ground, PATIENCE, REPLICAS, RUSH, Tour, prepare, processes_below, service};
 
 /// What is done, and how often of a hundred times.
-const DEEDS: [(Deed, u32); 11] = [
+const DEEDS: [(Deed, u32); 12] = [
     (Deed::Update, 22),
     (Deed::Canary, 12),
     (Deed::Broken, 10),
@@ -32,6 +33,7 @@ const DEEDS: [(Deed, u32); 11] = [
     (Deed::KillInstance, 8),
     (Deed::KillController, 8),
     (Deed::KillGateway, 4),
+    (Deed::KillEngine, 6),
 ];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -47,6 +49,7 @@ enum Deed {
     KillInstance,
     KillController,
     KillGateway,
+    KillEngine,
 }
 
 impl Deed {
@@ -63,6 +66,7 @@ impl Deed {
             Self::KillInstance => "killed instances",
             Self::KillController => "killed controllers",
             Self::KillGateway => "killed gateways",
+            Self::KillEngine => "killed engines",
         }
     }
 
@@ -91,15 +95,32 @@ struct Held {
     gateway: u64,
 }
 
-/// For so many minutes.
+/// For so many minutes, on processes.
 pub async fn soak(minutes: f64, seed: u64) -> ExitCode {
+    on(Ground::Processes, minutes, seed, None).await
+}
+
+/// The same on containers; where `engine` has the engine's process id and somebody starts it again, it is killed too.
+#[cfg(feature = "docker")]
+pub async fn soak_on_docker(minutes: f64, seed: u64, engine: Option<PathBuf>) -> ExitCode {
+    match super::docker::Docker::connect().await {
+        Ok(docker) => on(Ground::Docker(Box::new(docker)), minutes, seed, engine).await,
+        Err(error) => {
+            let mut report = Report::new();
+            report.fail(&format!("it can't begin: {error}"));
+            report.end()
+        }
+    }
+}
+
+async fn on(mut ground: Ground, minutes: f64, seed: u64, engine: Option<PathBuf>) -> ExitCode {
     let root = std::env::temp_dir().join(format!("ews-quickstart-soak-{}", std::process::id()));
     let mut report = Report::new();
     let time = Duration::from_secs_f64(minutes.clamp(0.1, 7.0 * 24.0 * 60.0) * 60.0);
     report.step("soak", &format!("{time:.0?}, seed {seed}"));
-    if let Err(error) = Box::pin(through(&root, &mut report, time, seed)).await {
+    if let Err(error) = Box::pin(through(&root, &mut ground, &mut report, time, seed, engine)).await {
         report.fail(&format!("it broke off: {error}"));
-        clean_up(&root).await;
+        ground.clear(&root, &mut report).await;
     }
     report.end()
 }
@@ -108,6 +129,10 @@ struct Soak<'a> {
     tour: Tour<'a>,
     gateway: GatewayProcess,
     random: u64,
+    /// Where the process id of an engine stands that may be killed.
+    engine: Option<PathBuf>,
+    /// How many versions there are to deploy; on processes, as many as one likes.
+    images: u32,
     /// The version that runs, and how many there were.
     current: String,
     versions: u32,
@@ -115,24 +140,40 @@ struct Soak<'a> {
     fixes: u32,
 }
 
-async fn through(root: &Path, report: &mut Report, time: Duration, seed: u64) -> Result<()> {
+async fn through(
+    root: &Path,
+    ground: &mut Ground,
+    report: &mut Report,
+    time: Duration,
+    seed: u64,
+    engine: Option<PathBuf>,
+) -> Result<()> {
     prepare(root)?;
+    let images = match ground {
+        Ground::Processes => u32::MAX,
+        #[cfg(feature = "docker")]
+        Ground::Docker(docker) => {
+            docker.prepare(root, report, &super::docker::OF_THE_SOAK, false).await?;
+            3
+        }
+    };
+    let laid = files_below(root);
     let gateway = GatewayProcess::start(root).await?;
     let controller = ControllerProcess::start(root).await?;
     let load = Load::replaying(gateway.address);
-    let mut ground = super::Ground::Processes;
     let tour = Tour {
         root,
         gateway: gateway.address,
-        ground: &mut ground,
+        ground,
         report,
         controller,
         load,
         drained: true,
         alerts: Vec::new(),
     };
+    let current = "v1".to_owned();
     let mut soak =
-        Soak { tour, gateway, random: seed, current: "v1".to_owned(), versions: 0, releases: 0, fixes: 0 };
+        Soak { tour, gateway, random: seed, engine, images, current, versions: 0, releases: 0, fixes: 0 };
     soak.tour.first_deployment().await?;
     soak.tour.load.set_rate(AT_REST);
     let (began, mut sums, mut held) = (Instant::now(), BTreeMap::<Deed, Sum>::new(), Vec::new());
@@ -162,7 +203,7 @@ async fn through(root: &Path, report: &mut Report, time: Duration, seed: u64) ->
     }
     let Soak { tour, gateway, .. } = soak;
     judged(tour.report, &sums, &held, time);
-    let Tour { controller, load, .. } = tour;
+    let Tour { controller, load, ground, report, .. } = tour;
     let mut controller = controller;
     let replayed = load.replayed();
     drop(load);
@@ -171,8 +212,8 @@ async fn through(root: &Path, report: &mut Report, time: Duration, seed: u64) ->
     while controller.next(PATIENCE * 2).await? != Said::Removed {}
     report.check("the controller left in order", controller.leave().await?);
     report.check("the gateway ended in order", gateway.stop().await);
-    report.check("no instance is left on disk", directories(&root.join("runtime/instances")) == 0);
-    let kept = files_below(root);
+    ground.clean_end(root, report).await?;
+    let kept = files_below(root).saturating_sub(laid);
     report.show(&format!("{kept} files of records and logs"));
     report.check("there are not more files for more deeds", kept < 100);
     let _ = std::fs::remove_dir_all(root);
@@ -216,9 +257,11 @@ impl Soak<'_> {
     }
 
     fn drawn(&mut self) -> Deed {
-        let all: u32 = DEEDS.iter().map(|(_, weight)| weight).sum();
+        let spared = self.engine.is_none().then_some(Deed::KillEngine);
+        let deeds = || DEEDS.into_iter().filter(|(deed, _)| Some(*deed) != spared);
+        let all: u32 = deeds().map(|(_, weight)| weight).sum();
         let mut at = u32::try_from(self.next() % u64::from(all)).unwrap_or_default();
-        for (deed, weight) in DEEDS {
+        for (deed, weight) in deeds() {
             if at < weight {
                 return deed;
             }
@@ -293,8 +336,9 @@ impl Soak<'_> {
                 self.expect(&outcome, "succeeded");
             }
             Deed::Release => {
+                let basket = format!("b{}", self.releases % self.images + 1);
                 self.releases += 1;
-                let (outcome, _) = self.tour.released(&format!("b{}", self.releases)).await?;
+                let (outcome, _) = self.tour.released(&basket).await?;
                 self.expect(&outcome, "succeeded");
             }
             Deed::BrokenRelease => {
@@ -314,6 +358,7 @@ impl Soak<'_> {
                 self.tour.until("it is started again", |said| matches!(said, Said::Filled(_))).await?;
             }
             Deed::KillController => self.kill_controller().await?,
+            Deed::KillEngine => self.kill_engine().await?,
             Deed::KillGateway => {
                 let pid = self.gateway.pid();
                 let root = self.tour.root.to_owned();
@@ -337,9 +382,33 @@ impl Soak<'_> {
         Ok(())
     }
 
+    /// The engine, somewhere within an update, which goes on when there is another.
+    async fn kill_engine(&mut self) -> Result<()> {
+        let next = self.next_version();
+        self.tour.controller.ask(&Ask::Deploy(next.clone())).await?;
+        self.tour.until("it is asked for", |said| matches!(said, Said::Asked(_))).await?;
+        sleep(Duration::from_millis(self.next() % 4_000)).await;
+        match (&self.tour.ground, &self.engine) {
+            #[cfg(feature = "docker")]
+            (Ground::Docker(docker), Some(pid_file)) => docker.kill_engine(pid_file).await?,
+            _ => return Err(Error::internal("there is no engine to kill")),
+        }
+        self.tour.report.show("the engine is killed; another one answers");
+        let outcome = self.tour.outcome().await?.outcome;
+        self.expect(&outcome, "succeeded");
+        self.current = next;
+        Ok(())
+    }
+
+    /// Not the one that runs: with a bounded number of images, the way back may have led to the next.
     fn next_version(&mut self) -> String {
-        self.versions += 1;
-        format!("u{}", self.versions)
+        loop {
+            let next = format!("u{}", self.versions % self.images + 1);
+            self.versions += 1;
+            if next != self.current {
+                return next;
+            }
+        }
     }
 
     fn expect(&mut self, outcome: &str, wanted: &str) {
