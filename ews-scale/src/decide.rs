@@ -84,9 +84,7 @@ impl Policy<ScaleObservation, ScaleDecision> for TargetTracking {
         let mut run = Run::new(&self.policy, observation, known, now);
         let desired = run.decide();
         let Run { mut state, mut record, current, sight, .. } = run;
-        state.wanted = desired;
-        state.seen = current;
-        state.last_at = now;
+        state.decided(current, desired, now);
         record.decision = ScaleDecision { desired, from: current, sight };
         record.outcome = outcome(&record, &notes);
         // What can't be written is forgotten, which is as careful as a restart.

@@ -18,6 +18,11 @@ pub(crate) const VERSION: u32 = 1;
 
 /// The most changes and reversals that are kept.
 const MOST: usize = 1_024;
+/// How long what was decided may take to happen, in which it is not taken for somebody else's: six times the longest that one call may take, so that
+/// a target that answers late and acts later yet is no operator.
+const UNDER_WAY: Duration = Duration::from_secs(60);
+/// The most decisions of which nothing was seen yet that are kept.
+const MOST_UNDER_WAY: usize = 16;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -42,6 +47,16 @@ pub(crate) struct State {
     pub(crate) incomplete_since: Option<Timestamp>,
     /// What somebody else did to the count.
     pub(crate) manual: Option<Manual>,
+    /// What was decided before the last decision and was not seen to happen yet.
+    #[serde(default)]
+    pub(crate) under_way: Vec<Asked>,
+}
+
+/// A count that was decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Asked {
+    pub(crate) at: Timestamp,
+    pub(crate) count: u32,
 }
 
 /// A change by somebody else.
@@ -65,7 +80,24 @@ impl State {
             missing: BTreeMap::new(),
             incomplete_since: None,
             manual: None,
+            under_way: Vec::new(),
         }
+    }
+
+    /// Writes down what was decided for this count.
+    pub(crate) fn decided(&mut self, current: u32, wanted: u32, now: Timestamp) {
+        (self.seen, self.wanted, self.last_at) = (current, wanted, now);
+        if wanted != current {
+            self.under_way.retain(|asked| asked.count != wanted);
+            self.under_way.push(Asked { at: now, count: wanted });
+        }
+    }
+
+    /// Whether this count is what was decided, lately or before; if so, it has happened.
+    fn is_ours(&mut self, count: u32) -> bool {
+        let before = self.under_way.len();
+        self.under_way.retain(|asked| asked.count != count);
+        count == self.wanted || self.under_way.len() < before
     }
 
     /// Takes in what became of the count since the last decision, and forgets what no rule looks at any more.
@@ -75,9 +107,13 @@ impl State {
         let moments = missing.chain(&mut self.reversals).chain(&mut self.incomplete_since);
         moments.for_each(|at| *at = (*at).min(now));
         self.changes.iter_mut().for_each(|change| change.at = change.at.min(now));
+        self.under_way.iter_mut().for_each(|asked| asked.at = asked.at.min(now));
+        self.under_way.retain(|asked| now.since(asked.at) < UNDER_WAY);
+        let excess = self.under_way.len().saturating_sub(MOST_UNDER_WAY);
+        self.under_way.drain(..excess);
 
         let by = i64::from(scale.desired) - i64::from(self.seen);
-        if by != 0 && scale.desired == self.wanted {
+        if by != 0 && self.is_ours(scale.desired) {
             if self.changes.last().is_some_and(|last| (last.by > 0) != (by > 0)) {
                 self.reversals.push(self.last_at);
             }

@@ -241,6 +241,37 @@ fn what_somebody_else_set_is_left_for_a_while() {
 }
 
 #[test]
+fn what_is_done_late_is_nobody_elses() {
+    let mut service = start(base().with_scale_in(Direction::scale_in().with_window(Duration::ZERO)), 3);
+    let reading = |service: &Loop, load| vec![SignalReading::measured("load", load, service.now)];
+    // The target takes the change, answers too late, and acts later yet; meanwhile the load has gone.
+    assert_eq!(service.look(reading(&service, 60.0)).decision.desired, 6);
+    service.now = service.now + TICK;
+    assert_eq!(service.load(30.0), 3);
+    service.set(6);
+    let decided = service.look(reading(&service, 30.0));
+    assert_eq!(decided.decision.desired, 3, "{decided}");
+    // Once it was seen to happen, the same count by somebody else is theirs.
+    service.set(3);
+    service.now = service.now + TICK;
+    assert_eq!(service.load(30.0), 3);
+    service.set(6);
+    let decided = service.look(reading(&service, 30.0));
+    assert!(bound_by(&decided, "somebody else raised"), "{decided}");
+    // And so is one that comes long after it was asked for.
+    let mut late = start(base().with_scale_in(Direction::scale_in().with_window(Duration::ZERO)), 3);
+    assert_eq!(late.look(reading(&late, 60.0)).decision.desired, 6);
+    for _ in 0..4 {
+        late.now = late.now + TICK;
+        assert_eq!(late.look(reading(&late, 30.0)).decision.desired, 3);
+    }
+    late.set(6);
+    late.now = late.now + TICK;
+    let decided = late.look(reading(&late, 30.0));
+    assert!(bound_by(&decided, "somebody else raised"), "{decided}");
+}
+
+#[test]
 fn a_clock_step_never_shortens_a_window() {
     for (step, forward) in [(40, true), (3_600, true), (3_600, false), (40, false)] {
         let mut service = start(base(), 8);
