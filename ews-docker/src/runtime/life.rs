@@ -48,6 +48,16 @@ impl Inner {
         };
         match started {
             Ok(()) => Ok(self.find(id, OPERATION).await?.0.instance),
+            Err(error) if is_half_begun(&error) => {
+                self.give_up(id, &before, OPERATION)
+                    .await
+                    .map_err(|error| error.with_context("instance", id))?;
+                let gone = "the engine died while it started this instance, and can neither start it nor take up what it had begun: the \
+                    container was removed, so that another one is made";
+                Err(Error::new(ErrorKind::NotFound, gone)
+                    .with_context("instance", id)
+                    .with_detail(error.detail().unwrap_or_default()))
+            }
             Err(error) if passing(error.kind()) => Err(error.with_context("instance", id)),
             Err(error) => {
                 // A program that can't be started is told by its state. It is the engine that knows whether it was that.
@@ -211,14 +221,35 @@ impl Inner {
                 .with_operation(OPERATION)
                 .with_context("instance", id));
         }
-        self.remove_container(&seen.container, options.force, OPERATION)
+        self.take_away(id, &seen, options.force, OPERATION)
             .await
-            .map_err(|error| error.with_context("instance", id))?;
+            .map_err(|error| error.with_context("instance", id))
+    }
+
+    /// The container, and what is kept beside it.
+    async fn take_away(
+        &self,
+        id: &InstanceId,
+        seen: &Seen,
+        force: bool,
+        operation: &'static str,
+    ) -> Result<()> {
+        self.remove_container(&seen.container, force, operation).await?;
         self.meters.forget(id);
         if let Some(files) = &seen.known.files {
             self.forget_memory(&files.directory).await;
         }
         Ok(())
+    }
+
+    /// Removes a container that can't be started any more.
+    async fn give_up(&self, id: &InstanceId, seen: &Seen, operation: &'static str) -> Result<()> {
+        tracing::warn!(
+            instance = id.as_str(),
+            container = seen.container.as_str(),
+            "the engine died while it started this container, and refuses to start it again: it is removed"
+        );
+        self.take_away(id, seen, true, operation).await
     }
 
     /// Removes a container with its anonymous volumes, and returns when it is gone.
@@ -263,6 +294,13 @@ impl Inner {
             .query("signal", &signal.number().to_string());
         self.engine.unit(call).await.map_err(|error| error.with_context("instance", id))
     }
+}
+
+/// Whether an engine says that containerd has something of this container that the engine knows nothing of: it died between the two steps of a
+/// start. Starting again gives the same answer for ever, and what containerd has is a shim without a program.
+fn is_half_begun(error: &Error) -> bool {
+    let words = error.detail().unwrap_or_default().to_ascii_lowercase();
+    words.contains("task") && words.contains("already exists")
 }
 
 /// Whether a program that was killed may have been killed for memory, and the engine has not said so (yet).

@@ -111,6 +111,43 @@ async fn nothing_where_something_was() {
     }
 }
 
+/// What 20.10 to 29 answer after they died in the midst of a start: for ever, so that only another container helps.
+#[tokio::test]
+async fn what_an_engine_had_begun_before_it_died_makes_way() {
+    let labels = {
+        let (stood, _, _) = running().await;
+        stood.body()["Labels"].clone()
+    };
+    for words in
+        ["task aa: already exists", "failed to create task for container: task aa: already exists: unknown"]
+    {
+        let gone = std::sync::atomic::AtomicBool::new(false);
+        let one = json!({"Id": "aa", "Name": format!("/{}", key().to_id().unwrap()), "Config": {"Labels": labels},
+            "State": {"Status": "created"}});
+        let engine = Standin::saying(
+            &version("1.51", "1.44"),
+            r#"{"OSType":"linux","Architecture":"x86_64"}"#,
+            move |asked| match asked.line.split_once(' ').unwrap() {
+                ("POST", _) => Reply::Whole(409, json!({ "message": words }).to_string()),
+                ("DELETE", _) => {
+                    gone.store(true, std::sync::atomic::Ordering::Relaxed);
+                    Reply::Whole(204, String::new())
+                }
+                _ if gone.load(std::sync::atomic::Ordering::Relaxed) => {
+                    Reply::Whole(404, json!({ "message": "No such container: aa" }).to_string())
+                }
+                _ => Reply::Whole(200, one.to_string()),
+            },
+        );
+        let runtime = DockerRuntime::connect(engine.config()).await.unwrap();
+        let id = key().to_id().unwrap();
+        let error = runtime.start(&id).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+        assert!(error.to_string().contains("died while it started"), "{error}");
+        assert_eq!(runtime.get(&id).await.unwrap_err().kind(), ErrorKind::NotFound);
+    }
+}
+
 /// The words of engines 25 to 29, and of none, for each call that may be refused.
 #[tokio::test]
 async fn refusals_in_the_words_of_newer_engines() {
