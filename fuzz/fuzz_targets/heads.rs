@@ -1,15 +1,20 @@
 //! What comes from the network at the gateway: heads of requests and of the PROXY protocol. The verdict does not depend on how the bytes came.
 #![no_main]
 
+use std::hash::{DefaultHasher, Hasher};
+
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|input: (&[u8], Vec<u8>)| {
-    let (bytes, cuts) = input;
+fuzz_target!(|bytes: &[u8]| {
     let whole = ews_route::fuzzing::heads(&[bytes]);
-    let mut pieces = Vec::new();
-    let mut rest = bytes;
-    for cut in cuts.iter().take(64) {
-        let (piece, after) = rest.split_at(rest.len().min(usize::from(*cut)));
+    // Where they are cut follows from what they are, so that a request as it is on the wire is a seed.
+    let mut hasher = DefaultHasher::new();
+    hasher.write(bytes);
+    let (mut random, mut rest, mut pieces) = (hasher.finish(), bytes, Vec::new());
+    while !rest.is_empty() && pieces.len() < 64 {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let longest = if random >> 63 == 0 { 4 } else { 64 };
+        let (piece, after) = rest.split_at(rest.len().min((random >> 40) as usize % longest));
         pieces.push(piece);
         rest = after;
     }

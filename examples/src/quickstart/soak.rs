@@ -396,7 +396,9 @@ impl Soak<'_> {
         self.tour.report.show("the engine is killed; another one answers");
         let outcome = self.tour.outcome().await?.outcome;
         self.expect(&outcome, "succeeded");
-        self.current = next;
+        if outcome == "succeeded" {
+            self.current = next;
+        }
         Ok(())
     }
 
