@@ -4,8 +4,8 @@
 //! know how a part of the tour went compares the counts before and after it.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -17,6 +17,10 @@ use tokio::time::{Instant, timeout};
 pub(super) const CONNECTIONS: u32 = 8;
 /// How often a connection without anything to send looks whether there is.
 const IDLE: Duration = Duration::from_millis(20);
+/// The longest that a request may take.
+const LONGEST: Duration = Duration::from_secs(5);
+/// Of how many failures the words are kept.
+const TOLD: usize = 8;
 /// The longest head and body that is read.
 const ANSWER: usize = 64 * 1024;
 
@@ -35,6 +39,8 @@ struct Shared {
     /// Whether a request whose connection broke is sent once more: a `GET` may be.
     replays: bool,
     replayed: AtomicU64,
+    /// What became of those that failed and that nobody has asked for yet.
+    failures: Mutex<Vec<String>>,
 }
 
 impl Load {
@@ -56,6 +62,7 @@ impl Load {
             failed: AtomicU64::new(0),
             replays,
             replayed: AtomicU64::new(0),
+            failures: Mutex::default(),
         });
         let mut connections = JoinSet::new();
         for _ in 0..CONNECTIONS {
@@ -72,6 +79,11 @@ impl Load {
     /// How often a request was sent again.
     pub(super) fn replayed(&self) -> u64 {
         self.shared.replayed.load(Ordering::Relaxed)
+    }
+
+    /// What became of the first requests that failed since this was asked for.
+    pub(super) fn failures(&self) -> Vec<String> {
+        std::mem::take(&mut *self.shared.failures.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// How many were sent, and how many of them failed, so far.
@@ -94,11 +106,18 @@ async fn connection(shared: Arc<Shared>) {
         // What could not be sent in time is left out, not sent in a burst.
         next = next.max(Instant::now());
         tokio::time::sleep_until(next).await;
-        let answered = timeout(Duration::from_secs(5), answered(&mut stream, &shared)).await;
+        let answered = timeout(LONGEST, answered(&mut stream, &shared)).await;
         shared.sent.fetch_add(1, Ordering::Relaxed);
-        if !matches!(answered, Ok(Ok(()))) {
-            shared.failed.fetch_add(1, Ordering::Relaxed);
-            stream = None;
+        let failure = match answered {
+            Ok(Ok(())) => continue,
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("no answer within {LONGEST:?}"),
+        };
+        shared.failed.fetch_add(1, Ordering::Relaxed);
+        stream = None;
+        let mut failures = shared.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        if failures.len() < TOLD {
+            failures.push(failure);
         }
     }
 }
@@ -164,6 +183,7 @@ async fn request(kept: &mut Option<TcpStream>, gateway: SocketAddr) -> std::io::
             *kept = None;
         }
         let fine = head.starts_with("http/1.1 200 ") && length.is_some();
-        return if fine { Ok(()) } else { Err(std::io::ErrorKind::InvalidData.into()) };
+        let line = || head.lines().next().unwrap_or_default().to_owned();
+        return if fine { Ok(()) } else { Err(std::io::Error::new(std::io::ErrorKind::InvalidData, line())) };
     }
 }

@@ -180,6 +180,7 @@ async fn through(
     while began.elapsed() < time {
         let deed = soak.drawn();
         let before = soak.tour.settle().await;
+        drop(soak.tour.load.failures());
         soak.done(deed).await?;
         let (right, versions) = soak.whole().await?;
         let now = soak.tour.settle().await;
@@ -188,6 +189,9 @@ async fn through(
             let what =
                 format!("{}: {versions:?} of {}, {failed} of {sent} failed", deed.name(), soak.current);
             soak.tour.report.fail(&what);
+            for failure in soak.tour.load.failures() {
+                soak.tour.report.show(&format!("one was: {failure}"));
+            }
         }
         let sum = sums.entry(deed).or_default();
         sum.times += 1;
