@@ -10,9 +10,9 @@ use ews_core::spec::lifecycle::Signal;
 use ews_core::{Error, ErrorKind, InstanceId, Result};
 use hyper::Method;
 
-use super::Inner;
 use super::mapping::whole_seconds;
 use super::observe::{self, Seen};
+use super::{Inner, leftovers};
 use crate::client::models::Inspected;
 use crate::client::{Call, Subject, Until};
 
@@ -236,10 +236,25 @@ impl Inner {
     ) -> Result<()> {
         self.remove_container(&seen.container, force, operation).await?;
         self.meters.forget(id);
+        if seen.instance.started_at.is_none() {
+            self.end_leftovers(&seen.container).await;
+        }
         if let Some(files) = &seen.known.files {
             self.forget_memory(&files.directory).await;
         }
         Ok(())
+    }
+
+    /// Ends what an engine that died in the midst of a start may have left of a container that it says never ran.
+    async fn end_leftovers(&self, container: &str) {
+        let id = container.to_owned();
+        if let Ok(ended @ 1..) = tokio::task::spawn_blocking(move || leftovers::end(&id)).await {
+            tracing::warn!(
+                container,
+                ended,
+                "processes that a dead engine left of this container were ended"
+            );
+        }
     }
 
     /// Removes a container that can't be started any more.
@@ -249,7 +264,9 @@ impl Inner {
             container = seen.container.as_str(),
             "the engine died while it started this container, and refuses to start it again: it is removed"
         );
-        self.take_away(id, seen, true, operation).await
+        self.take_away(id, seen, true, operation).await?;
+        self.end_leftovers(&seen.container).await;
+        Ok(())
     }
 
     /// Removes a container with its anonymous volumes, and returns when it is gone.

@@ -13,6 +13,7 @@ mod create;
 mod events;
 mod exec;
 pub(crate) mod labels;
+mod leftovers;
 mod life;
 mod list;
 mod logs;

@@ -45,6 +45,37 @@ async fn runtime() -> Option<(DockerRuntime, ews_core::OwnerId)> {
     Some((DockerRuntime::connect(config).await.unwrap(), ews_core::OwnerId::new(unique()).unwrap()))
 }
 
+/// The engine dies between the two steps of a start, and does not know afterwards of the process that holds the container's network.
+#[tokio::test]
+async fn what_a_dead_engine_left_of_a_container_goes_with_it() {
+    let Some((runtime, owner)) = runtime().await else { return };
+    let spec = spec(&engine::busybox(), &Workload::Sleep);
+    let key = key_of(&owner, 0);
+    let created = runtime.create(&spec, &key, &CreateOptions::default()).await.unwrap();
+    let container = engine::docker(&["inspect", "-f", "{{.Id}}", created.id.as_str()]).trim().to_owned();
+    let mount = ["/sys/fs/cgroup/pids", "/sys/fs/cgroup"].into_iter().find(|mount| {
+        std::path::Path::new(mount).join("cgroup.procs").exists()
+            && std::fs::create_dir_all(format!("{mount}/docker/{container}")).is_ok()
+    });
+    let mut left = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+    let group = mount.map(|mount| std::path::PathBuf::from(format!("{mount}/docker/{container}")));
+    let joined = group
+        .as_ref()
+        .is_some_and(|group| std::fs::write(group.join("cgroup.procs"), left.id().to_string()).is_ok());
+    runtime.remove(&created.id, &RemoveOptions::default()).await.unwrap();
+    if joined {
+        // By its parent, which we are: it has ended by SIGKILL, or it sleeps for ten minutes.
+        until("the process has ended", async || left.try_wait().unwrap().is_some()).await;
+    } else {
+        println!("SKIPPED: no control group may be made here");
+        left.kill().unwrap();
+        left.wait().unwrap();
+    }
+    if let Some(group) = group {
+        let _ = std::fs::remove_dir(group);
+    }
+}
+
 #[tokio::test]
 async fn what_changes_something_happens_once_wherever_it_is_dropped() {
     let Some((runtime, owner)) = runtime().await else { return };
