@@ -1,15 +1,4 @@
 //! Which entry of an index runs on a platform: system, architecture, variant, and for Windows the build.
-//!
-//! The first three must fit, and the nearest variant wins: of those a machine runs, the highest. For Windows the build decides among what is
-//! left (docker/cli#138 and containerd#7431 are about what happens without):
-//!
-//! - under process isolation, an image of the host's build; else one that hcsshim's rule lets run there
-//!   ([`windows_fit`]), the highest;
-//! - under Hyper-V isolation, or where nothing is said: an image of the host's build, else the highest build not above it;
-//! - an entry that does not tell its build comes last, and under process isolation not at all.
-//!
-//! Among equals the first entry wins, as for every other client; a revision counts on Server 2016 only. Entries without a platform, attestations among
-//! them, are never chosen.
 
 use ews_core::place::windows_fit;
 use ews_core::registry::IndexEntry;
@@ -49,7 +38,18 @@ impl<'a> Wanted<'a> {
     }
 }
 
-/// Chooses the entry of an index. See the header of the module's file for the rule.
+/// Chooses the entry of an index.
+///
+/// The first three must fit, and the nearest variant wins: of those a machine runs, the highest. For Windows the build decides among what is
+/// left (docker/cli#138 and containerd#7431 are about what happens without):
+///
+/// - under process isolation, an image of the host's build; else one that hcsshim's rule lets run there
+///   ([`windows_fit`]), the highest;
+/// - under Hyper-V isolation, or where nothing is said: an image of the host's build, else the highest build not above it;
+/// - an entry that does not tell its build comes last, and under process isolation not at all.
+///
+/// Among equals the first entry wins, as for every other client; a revision counts on Server 2016 only. Entries without a platform, attestations among
+/// them, are never chosen.
 ///
 /// ```
 /// use ews_core::registry::{Descriptor, IndexEntry};

@@ -42,7 +42,7 @@ impl Inner {
             let micros = since.as_micros();
             call = call.query("since", &format!("{}.{:06}", micros / 1_000_000, micros % 1_000_000));
         }
-        let idle = (!follow).then_some(self.engine.config().idle);
+        let idle = (!follow).then_some(self.engine.config().idle_limit);
         let (_, bytes) =
             self.engine.flow(call, idle).await.map_err(|error| error.with_context("instance", id))?;
         let since = options.since;

@@ -9,7 +9,8 @@ use ews_core::testkit::conformance::Stop;
 use ews_core::testkit::conformance::registry::{RegistryHarness, run};
 use ews_core::testkit::conformance::runtime::LogCapture;
 use ews_core::{Digest, ErrorKind, ImageRef};
-use ews_docker::registry::{Credentials, ExplicitCredentials, OciRegistry};
+use ews_docker::registry::OciRegistry;
+use ews_docker::{Credentials, ExplicitCredentials};
 use serde_json::json;
 
 use crate::model::{Manners, Model, PASSWORD, USER};

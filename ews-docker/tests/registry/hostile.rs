@@ -6,7 +6,8 @@ use std::time::Duration;
 use ews_core::registry::Registry;
 use ews_core::testkit::FakeSecrets;
 use ews_core::{Digest, Error, ErrorKind, ImageRef, Retry};
-use ews_docker::registry::{Credentials, ExplicitCredentials, OciRegistry, OciRegistryConfig};
+use ews_docker::registry::{OciRegistry, OciRegistryConfig};
+use ews_docker::{Credentials, ExplicitCredentials};
 
 use crate::pieces::{MANIFEST, content, drain, info, stream};
 use crate::standin::{Reply, Request, StandIn};

@@ -13,8 +13,8 @@ use ews_core::store::MemoryStore;
 use ews_core::{Digest, ImageRef, Instance, Registry, Result, Runtime, Selector, ServiceSpec, Source};
 use ews_deploy::source::{Artifact, Catalogue, Resolved, SourceRequest, Sources, SourcesConfig};
 use ews_deploy::{DeployConfig, DeployParts, DeployRequest, Deployer, Outcome, Strategy};
-use ews_docker::registry::{Credentials, OciRegistry, OciRegistryConfig};
-use ews_docker::{DockerConfig, DockerImages, DockerRuntime};
+use ews_docker::registry::{OciRegistry, OciRegistryConfig};
+use ews_docker::{Credentials, DockerConfig, DockerImages, DockerRuntime};
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
