@@ -128,7 +128,7 @@ impl Inner {
         // Without input the writing half stays with the control: dropped alone it would change nothing, and it ends with the session.
         let stdin: Option<Pin<Box<dyn AsyncWrite + Send>>> =
             spec.stdin.then(|| Box::pin(Stdin { write: Some(write) }) as Pin<Box<dyn AsyncWrite + Send>>);
-        Ok(ExecSession { stdin, output, control: Box::new(control) })
+        Ok(ExecSession::new(stdin, output, Box::new(control)))
     }
 
     async fn make_exec(&self, container: &str, request: &Request<'_>) -> Result<String> {

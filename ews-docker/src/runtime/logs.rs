@@ -159,9 +159,9 @@ fn split(record: Bytes, at: Timestamp, stream: OutputStream, into: &mut VecDeque
         };
         while line.len() > MAX_PIECE {
             let bytes = line.split_to(MAX_PIECE);
-            into.push_back(LogLine { at, stream, bytes, partial: true });
+            into.push_back(LogLine::new(at, stream, bytes).with_partial(true));
         }
-        into.push_back(LogLine { at, stream, bytes: line, partial: !whole });
+        into.push_back(LogLine::new(at, stream, line).with_partial(!whole));
     }
 }
 

@@ -239,8 +239,7 @@ async fn what_is_not_as_announced_is_never_committed() {
         let name = model.name("wrong");
         for length in [10, 300_000] {
             let bytes = content(length);
-            let announced =
-                |size: usize, bytes: &[u8]| BlobInfo { digest: Digest::of(bytes), size: size as u64 };
+            let announced = |size: usize, bytes: &[u8]| BlobInfo::new(Digest::of(bytes), size as u64);
             for blob in
                 [announced(length, b"other"), announced(length + 1, &bytes), announced(length - 1, &bytes)]
             {

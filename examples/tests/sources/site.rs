@@ -150,12 +150,12 @@ impl Site {
             })),
         });
         for blob in layers.into_iter().chain([config.into_bytes()]) {
-            let info = BlobInfo { digest: Digest::of(&blob), size: blob.len() as u64 };
+            let info = BlobInfo::new(Digest::of(&blob), blob.len() as u64);
             let bytes = Box::pin(futures_util::stream::iter([Ok(Bytes::from(blob))]));
             self.registry.push_blob(&name, &info, bytes).await.unwrap();
         }
         let media_type = "application/vnd.oci.image.manifest.v1+json".to_owned();
-        let manifest = Manifest { media_type, bytes: manifest.to_string().into() };
+        let manifest = Manifest::new(media_type, manifest.to_string());
         self.registry.push_manifest(&name, &manifest).await.unwrap()
     }
 

@@ -201,7 +201,7 @@ mod tests {
 
         async fn image(&self, tag: Option<&str>, day: u32, subject: Option<Digest>) -> Digest {
             let config = format!(r#"{{"created":"2026-01-{day:02}T00:00:00Z"}}"#);
-            let blob = BlobInfo { digest: Digest::of(config.as_bytes()), size: config.len() as u64 };
+            let blob = BlobInfo::new(Digest::of(config.as_bytes()), config.len() as u64);
             let bytes = config.clone().into_bytes();
             let stream = Box::pin(futures_util::stream::iter([Ok(bytes.into())]));
             self.registry.push_blob(&self.name, &blob, stream).await.unwrap();
@@ -221,7 +221,7 @@ mod tests {
         }
 
         async fn push(&self, tag: Option<&str>, media_type: &str, document: &serde_json::Value) -> Digest {
-            let manifest = Manifest { media_type: media_type.to_owned(), bytes: document.to_string().into() };
+            let manifest = Manifest::new(media_type, document.to_string());
             let name = match tag {
                 Some(tag) => self.name.clone().with_tag(tag).unwrap(),
                 None => self.name.clone().with_digest(manifest.digest()),
