@@ -83,8 +83,10 @@ impl BackoffConfig {
     /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) for a `base` or a `reset_after` of zero, or a `max` below `base` or
     /// above [`Self::MAX`].
     pub fn check(&self) -> Result<()> {
-        if self.base.is_zero() || self.reset_after.is_zero() {
-            return Err(Error::invalid("`base` and `reset_after` of a back-off must be above zero"));
+        for (name, time) in [("base", self.base), ("reset_after", self.reset_after)] {
+            if time.is_zero() {
+                return Err(Error::invalid(format!("`{name}` of a back-off is zero; accepted: above zero")));
+            }
         }
         if self.max < self.base || self.max > Self::MAX {
             return Err(Error::invalid(format!(

@@ -33,6 +33,7 @@ pub struct Cursor {
 
 /// An event with its place.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Numbered<E> {
     /// Where it stands: resume after it.
     pub cursor: Cursor,

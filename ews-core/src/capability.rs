@@ -1,7 +1,7 @@
 //! What a driver can do, said by the driver and held by one layer.
 //!
 //! A capability that a driver lacks is refused with [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported), never passed
-//! over in silence: `crate::layer::CapabilityCheck` does it in front of any driver, and the conformance suites hold a
+//! over in silence: [`CapabilityCheck`](crate::layer::CapabilityCheck) does it in front of any driver, and the conformance suites hold a
 //! driver to what it declares. [`RuntimeCapabilities::check`] tells before an engine is asked whether a spec can run.
 
 use std::collections::BTreeSet;
@@ -355,9 +355,12 @@ impl RuntimeCapabilities {
         if let Some(wanted) = spec.platform.isolation
             && !self.isolation.contains(&wanted)
         {
-            return Err(Error::new(crate::ErrorKind::Unsupported, "this driver can't isolate in this way")
-                .with_context("field", "platform.isolation")
-                .with_context("accepted", format_args!("{:?}", self.isolation)));
+            let message = format!(
+                "this driver can't isolate by {wanted:?}; accepted: one of {:?}, or none named",
+                self.isolation
+            );
+            return Err(Error::new(crate::ErrorKind::Unsupported, message)
+                .with_context("field", "platform.isolation"));
         }
         Ok(())
     }

@@ -40,10 +40,16 @@ pub trait ImageStore: Send + Sync + 'static {
     async fn inspect(&self, image: &ImageQuery) -> Result<Image>;
 
     /// The images that are there: all, or those with all of these labels.
+    ///
+    /// # Errors
+    /// Those that every call to an engine may give: `Unavailable`, `Timeout`, `Decode`, `Unauthorized`, `Internal`.
     async fn list(&self, labels: &crate::Selector) -> Result<Vec<Image>>;
 
     /// Removes images that are unused and not kept. What is in use or in `keep` is never removed, nor is anything without
     /// this owner's label unless the options say so. Returns what was removed, or would be on a dry run.
+    ///
+    /// # Errors
+    /// Those of [`list`](Self::list); what was removed before one stays removed.
     async fn prune(&self, options: &PruneOptions) -> Result<Vec<Digest>>;
 
     /// Builds an image from a context: a tar archive with a Dockerfile in it. The stream ends with [`Progress::Done`].
@@ -156,6 +162,22 @@ pub struct EnsureOptions {
     pub platform: Option<Platform>,
 }
 
+impl EnsureOptions {
+    /// On these nodes.
+    #[must_use]
+    pub fn with_nodes(mut self, nodes: impl IntoIterator<Item = NodeId>) -> Self {
+        self.nodes = nodes.into_iter().collect();
+        self
+    }
+
+    /// For this platform.
+    #[must_use]
+    pub fn with_platform(mut self, platform: Platform) -> Self {
+        self.platform = Some(platform);
+        self
+    }
+}
+
 /// What a long operation on images yields.
 pub type ProgressStream = BoxStream<'static, Result<Progress>>;
 
@@ -218,6 +240,48 @@ impl BuildSpec {
             pull: false,
         }
     }
+
+    /// With the Dockerfile at this path within the context.
+    #[must_use]
+    pub fn with_dockerfile(mut self, path: impl Into<String>) -> Self {
+        self.dockerfile = path.into();
+        self
+    }
+
+    /// Up to this stage.
+    #[must_use]
+    pub fn with_target(mut self, stage: impl Into<String>) -> Self {
+        self.target = Some(stage.into());
+        self
+    }
+
+    /// With this build argument; never a secret.
+    #[must_use]
+    pub fn with_arg(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.args.insert(name.into(), value.into());
+        self
+    }
+
+    /// With this secret, which the build may mount by its id.
+    #[must_use]
+    pub fn with_secret(mut self, id: impl Into<String>, secret: EnvValue) -> Self {
+        self.secrets.insert(id.into(), secret);
+        self
+    }
+
+    /// With this label.
+    #[must_use]
+    pub fn with_label(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.labels.insert(key.into(), value.into());
+        self
+    }
+
+    /// For this platform.
+    #[must_use]
+    pub fn with_platform(mut self, platform: Platform) -> Self {
+        self.platform = Some(platform);
+        self
+    }
 }
 
 /// How an instance becomes an image.
@@ -239,6 +303,20 @@ impl CommitSpec {
     pub fn new(name: ImageRef) -> Self {
         Self { name, comment: String::new(), labels: BTreeMap::new(), pause: true }
     }
+
+    /// With these words about who made it and why.
+    #[must_use]
+    pub fn with_comment(mut self, comment: impl Into<String>) -> Self {
+        self.comment = comment.into();
+        self
+    }
+
+    /// With this label.
+    #[must_use]
+    pub fn with_label(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.labels.insert(key.into(), value.into());
+        self
+    }
 }
 
 /// What may be removed.
@@ -251,4 +329,27 @@ pub struct PruneOptions {
     pub labels: Option<crate::Selector>,
     /// Says what would be removed and removes nothing.
     pub dry_run: bool,
+}
+
+impl PruneOptions {
+    /// Keeping these: ids or manifest digests.
+    #[must_use]
+    pub fn with_kept(mut self, digests: impl IntoIterator<Item = Digest>) -> Self {
+        self.keep.extend(digests);
+        self
+    }
+
+    /// Only images with these labels, in place of those that carry an owner label of EWS.
+    #[must_use]
+    pub fn with_labels(mut self, labels: crate::Selector) -> Self {
+        self.labels = Some(labels);
+        self
+    }
+
+    /// Saying what would be removed, and removing nothing.
+    #[must_use]
+    pub fn with_dry_run(mut self) -> Self {
+        self.dry_run = true;
+        self
+    }
 }

@@ -25,6 +25,7 @@ pub trait Policy<O, D>: Send + Sync + 'static {
 
 /// What a policy remembers between decisions.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct PolicyState {
     /// The version of the value's form; 0 with a null value is "nothing yet".
     pub version: u32,
@@ -137,6 +138,7 @@ impl<D> std::fmt::Display for Explained<D> {
 
 /// Something a policy looked at.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Input {
     /// Its name: `requests_in_flight`.
     pub name: String,
@@ -149,6 +151,7 @@ pub struct Input {
 
 /// What one part of a policy spoke for.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Proposal {
     /// Which part.
     pub by: String,
@@ -160,6 +163,7 @@ pub struct Proposal {
 
 /// What bound an outcome.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Constraint {
     /// Which bound: `max_replicas`.
     pub name: String,
@@ -167,6 +171,34 @@ pub struct Constraint {
     pub before: String,
     /// The outcome after it.
     pub after: String,
+}
+
+impl Input {
+    /// A value of this name, or why there is none; its age is not known.
+    pub fn new(name: impl Into<String>, reading: std::result::Result<f64, Unavailable>) -> Self {
+        Self { name: name.into(), reading, age: None }
+    }
+
+    /// So old, where that is known.
+    #[must_use]
+    pub fn with_age(mut self, age: impl Into<Option<std::time::Duration>>) -> Self {
+        self.age = age.into();
+        self
+    }
+}
+
+impl Proposal {
+    /// This part speaks for this value, for this reason.
+    pub fn new(by: impl Into<String>, value: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self { by: by.into(), value: value.into(), reason: reason.into() }
+    }
+}
+
+impl Constraint {
+    /// This bound made that of it.
+    pub fn new(name: impl Into<String>, before: impl Into<String>, after: impl Into<String>) -> Self {
+        Self { name: name.into(), before: before.into(), after: after.into() }
+    }
 }
 
 #[cfg(test)]

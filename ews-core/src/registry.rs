@@ -52,6 +52,9 @@ pub trait Registry: Send + Sync + 'static {
     async fn open_blob(&self, name: &ImageRef, digest: &Digest, offset: u64) -> Result<ByteStream>;
 
     /// The size of a blob, or `None` where the repository lacks it.
+    ///
+    /// # Errors
+    /// The common ones.
     async fn blob_size(&self, name: &ImageRef, digest: &Digest) -> Result<Option<u64>>;
 
     /// Puts a blob into the name's repository. Nothing is sent, nor are the bytes asked for, where it is there already.
@@ -65,6 +68,9 @@ pub trait Registry: Send + Sync + 'static {
 
     /// Makes a blob of another repository of the same registry appear in the name's, without moving bytes. Returns false
     /// where the registry would not, or has no such blob there: then push it.
+    ///
+    /// # Errors
+    /// `Unsupported` without the capability; the common ones.
     async fn mount_blob(&self, name: &ImageRef, digest: &Digest, from: &ImageRef) -> Result<bool> {
         let _ = (name, digest, from);
         Err(Error::unsupported(Capability::RegistryMount))
@@ -93,6 +99,7 @@ pub trait Registry: Send + Sync + 'static {
 
 /// What a name stands for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Descriptor {
     /// The digest of the manifest or index.
     pub digest: Digest,
@@ -102,8 +109,16 @@ pub struct Descriptor {
     pub size: u64,
 }
 
+impl Descriptor {
+    /// What has this digest, media type and size in bytes.
+    pub fn new(digest: Digest, media_type: impl Into<String>, size: u64) -> Self {
+        Self { digest, media_type: media_type.into(), size }
+    }
+}
+
 /// A blob that is about to be pushed.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct BlobInfo {
     /// Its digest.
     pub digest: Digest,
@@ -111,8 +126,21 @@ pub struct BlobInfo {
     pub size: u64,
 }
 
+impl BlobInfo {
+    /// A blob of this digest and size in bytes.
+    pub const fn new(digest: Digest, size: u64) -> Self {
+        Self { digest, size }
+    }
+
+    /// These bytes as a blob.
+    pub fn of(bytes: &[u8]) -> Self {
+        Self::new(Digest::of(bytes), bytes.len() as u64)
+    }
+}
+
 /// A manifest or an index, as raw bytes: only those have the digest.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Manifest {
     /// What kind of document it is.
     pub media_type: String,
@@ -121,6 +149,11 @@ pub struct Manifest {
 }
 
 impl Manifest {
+    /// A document of this kind.
+    pub fn new(media_type: impl Into<String>, bytes: impl Into<Bytes>) -> Self {
+        Self { media_type: media_type.into(), bytes: bytes.into() }
+    }
+
     /// The digest of the bytes.
     pub fn digest(&self) -> Digest {
         Digest::of(&self.bytes)

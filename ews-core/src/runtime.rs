@@ -12,7 +12,7 @@
 //!   call, and `Unknown` as the state in a list that other engines answered.
 //! - **Deadlines.** A driver ends every call to an engine that hangs, with `Timeout` or `Unavailable`, by limits of its own;
 //!   only [`wait`](Runtime::wait) and followed [`logs`](Runtime::logs) may take for ever. Callers put
-//!   `crate::layer::Deadline` in front for limits of theirs.
+//!   [`Deadline`](crate::layer::Deadline) in front for limits of theirs.
 //! - **Ownership.** A driver touches only instances that carry an owner label of EWS; `list` finds no others.
 //! - **Common errors.** `Unavailable`, `Timeout`, `Decode`, `Internal` and `Unauthorized` may come from every call and are not
 //!   repeated below. An error carries `maybe_applied` where the operation may have happened.
@@ -52,6 +52,9 @@ pub trait Runtime: Send + Sync + 'static {
 
     /// The nodes, with their state. A node that does not answer is listed as `Unknown`, not left out; so are all of them where
     /// the engine itself can't be reached, unless the driver does not know them and says `Unavailable`.
+    ///
+    /// # Errors
+    /// The common ones.
     async fn nodes(&self) -> Result<Vec<Node>>;
 
     /// Creates an instance without starting it.
@@ -123,6 +126,9 @@ pub trait Runtime: Send + Sync + 'static {
     /// Events of instances that match and of all nodes, from now on: at least when an instance is created, runs, has ended and
     /// is gone. The stream's queue is bounded: a slow consumer gets a
     /// [`Gap`](crate::event::Gap), as does every consumer after a reconnect.
+    ///
+    /// # Errors
+    /// The common ones.
     async fn events(&self, selector: &Selector) -> Result<EventStream>;
 
     /// Sends a signal to the program.
@@ -282,6 +288,20 @@ impl LogOptions {
     pub fn follow() -> Self {
         Self { follow: true, ..Self::default() }
     }
+
+    /// Only what was written at or after this moment, by the engine's clock.
+    #[must_use]
+    pub fn with_since(mut self, since: Timestamp) -> Self {
+        self.since = Some(since);
+        self
+    }
+
+    /// Only the last so many lines.
+    #[must_use]
+    pub fn with_tail(mut self, lines: usize) -> Self {
+        self.tail = Some(lines);
+        self
+    }
 }
 
 /// What a program has written, in order per stream.
@@ -289,6 +309,7 @@ pub type LogStream = BoxStream<'static, Result<LogLine>>;
 
 /// One line of output.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct LogLine {
     /// When it was written, by the engine's clock.
     pub at: Timestamp,
@@ -298,6 +319,20 @@ pub struct LogLine {
     pub bytes: Bytes,
     /// Whether the line's end is missing: the program ended without one, or more of the line follows.
     pub partial: bool,
+}
+
+impl LogLine {
+    /// A whole line; for drivers.
+    pub fn new(at: Timestamp, stream: OutputStream, bytes: impl Into<Bytes>) -> Self {
+        Self { at, stream, bytes: bytes.into(), partial: false }
+    }
+
+    /// With or without its end; see [`partial`](Self::partial).
+    #[must_use]
+    pub fn with_partial(mut self, partial: bool) -> Self {
+        self.partial = partial;
+        self
+    }
 }
 
 /// One of a program's two outputs. With a terminal there is only the first.
@@ -395,6 +430,27 @@ impl ExecSpec {
         self
     }
 
+    /// With this variable added to the instance's environment.
+    #[must_use]
+    pub fn with_env(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.env.insert(name.into(), value.into());
+        self
+    }
+
+    /// In this working directory.
+    #[must_use]
+    pub fn with_workdir(mut self, workdir: impl Into<String>) -> Self {
+        self.workdir = Some(workdir.into());
+        self
+    }
+
+    /// As this user.
+    #[must_use]
+    pub fn with_user(mut self, user: impl Into<String>) -> Self {
+        self.user = Some(user.into());
+        self
+    }
+
     /// On a terminal of this size, with standard input.
     #[must_use]
     pub fn with_tty(mut self, size: TtySize) -> Self {
@@ -416,6 +472,7 @@ pub struct TtySize {
 /// A running command: three parts that can be used from three tasks.
 ///
 /// Every part is bounded: who does not read stops the program from writing, not this process from living.
+#[non_exhaustive]
 pub struct ExecSession {
     /// Standard input, where it was asked for. `shutdown` ends it (half-close); dropping it does too.
     pub stdin: Option<Pin<Box<dyn tokio::io::AsyncWrite + Send>>>,
@@ -423,6 +480,17 @@ pub struct ExecSession {
     pub output: BoxStream<'static, Result<ExecOutput>>,
     /// Its size and its end. Dropping it ends the session.
     pub control: Box<dyn ExecControl>,
+}
+
+impl ExecSession {
+    /// A session of these parts; for drivers.
+    pub fn new(
+        stdin: Option<Pin<Box<dyn tokio::io::AsyncWrite + Send>>>,
+        output: BoxStream<'static, Result<ExecOutput>>,
+        control: Box<dyn ExecControl>,
+    ) -> Self {
+        Self { stdin, output, control }
+    }
 }
 
 impl std::fmt::Debug for ExecSession {

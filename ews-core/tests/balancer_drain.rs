@@ -378,23 +378,18 @@ async fn a_shift_changes_shares_only_and_may_be_repeated() {
     let balancer = with_one_endpoint().await;
     let green = PoolId::new("green").unwrap();
     let set = RouteSetId::new("shop").unwrap();
-    let share = |pool: &PoolId, weight| WeightedPool { pool: pool.clone(), weight };
+    let share = |pool: &PoolId, weight| WeightedPool::new(pool.clone(), weight);
     let forward = RouteAction::Forward(vec![share(&pool(), 100), share(&green, 0)]);
     let answer = RouteAction::Respond { status: 200, body: "ok".into() };
-    let routes = RouteSet {
-        id: set.clone(),
-        rules: vec![
+    let routes = RouteSet::new(
+        set.clone(),
+        [
             RouteRule::new(PathMatch::Prefix("/".into()), forward.clone()),
             RouteRule::new(PathMatch::Exact("/ping".into()), answer.clone()),
             RouteRule::new(PathMatch::Prefix("/api".into()), forward),
         ],
-    };
-    let domain = Domain {
-        name: DomainName::new("a.example").unwrap(),
-        routes: set.clone(),
-        certificate: None,
-        policy: None,
-    };
+    );
+    let domain = Domain::new(DomainName::new("a.example").unwrap(), set.clone());
     let ops = [
         Op::Put(Object::Domain(domain)),
         Op::Put(Object::RouteSet(routes)),

@@ -63,18 +63,14 @@ fn ops() -> impl Strategy<Value = Op> {
             state: MemberState::Draining
         }),
         (n(), proptest::collection::btree_set(n(), 1..3)).prop_map(|(s, pools)| {
-            let shares = pools.into_iter().map(|p| WeightedPool { pool: pool(p), weight: 1 }).collect();
+            let shares = pools.into_iter().map(|p| WeightedPool::new(pool(p), 1)).collect();
             let rule = RouteRule::new(PathMatch::Prefix("/".into()), RouteAction::Forward(shares));
-            Op::Put(Object::RouteSet(RouteSet { id: set(s), rules: vec![rule.clone(), rule] }))
+            Op::Put(Object::RouteSet(RouteSet::new(set(s), [rule.clone(), rule])))
         }),
         n().prop_map(|s| Op::Delete(ObjectRef::RouteSet(set(s)))),
-        (n(), n()).prop_map(|(s, p)| Op::Shares {
-            set: set(s),
-            weights: vec![WeightedPool { pool: pool(p), weight: 7 }],
-        }),
-        (n(), n()).prop_map(|(d, s)| {
-            Op::Put(Object::Domain(Domain { name: name(d), routes: set(s), certificate: None, policy: None }))
-        }),
+        (n(), n())
+            .prop_map(|(s, p)| Op::Shares { set: set(s), weights: vec![WeightedPool::new(pool(p), 7)] }),
+        (n(), n()).prop_map(|(d, s)| { Op::Put(Object::Domain(Domain::new(name(d), set(s)))) }),
         n().prop_map(|d| Op::Delete(ObjectRef::Domain(name(d)))),
     ]
 }

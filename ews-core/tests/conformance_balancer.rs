@@ -147,7 +147,9 @@ impl Broken {
     }
 
     async fn as_other(&self, change: &Change, ops: Vec<Op>) -> Result<Applied> {
-        self.inner.apply(&Change { id: self.fresh(), preconditions: change.preconditions.clone(), ops }).await
+        let mut other = Change::new(self.fresh(), ops);
+        other.preconditions.clone_from(&change.preconditions);
+        self.inner.apply(&other).await
     }
 
     fn unquoted(object: &mut Object) {
@@ -251,7 +253,7 @@ impl Balancer for Broken {
             }
             M::DropCancels => tokio::time::sleep(Duration::from_millis(1)).await,
             M::TakesEmpty if change.ops.is_empty() => {
-                return Ok(Applied { generation: 0, versions: BTreeMap::new() });
+                return Ok(Applied::new(0, BTreeMap::new()));
             }
             M::ChecksEachOpAlone => {
                 if let Some(op) = change.ops.first() {
@@ -260,13 +262,13 @@ impl Balancer for Broken {
             }
             M::TakesDangling => match self.inner.apply(&change).await {
                 Err(error) if error.message().contains("refers to") => {
-                    return Ok(Applied { generation: 0, versions: BTreeMap::new() });
+                    return Ok(Applied::new(0, BTreeMap::new()));
                 }
                 other => return other,
             },
             M::DeletesWhatIsUsed => match self.inner.apply(&change).await {
                 Err(error) if error.message().contains("can't be removed") => {
-                    return Ok(Applied { generation: 0, versions: BTreeMap::new() });
+                    return Ok(Applied::new(0, BTreeMap::new()));
                 }
                 other => return other,
             },
@@ -294,7 +296,7 @@ impl Balancer for Broken {
             }
             M::MissingEndpointIsFine => match self.inner.apply(&change).await {
                 Err(error) if error.kind() == ErrorKind::NotFound => {
-                    return Ok(Applied { generation: 0, versions: BTreeMap::new() });
+                    return Ok(Applied::new(0, BTreeMap::new()));
                 }
                 other => return other,
             },
@@ -312,13 +314,13 @@ impl Balancer for Broken {
             }
             M::DropsUnsupported => match self.inner.apply(&change).await {
                 Err(error) if error.kind() == ErrorKind::Unsupported => {
-                    return Ok(Applied { generation: 0, versions: BTreeMap::new() });
+                    return Ok(Applied::new(0, BTreeMap::new()));
                 }
                 other => return other,
             },
             M::TakesAnyPath => match self.inner.apply(&change).await {
                 Err(error) if error.message().contains("path") => {
-                    return Ok(Applied { generation: 0, versions: BTreeMap::new() });
+                    return Ok(Applied::new(0, BTreeMap::new()));
                 }
                 other => return other,
             },
@@ -342,7 +344,7 @@ impl Balancer for Broken {
             M::CloseLeavesRequests => {
                 change.ops.retain(|op| !matches!(op, Op::State { state: MemberState::Closed, .. }));
                 if change.ops.is_empty() {
-                    return Ok(Applied { generation: 0, versions: BTreeMap::new() });
+                    return Ok(Applied::new(0, BTreeMap::new()));
                 }
             }
             _ => {}
@@ -360,9 +362,8 @@ impl Balancer for Broken {
                     && found.is_empty()
                 {
                     let until = ews_core::Timestamp::EPOCH;
-                    let object =
-                        Object::Blackhole(ews_core::balancer::Blackhole { target: target.clone(), until });
-                    found.push(Stored { version: 1, object });
+                    let object = Object::Blackhole(ews_core::balancer::Blackhole::new(target.clone(), until));
+                    found.push(Stored::new(1, object));
                 }
             }
             M::VersionsRestart => {

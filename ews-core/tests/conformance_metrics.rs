@@ -101,11 +101,11 @@ struct Broken {
 }
 
 fn number(value: f64) -> Reading {
-    Reading::Number(Measured { value, at: Timestamp::EPOCH, samples: 1 })
+    Reading::Number(Measured::new(value, Timestamp::EPOCH, 1))
 }
 
 fn empty<V>() -> Answer<V> {
-    Answer { series: Vec::new(), coverage: Default::default() }
+    Answer::new(Vec::new(), Default::default())
 }
 
 #[async_trait]
@@ -181,7 +181,7 @@ impl Metrics for Broken {
         match self.mutation {
             M::MissingIsZero if answer.series.is_empty() => {
                 let labels = Default::default();
-                answer.series.push(ews_core::metrics::Series { labels, value: number(0.0) });
+                answer.series.push(ews_core::metrics::Series::new(labels, number(0.0)));
             }
             M::CountsUnavailableAsZero => answer.coverage.unavailable = 0,
             M::DropsGroupOfNone => answer.series.retain(|series| !series.labels.is_empty()),

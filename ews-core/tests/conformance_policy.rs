@@ -162,7 +162,7 @@ impl Policy<Observation, Decision> for Simple {
                 (_, reading) => reading,
             };
             if self.mutation != M::NoInputs {
-                decided = decided.with_input(Input { name: name.into(), reading, age: None });
+                decided = decided.with_input(Input::new(name, reading));
             }
         }
         (decided, PolicyState::new(1, &remembered).unwrap())

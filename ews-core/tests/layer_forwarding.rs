@@ -131,11 +131,7 @@ async fn what_a_session_is_steered_with() {
         control.expect_resize().times(1).returning(|_| Ok(()));
         control.expect_terminate().times(1).returning(|| Ok(()));
         control.expect_wait().times(1).returning(|| Err(marker()));
-        Ok(ExecSession {
-            stdin: None,
-            output: futures_util::stream::empty().boxed(),
-            control: Box::new(control),
-        })
+        Ok(ExecSession::new(None, futures_util::stream::empty().boxed(), Box::new(control)))
     });
     let runtime = Layered::sharing(Arc::new(mock) as Arc<dyn Runtime>, Arc::clone(&recorder));
     let session = runtime.exec(&InstanceId::new("i1").unwrap(), &ExecSpec::new(["x"])).await.unwrap();
@@ -203,8 +199,8 @@ async fn the_registry() {
     let name: ImageRef = "shop/web:1".parse().unwrap();
     let from: ImageRef = "shop/base:1".parse().unwrap();
     let digest = Digest::of(b"blob");
-    let blob = BlobInfo { digest, size: 4 };
-    let manifest = Manifest { media_type: "m".into(), bytes: Bytes::new() };
+    let blob = BlobInfo::new(digest, 4);
+    let manifest = Manifest::new("m", Bytes::new());
     forwards!(MockRegistry as Registry, "registry", Read, resolve(&name), expect_resolve(_));
     forwards!(MockRegistry as Registry, "registry", Read, manifest(&name), expect_manifest(_));
     forwards!(MockRegistry as Registry, "registry", Read, tags(&name, Some("a".into()), 7), expect_tags(_, after, limit) if after.as_deref() == Some("a") && limit == 7);
@@ -252,7 +248,7 @@ async fn the_balancer() {
 #[tokio::test]
 async fn the_metrics() {
     let query = MetricQuery::new("m", Selector::everything());
-    let range = TimeRange { from: Timestamp::EPOCH, to: Timestamp::EPOCH, step: Duration::from_secs(1) };
+    let range = TimeRange::new(Timestamp::EPOCH, Timestamp::EPOCH, Duration::from_secs(1));
     forwards!(MockMetrics as Metrics, "metrics", Read, describe(None, 3), expect_describe(_, limit) if limit == 3);
     forwards!(MockMetrics as Metrics, "metrics", Read, instant(&query, None), expect_instant(_, _));
     forwards!(MockMetrics as Metrics, "metrics", Read, range(&query, &range), expect_range(_, _));

@@ -301,14 +301,14 @@ async fn commit(
                     None => transaction.put(&key(*of), value.clone()),
                 };
                 let before = state.get(&key(*of));
-                let record = Record {
-                    key: key(*of),
-                    value: value.into(),
-                    created: before.map_or(revision, |record| record.created),
-                    modified: revision,
-                    version: before.map_or(1, |record| record.version + 1),
-                    lease: lease.map(|lease| lease.0.id),
-                };
+                let record = Record::new(
+                    key(*of),
+                    value.into(),
+                    before.map_or(revision, |record| record.created),
+                    revision,
+                    before.map_or(1, |record| record.version + 1),
+                )
+                .with_lease(lease.map(|lease| lease.0.id));
                 state.insert(key(*of), record.clone());
                 changes.push(Change::Put(record));
             }

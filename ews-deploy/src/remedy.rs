@@ -348,7 +348,7 @@ impl Policy<RemedySeen, Treatment> for RemedyRules {
             }
         };
         let outcome = format!("{} in slot {}: {} ({why})", treatment.remedy, seen.slot, seen.reason);
-        let count = |name: &str, value: f64| Input { name: name.to_owned(), reading: Ok(value), age: None };
+        let count = |name: &str, value: f64| Input::new(name, Ok(value));
         let mut explained = Explained::new(Policy::name(self), now, treatment, outcome)
             .with_input(count("restarts", f64::from(seen.restarts)))
             .with_input(count("lasted_seconds", seen.lasted.as_secs_f64()));

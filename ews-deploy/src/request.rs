@@ -63,7 +63,7 @@ impl Traffic {
     fn check_path(&self) -> Result<()> {
         let nothing = RouteAction::Respond { status: 200, body: String::new() };
         let rules = vec![RouteRule::new(PathMatch::Prefix(self.path.clone()), nothing)];
-        let routes = Object::RouteSet(RouteSet { id: RouteSetId::new("path")?, rules });
+        let routes = Object::RouteSet(RouteSet::new(RouteSetId::new("path")?, rules));
         let checked = routes.check();
         checked
             .map_err(|error| Error::invalid(error.message().to_owned()).with_context("field", "traffic.path"))

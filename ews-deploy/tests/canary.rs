@@ -162,8 +162,7 @@ async fn a_cancelled_canary_is_no_more_though_nobody_judged_it() {
 #[tokio::test(start_paused = true)]
 async fn requests_that_match_get_the_new_one() {
     let (world, controller) = running().await;
-    let beta =
-        AttributeMatch { place: AttributePlace::Header, name: "x-beta".into(), value: Some("1".into()) };
+    let beta = AttributeMatch::new(AttributePlace::Header, "x-beta").with_value("1");
     let matching = CanaryStep::Match(vec![beta.clone()]);
     let id = begin(
         &controller,

@@ -15,7 +15,7 @@ use crate::connect::EngineAddress;
 /// use ews_docker::{DockerConfig, EngineAddress};
 ///
 /// let address: EngineAddress = "tcp://10.0.0.7:2375".parse()?;
-/// let config = DockerConfig::new(address).with_call(Duration::from_secs(5));
+/// let config = DockerConfig::new(address).with_call_limit(Duration::from_secs(5));
 /// config.check()?;
 /// # Ok::<(), ews_core::Error>(())
 /// ```
@@ -30,12 +30,12 @@ pub struct DockerConfig {
     /// given as an IP, else loopback.
     pub node_address: Option<IpAddr>,
     /// The longest that an ordinary call may take, its answer included. Default 30 s. Reads are far below it on a healthy engine.
-    pub call: Duration,
+    pub call_limit: Duration,
     /// The longest that a call may take in which the engine works: create, start, remove, and stop beyond its grace. Default 120 s.
-    pub work: Duration,
+    pub work_limit: Duration,
     /// The longest silence of a stream that is expected to flow: pulls, builds, archives. Default 300 s: an engine unpacks large layers
     /// without a word. Followed logs, events and sessions may be silent for ever.
-    pub idle: Duration,
+    pub idle_limit: Duration,
     /// The most calls at a time; others wait. Default 32: an engine serialises most work, and more only lengthens its queue.
     pub concurrency: usize,
     /// A directory in memory (tmpfs) of the engine's machine, seen by this process under the same path, where secret files are laid for
@@ -53,9 +53,9 @@ impl DockerConfig {
             address,
             node: None,
             node_address: None,
-            call: Duration::from_secs(30),
-            work: Duration::from_secs(120),
-            idle: Duration::from_secs(300),
+            call_limit: Duration::from_secs(30),
+            work_limit: Duration::from_secs(120),
+            idle_limit: Duration::from_secs(300),
             concurrency: 32,
             secrets_directory: None,
             read_cgroups: true,
@@ -86,22 +86,22 @@ impl DockerConfig {
 
     /// Sets the longest ordinary call.
     #[must_use]
-    pub fn with_call(mut self, call: Duration) -> Self {
-        self.call = call;
+    pub fn with_call_limit(mut self, limit: Duration) -> Self {
+        self.call_limit = limit;
         self
     }
 
     /// Sets the longest call in which the engine works.
     #[must_use]
-    pub fn with_work(mut self, work: Duration) -> Self {
-        self.work = work;
+    pub fn with_work_limit(mut self, limit: Duration) -> Self {
+        self.work_limit = limit;
         self
     }
 
     /// Sets the longest silence of a stream that is expected to flow.
     #[must_use]
-    pub fn with_idle(mut self, idle: Duration) -> Self {
-        self.idle = idle;
+    pub fn with_idle_limit(mut self, limit: Duration) -> Self {
+        self.idle_limit = limit;
         self
     }
 
@@ -129,9 +129,13 @@ impl DockerConfig {
     /// Refuses what can't work.
     ///
     /// # Errors
-    /// `Invalid`, naming the field.
+    /// `Invalid`, naming the field, what it holds and what is accepted.
     pub fn check(&self) -> Result<()> {
-        for (name, value) in [("call", self.call), ("work", self.work), ("idle", self.idle)] {
+        for (name, value) in [
+            ("call_limit", self.call_limit),
+            ("work_limit", self.work_limit),
+            ("idle_limit", self.idle_limit),
+        ] {
             if value < Duration::from_millis(100) || value > Duration::from_secs(86_400) {
                 return Err(Error::invalid(format!("`{name}` is {value:?}; accepted: 100 ms to 24 h")));
             }
@@ -142,8 +146,13 @@ impl DockerConfig {
                 self.concurrency
             )));
         }
-        if self.secrets_directory.as_deref().is_some_and(|directory| !directory.is_absolute()) {
-            return Err(Error::invalid("`secrets_directory` must be an absolute path"));
+        if let Some(directory) =
+            self.secrets_directory.as_deref().filter(|directory| !directory.is_absolute())
+        {
+            return Err(Error::invalid(format!(
+                "`secrets_directory` is `{}`; accepted: an absolute path, such as `/run/shop`",
+                directory.display()
+            )));
         }
         Ok(())
     }

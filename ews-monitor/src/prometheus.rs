@@ -18,7 +18,7 @@ use crate::live::{Latest, LiveStore, pairs};
 /// The media type of the text.
 pub const MEDIA_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// How old a series' newest sample may be to be shown. A minute: four collections at the default interval; after it the series is
+/// How old a series' newest sample may be to be shown. A minute: six collections at the 10 s that suit most; after it the series is
 /// over for whoever scrapes, as it should be for one whose instance is gone.
 pub const MAX_AGE: Duration = Duration::from_secs(60);
 

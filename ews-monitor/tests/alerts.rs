@@ -12,8 +12,8 @@ use ews_core::store::{Expect, Key, MemoryStore, StoreExt as _};
 use ews_core::testkit::fake_metrics::{MetricsCall, MetricsLimits};
 use ews_core::testkit::{CallFault, FakeMetrics, VirtualClock};
 use ews_core::{CapabilitySet, Clock as _, Error, ErrorKind, Result, Selector, Store, Timestamp};
-use ews_monitor::alert::{AlertState, Phase, evaluate};
-use ews_monitor::{AlertEvent, AlertReason, AlertRule, Alerts, Condition, NoData, Notifier, Transition};
+use ews_monitor::alert::{AlertPhase, AlertState, evaluate};
+use ews_monitor::{AlertCondition, AlertEvent, AlertReason, AlertRule, Alerts, NoData, Notifier, Transition};
 use proptest::prelude::*;
 use tokio::time::sleep;
 
@@ -24,7 +24,7 @@ fn query() -> MetricQuery {
 }
 
 fn rule() -> AlertRule {
-    AlertRule::new("queue", query(), Condition::Above(10.0))
+    AlertRule::new("queue", query(), AlertCondition::Above(10.0))
 }
 
 /// An answer with one group per value; `None` is a group without data.
@@ -54,6 +54,7 @@ fn run(rule: &AlertRule, values: &[Option<f64>]) -> String {
             Transition::Pending => 'p',
             Transition::Firing => 'F',
             Transition::Resolved => 'R',
+            _ => '?',
         }));
         (state, now) = (next, now + TICK);
     }
@@ -95,7 +96,7 @@ fn the_machine_case_by_case() {
     ] {
         assert_eq!(run(&rule, &values(given)), wanted, "{given} {rule:?}");
     }
-    let below = AlertRule::new("low", query(), Condition::Below(5.0)).with_clear(15.0);
+    let below = AlertRule::new("low", query(), AlertCondition::Below(5.0)).with_clear(15.0);
     assert_eq!(run(&below, &values("~-~+")), ".F.R");
 }
 
@@ -112,7 +113,7 @@ fn a_group_that_vanishes_is_without_data_and_one_without_any_group_too() {
     };
     let (state, _) = step(&rule(), &AlertState::default(), &[("a", Some(20.0)), ("b", Some(1.0))], now);
     let (state, events) = step(&rule(), &state, &[("b", Some(1.0))], now + TICK);
-    assert!(events.is_empty() && matches!(state.alerts[0].phase, Phase::Firing { .. }), "keep");
+    assert!(events.is_empty() && matches!(state.alerts[0].phase, AlertPhase::Firing { .. }), "keep");
     let (state, events) = step(&rule(), &state, &[], now + TICK + Duration::from_secs(86_400));
     assert_eq!(
         (events[0].transition, events[0].reason),

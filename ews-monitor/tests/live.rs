@@ -189,10 +189,19 @@ async fn what_is_wrong_is_refused_with_the_reason() {
             store.record_histogram(&gauge(), [], clock.now(), Histogram::new()),
             "a distribution for what is no",
         ),
-        (store.record(&gauge(), [("", "x")], clock.now(), 1.0), "a label without a key"),
+        (
+            store.record(&gauge(), [("", "x")], clock.now(), 1.0),
+            "the label's key `` can't be one; accepted: 1 to 256",
+        ),
+        (store.record(&gauge(), [("a\n", "x")], clock.now(), 1.0), "the label's key `a\\n` can't be one"),
+        (
+            store.record(&gauge(), [("a", "\u{1f}")], clock.now(), 1.0),
+            "the value of the label `a` has 1 bytes, or control",
+        ),
+        (store.record(&gauge(), [("a", "x"), ("a", "y")], clock.now(), 1.0), "the label `a` comes twice"),
         (
             store.record(&MetricInfo::new("", MetricKind::Gauge, "1"), [], clock.now(), 1.0),
-            "the name of a metric",
+            "`` can't be the name of a metric; accepted",
         ),
     ] {
         assert!(error.unwrap_err().message().contains(wanted), "{wanted}");

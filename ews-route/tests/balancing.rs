@@ -77,7 +77,7 @@ async fn equal_requests_go_to_one_endpoint_and_others_elsewhere() {
 #[tokio::test]
 async fn a_cookie_brings_a_client_back_until_its_endpoint_drains() {
     let (stage, _upstreams) = four(|pool| {
-        pool.sticky = Some(Sticky { cookie: "where".to_owned(), max_age: Some(Duration::from_secs(60)) });
+        pool.sticky = Some(Sticky::new("where").with_max_age(Duration::from_secs(60)));
     })
     .await;
     let mut client = stage.client().await;
@@ -118,7 +118,7 @@ async fn an_endpoint_that_answers_with_errors_is_passed_over_and_comes_back() {
     .await;
     let well = Upstream::named("well").await;
     let stage = Stage::new(config()).await;
-    let outlier = Outlier { errors: 3, eject: Duration::from_secs(1), max_percent: 50 };
+    let outlier = Outlier::default().with_errors(3).with_eject(Duration::from_secs(1)).with_max_percent(50);
     stage
         .apply([
             put(|pool| pool.outlier = Some(outlier)),
@@ -139,7 +139,7 @@ async fn an_endpoint_that_answers_with_errors_is_passed_over_and_comes_back() {
 }
 
 fn blackhole(target: BlackholeTarget, until: Timestamp) -> Op {
-    Op::Put(Object::Blackhole(Blackhole { target, until }))
+    Op::Put(Object::Blackhole(Blackhole::new(target, until)))
 }
 
 #[tokio::test]

@@ -137,7 +137,7 @@ async fn an_endpoint_gets_no_more_at_once_than_it_may() {
     }
     until("both are there", async || most.0.load(Ordering::SeqCst) == 2).await;
     assert_eq!(stage.get("a", "/").await.status, 503, "there is no queue");
-    let hold = Hold { requests: 10, wait: Duration::from_secs(30) };
+    let hold = Hold::new(10, Duration::from_secs(30));
     stage.apply([put(|pool| (pool.max_in_flight, pool.hold) = (Some(2), Some(hold)))]).await;
     for _ in 0..3 {
         let mut client = stage.client().await;
@@ -154,7 +154,7 @@ async fn an_endpoint_gets_no_more_at_once_than_it_may() {
 /// Of which pool each of so many users gets answers, where `canary` has this share of 100.
 async fn shares(stage: &Stage, canary: u32) -> BTreeMap<u32, String> {
     let shares = [("stable", 100 - canary), ("canary", canary)];
-    let shares = shares.map(|(name, weight)| WeightedPool { pool: pool(name), weight });
+    let shares = shares.map(|(name, weight)| WeightedPool::new(pool(name), weight));
     let rule = RouteRule::new(PathMatch::Prefix("/".to_owned()), RouteAction::Forward(shares.to_vec()));
     stage.apply([put_rules("r", vec![rule.split_by(HashOn::Cookie("user".to_owned()))])]).await;
     let mut client = stage.client().await;

@@ -107,7 +107,7 @@ async fn clients_behind_a_proxy_have_rates_and_blackholes_of_their_own() {
     assert_eq!(statuses, [200, 200, 429, 200]);
     let target = BlackholeTarget::Source { network: "2.2.2.2".parse().unwrap(), bits: 32 };
     let until = SystemClock.now() + std::time::Duration::from_secs(600);
-    stage.apply([Op::Put(Object::Blackhole(Blackhole { target, until }))]).await;
+    stage.apply([Op::Put(Object::Blackhole(Blackhole::new(target, until)))]).await;
     client.send(&ask("X-Forwarded-For: 2.2.2.2\r\n")).await;
     assert_eq!(client.answer().await.status, 403, "the connection is its proxy's, and goes on");
     client.send(&ask("X-Forwarded-For: 3.3.3.3\r\n")).await;
@@ -135,7 +135,7 @@ async fn the_proxy_protocol_says_who_asks() {
     // Who must announce and does not gets nothing; nor does who is dropped.
     let target = BlackholeTarget::Source { network: "7.7.7.7".parse().unwrap(), bits: 32 };
     let until_when = SystemClock.now() + std::time::Duration::from_secs(600);
-    stage.apply([Op::Put(Object::Blackhole(Blackhole { target, until: until_when }))]).await;
+    stage.apply([Op::Put(Object::Blackhole(Blackhole::new(target, until_when)))]).await;
     for begin in ["", "PROXY TCP4 1.2.3.4\r\n", "PROXY TCP4 7.7.7.7 10.0.0.1 4711 80\r\n"] {
         let mut silent = stage.client().await;
         silent.send(&format!("{begin}{}", ask(""))).await;

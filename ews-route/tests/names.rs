@@ -159,7 +159,7 @@ async fn nobody_waits_for_a_name_and_it_serves_once_it_is_known() {
     stage.remove("i1").await;
     assert_eq!(stage.get("a", "/").await.status, 503);
     // Requests that may wait do.
-    stage.apply([put(|pool| pool.hold = Some(Hold { requests: 10, wait: PATIENCE }))]).await;
+    stage.apply([put(|pool| pool.hold = Some(Hold::new(10, PATIENCE)))]).await;
     let mut held = stage.client().await;
     held.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
     book.these("db.example", &[ONE]);

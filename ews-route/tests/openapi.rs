@@ -124,10 +124,10 @@ fn everything() -> Vec<Object> {
     let mut full = Pool::new(pool("p"));
     full.algorithm = Algorithm::Maglev;
     full.hash_on = HashOn::Cookie("user".to_owned());
-    full.sticky = Some(Sticky { cookie: "where".to_owned(), max_age: Some(second) });
+    full.sticky = Some(Sticky::new("where").with_max_age(second));
     (full.slow_start, full.outlier) = (Some(second), Some(Outlier::default()));
     full.labels = ews_core::Labels::new([("service", "shop")]).unwrap();
-    full.hold = Some(Hold { requests: 1, wait: second });
+    full.hold = Some(Hold::new(1, second));
     full.check = Some(Box::new(HealthCheck::http("/healthz").with_host("a")));
     (full.max_in_flight, full.proxy_protocol) = (Some(1), Some(ProxyProtocol::V2));
     let secret = || "a/b".parse::<ews_core::SecretRef>().unwrap();
@@ -137,18 +137,13 @@ fn everything() -> Vec<Object> {
     (policy.request_timeout, policy.retries, policy.max_body) = (Some(second), Some(1), Some(1));
     (policy.rate_per_client, policy.burst_per_client, policy.rate, policy.burst) =
         (Some(1), Some(1), Some(1), Some(1));
-    (policy.max_in_flight, policy.queue) = (Some(1), Some(Queue { requests: 1, wait: second }));
+    (policy.max_in_flight, policy.queue) = (Some(1), Some(Queue::new(1, second)));
     (policy.allow, policy.deny) = (vec!["10.0.0.0/8".parse().unwrap()], vec!["::1".parse().unwrap()]);
     (policy.maintenance, policy.error_pages) = (Some(Page::html(503, "")), vec![Page::html(502, "")]);
     policy.auth = Some(Box::new(ForwardAuth::new(pool("p"), "/check").with_response_headers(["x-user"])));
-    let edits = HeaderEdits {
-        set: vec![HeaderField::new("a", "b")],
-        add: vec![HeaderField::new("c", "d")],
-        remove: vec!["e".to_owned()],
-    };
-    let rewrite = Rewrite { host: Some("a".to_owned()), path: Some(PathRewrite::Prefix("/".to_owned())) };
-    let attribute =
-        AttributeMatch { place: AttributePlace::Cookie, name: "a".to_owned(), value: Some("b".to_owned()) };
+    let edits = HeaderEdits::new().with_set("a", "b").with_added("c", "d").with_removed("e");
+    let rewrite = Rewrite::default().with_host("a").with_path(PathRewrite::Prefix("/".to_owned()));
+    let attribute = AttributeMatch::new(AttributePlace::Cookie, "a").with_value("b");
     let rules = vec![
         forward("/a", "p")
             .methods(["GET"])
@@ -172,12 +167,9 @@ fn everything() -> Vec<Object> {
     certificate.client_ca = Some(secret());
     let Op::Put(set) = put_rules("r", rules) else { unreachable!() };
     let Object::RouteSet(RouteSet { id, .. }) = &set else { unreachable!() };
-    let domain = Domain {
-        name: DomainName::new("*.a.example").unwrap(),
-        routes: id.clone(),
-        certificate: Some(certificate.id.clone()),
-        policy: Some(policy.id.clone()),
-    };
+    let domain = Domain::new(DomainName::new("*.a.example").unwrap(), id.clone())
+        .with_certificate(certificate.id.clone())
+        .with_policy(policy.id.clone());
     let source = BlackholeTarget::Source { network: "10.0.0.0".parse().unwrap(), bits: 8 };
     vec![
         set,
@@ -186,7 +178,7 @@ fn everything() -> Vec<Object> {
         Object::Endpoint(member("p", "a", "127.0.0.1:80".parse().unwrap())),
         Object::TrafficPolicy(policy),
         Object::Certificate(certificate),
-        Object::Blackhole(Blackhole { target: source, until: SystemClock.now() }),
+        Object::Blackhole(Blackhole::new(source, SystemClock.now())),
     ]
 }
 
@@ -199,7 +191,7 @@ fn every_field_of_every_object_is_described() {
         holds("Stored", &serde_json::json!({ "version": 1, "object": object }));
     }
     let plain: PoolId = pool("p");
-    let (endpoint, shares) = (key("a"), vec![WeightedPool { pool: plain.clone(), weight: 1 }]);
+    let (endpoint, shares) = (key("a"), vec![WeightedPool::new(plain.clone(), 1)]);
     let mut change = Change::new(ChangeId::new("c").unwrap(), everything().into_iter().map(Op::Put));
     change.ops.push(Op::Weight { pool: plain.clone(), endpoint: endpoint.clone(), weight: 1 });
     change.ops.push(Op::State { pool: plain.clone(), endpoint, state: MemberState::Draining });

@@ -146,7 +146,7 @@ async fn what_there_is_no_room_for_is_turned_away_and_takes_no_memory() {
     let stage = Stage::with(config, &[address]).await;
     let mut policy = TrafficPolicy::new(TrafficPolicyId::new("bounded").unwrap());
     policy.max_in_flight = Some(u32::try_from(ROOM).unwrap());
-    policy.queue = Some(Queue { requests: u32::try_from(QUEUE).unwrap(), wait: Duration::from_secs(10) });
+    policy.queue = Some(Queue::new(u32::try_from(QUEUE).unwrap(), Duration::from_secs(10)));
     let rule = forward("/", "p").policy(policy.id.clone());
     stage.apply([Op::Put(Object::TrafficPolicy(policy)), put_rules("r", vec![rule])]).await;
 

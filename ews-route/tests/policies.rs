@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use ews_core::ErrorKind;
 use ews_core::balancer::{
-    AttributeMatch, AttributePlace, Balancer as _, Change, HeaderEdits, HeaderField, Hold, Object, ObjectRef,
-    Op, Page, PathMatch, PathRewrite, Pool, Queue, RedirectTo, Rewrite, RouteAction, RouteFilter, RouteRule,
+    AttributeMatch, AttributePlace, Balancer as _, Change, HeaderEdits, Hold, Object, ObjectRef, Op, Page,
+    PathMatch, PathRewrite, Pool, Queue, RedirectTo, Rewrite, RouteAction, RouteFilter, RouteRule,
     TrafficPolicy,
 };
 use ews_core::id::{ChangeId, TrafficPolicyId};
@@ -45,11 +45,7 @@ async fn stage(upstream: &Upstream, change: impl FnOnce(&mut TrafficPolicy)) -> 
 async fn a_header_a_cookie_or_a_method_leads_to_the_canary() {
     let stage = Stage::new(config()).await;
     let (old, new) = (Upstream::named("old").await, Upstream::named("new").await);
-    let attribute = |place, name: &str, value: &str| AttributeMatch {
-        place,
-        name: name.to_owned(),
-        value: Some(value.to_owned()),
-    };
+    let attribute = |place, name: &str, value: &str| AttributeMatch::new(place, name).with_value(value);
     let rules = vec![
         forward("/", "p"),
         forward("/", "new").attribute(attribute(AttributePlace::Header, "x-canary", "yes")),
@@ -78,20 +74,15 @@ async fn filters_change_what_each_side_sees() {
     })
     .await;
     let stage = Stage::with(config(), &[upstream.address]).await;
-    let request = HeaderEdits {
-        set: vec![HeaderField::new("X-Tenant", "shop"), HeaderField::new("x-forwarded-for", "hidden")],
-        add: vec![HeaderField::new("accept", "b/c")],
-        remove: vec!["Cookie".to_owned()],
-    };
-    let response = HeaderEdits {
-        set: vec![HeaderField::new("strict-transport-security", "max-age=1")],
-        add: Vec::new(),
-        remove: vec!["server".to_owned()],
-    };
-    let rewrite = Rewrite {
-        host: Some("inner.example:81".to_owned()),
-        path: Some(PathRewrite::Prefix("/v2".to_owned())),
-    };
+    let request = HeaderEdits::new()
+        .with_set("X-Tenant", "shop")
+        .with_set("x-forwarded-for", "hidden")
+        .with_added("accept", "b/c")
+        .with_removed("Cookie");
+    let response =
+        HeaderEdits::new().with_set("strict-transport-security", "max-age=1").with_removed("server");
+    let rewrite =
+        Rewrite::default().with_host("inner.example:81").with_path(PathRewrite::Prefix("/v2".to_owned()));
     let rule = forward("/api", "p")
         .filter(RouteFilter::RequestHeaders(request))
         .filter(RouteFilter::ResponseHeaders(response))
@@ -129,7 +120,7 @@ async fn what_can_not_be_served_is_refused_before_it_is_applied() {
     let stage = Stage::new(config()).await;
     let answer = || RouteAction::Respond { status: 200, body: String::new() };
     let rule = |path| RouteRule::new(path, answer());
-    let edits = |name: &str| HeaderEdits { remove: vec![name.to_owned()], ..HeaderEdits::default() };
+    let edits = |name: &str| HeaderEdits::new().with_removed(name);
     let all = || PathMatch::Prefix("/".to_owned());
     let to = |path: &str| PathRewrite::Prefix(path.to_owned());
     let mut wrong = vec![
@@ -137,10 +128,10 @@ async fn what_can_not_be_served_is_refused_before_it_is_applied() {
         rule(all()).filter(RouteFilter::ResponseHeaders(edits("Transfer-Encoding"))),
         rule(all()).filter(RouteFilter::ResponseHeaders(edits("a b"))),
         rule(PathMatch::Exact("/x".to_owned()))
-            .filter(RouteFilter::Rewrite(Rewrite { host: None, path: Some(to("/y")) })),
-        rule(all()).filter(RouteFilter::Rewrite(Rewrite { host: Some("a/b".to_owned()), path: None })),
-        RouteRule::new(all(), RouteAction::RedirectTo(RedirectTo { scheme: None, ..RedirectTo::https() })),
-        RouteRule::new(all(), RouteAction::RedirectTo(RedirectTo { status: 200, ..RedirectTo::https() })),
+            .filter(RouteFilter::Rewrite(Rewrite::default().with_path(to("/y")))),
+        rule(all()).filter(RouteFilter::Rewrite(Rewrite::default().with_host("a/b"))),
+        RouteRule::new(all(), RouteAction::RedirectTo(RedirectTo::new(308))),
+        RouteRule::new(all(), RouteAction::RedirectTo(RedirectTo::new(200).with_scheme("https"))),
     ];
     if cfg!(feature = "regex") {
         wrong.push(rule(PathMatch::Regex("/(".to_owned())));
@@ -236,7 +227,7 @@ async fn beyond_so_many_at_once_the_next_wait_in_a_bounded_queue() {
     .await;
     let stage = stage(&upstream, |policy| {
         policy.max_in_flight = Some(2);
-        policy.queue = Some(Queue { requests: 1, wait: Duration::from_secs(20) });
+        policy.queue = Some(Queue::new(1, Duration::from_secs(20)));
     })
     .await;
     let mut clients = Vec::new();
@@ -275,7 +266,7 @@ async fn while_the_only_instance_is_replaced_requests_wait() {
     let stage = Stage::new(config()).await;
     let held = |requests, wait| {
         let mut pool = Pool::new(pool("p"));
-        pool.hold = Some(Hold { requests, wait });
+        pool.hold = Some(Hold::new(requests, wait));
         Op::Put(Object::Pool(pool))
     };
     stage.apply([held(2, Duration::from_secs(20))]).await;

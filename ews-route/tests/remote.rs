@@ -142,7 +142,7 @@ async fn metrics_say_the_same_from_outside() {
             (server.gateway().instant(query, Some(now)).await, metrics.instant(query, Some(now)).await);
         assert_eq!(inside.unwrap(), outside.unwrap());
         let step = Duration::from_millis(10);
-        let range = TimeRange { from: now - Duration::from_millis(200), to: now, step };
+        let range = TimeRange::new(now - Duration::from_millis(200), now, step);
         let (inside, outside) =
             (server.gateway().range(query, &range).await, metrics.range(query, &range).await);
         assert_eq!(inside.unwrap(), outside.unwrap());

@@ -140,7 +140,7 @@ async fn who_leads_nowhere_is_closed_and_who_may_wait_waits() {
     let (stage, address) = stage(with_tcp()).await;
     let mut client = TcpStream::connect(address).await.unwrap();
     assert_eq!(rest(&mut client).await.as_deref(), Some(""), "there is no endpoint");
-    let hold = Hold { requests: 10, wait: Duration::from_secs(30) };
+    let hold = Hold::new(10, Duration::from_secs(30));
     stage.apply([put(|pool| pool.hold = Some(hold))]).await;
     let mut waiting = TcpStream::connect(address).await.unwrap();
     waiting.write_all(b"early").await.unwrap();

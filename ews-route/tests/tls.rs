@@ -64,12 +64,10 @@ fn certificate(id: &str, file: &str, client_ca: Option<&str>) -> Op {
 }
 
 fn domain(name: &str, certificate: &str) -> Op {
-    Op::Put(Object::Domain(Domain {
-        name: DomainName::new(name).unwrap(),
-        routes: RouteSetId::new("r").unwrap(),
-        certificate: Some(CertificateId::new(certificate).unwrap()),
-        policy: None,
-    }))
+    Op::Put(Object::Domain(
+        Domain::new(DomainName::new(name).unwrap(), RouteSetId::new("r").unwrap())
+            .with_certificate(CertificateId::new(certificate).unwrap()),
+    ))
 }
 
 struct Tls {

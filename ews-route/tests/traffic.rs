@@ -26,7 +26,7 @@ async fn hosts_and_paths_lead_to_their_pools() {
     }
     let answered = RouteAction::Respond { status: 418, body: "tea".to_owned() };
     let moved = RouteAction::Redirect { to: "https://new.example/x".to_owned(), status: 308 };
-    let to = |name: &str| RouteAction::Forward(vec![WeightedPool { pool: pool(name), weight: 1 }]);
+    let to = |name: &str| RouteAction::Forward(vec![WeightedPool::new(pool(name), 1)]);
     let rule = |path: &str, action| RouteRule::new(PathMatch::Prefix(path.to_owned()), action);
     ops.extend([
         put_rules(
@@ -290,7 +290,7 @@ async fn foreign_protocols_are_refused_clearly() {
 async fn shares_of_pools_are_kept_exactly() {
     let (one, two) = (Upstream::named("one").await, Upstream::named("two").await);
     let stage = Stage::new(config()).await;
-    let shares = [("one", 9), ("two", 1)].map(|(name, weight)| WeightedPool { pool: pool(name), weight });
+    let shares = [("one", 9), ("two", 1)].map(|(name, weight)| WeightedPool::new(pool(name), weight));
     let rule = RouteRule::new(PathMatch::Prefix("/".to_owned()), RouteAction::Forward(shares.to_vec()));
     let ops = [
         put_pool("one"),

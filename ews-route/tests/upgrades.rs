@@ -13,7 +13,7 @@ mod stage;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use ews_core::balancer::{Drained, HeaderEdits, HeaderField, MemberState, RouteFilter};
+use ews_core::balancer::{Drained, HeaderEdits, MemberState, RouteFilter};
 use stage::{Client, PATIENCE, Stage, Upstream, config, put_member, until, with_timeouts};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
@@ -167,7 +167,7 @@ async fn one_that_is_silent_for_too_long_is_closed() {
 #[tokio::test]
 async fn a_rules_filters_hold_for_its_answer() {
     let stage = Stage::new(config()).await;
-    let edits = HeaderEdits { set: vec![HeaderField::new("x-by", "ews")], ..HeaderEdits::default() };
+    let edits = HeaderEdits::new().with_set("x-by", "ews");
     let rule = stage::forward("/", "p").filter(RouteFilter::ResponseHeaders(edits));
     stage.apply([stage::put_rules("r", vec![rule]), put_member("p", "i0", echo().await)]).await;
     let mut client = stage.client().await;

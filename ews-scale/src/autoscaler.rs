@@ -111,6 +111,9 @@ impl Autoscaler {
     pub const MAX_SERVICES: usize = 10_000;
 
     /// Scales by these signals and through this target; no services yet.
+    ///
+    /// Without [`with_store`](Self::with_store) what it remembers ends with this value, and nothing keeps a second controller from
+    /// scaling the same services.
     pub fn new(metrics: Arc<dyn Metrics>, target: Arc<dyn ScaleTarget>) -> Self {
         let clock = Arc::new(SystemClock);
         Self { metrics, target, clock, store: None, dry_run: false, services: BTreeMap::new() }
@@ -157,12 +160,13 @@ impl Autoscaler {
         mut self,
         name: ServiceName,
         policy: DynScalePolicy,
-        signals: Vec<Signal>,
+        signals: impl IntoIterator<Item = Signal>,
         interval: Duration,
     ) -> Result<Self> {
+        let signals: Vec<Signal> = signals.into_iter().collect();
         if interval.is_zero() {
             return Err(
-                Error::invalid("an interval of zero; accepted: above zero").with_context("service", name)
+                Error::invalid("`interval` is zero; accepted: above zero").with_context("service", name)
             );
         }
         let full = self.services.len() >= Self::MAX_SERVICES && !self.services.contains_key(&name);

@@ -160,14 +160,14 @@ impl<'a> Run<'a> {
         let scale = &self.observation.scale;
         for (name, count) in [("desired", scale.desired), ("present", scale.present), ("ready", scale.ready)]
         {
-            let input = Input { name: name.to_owned(), reading: Ok(f64::from(count)), age: None };
+            let input = Input::new(name, Ok(f64::from(count)));
             self.record.inputs.push(input);
         }
         for signal in &self.policy.signals {
             let reading = self.observation.signals.iter().find(|reading| reading.name == signal.name);
             let value = validate(signal, reading, self.policy, self.now).map_err(|(reason, _)| reason);
             let age = reading.and_then(|reading| reading.at).map(|at| self.now.since(at));
-            self.record.inputs.push(Input { name: signal.name.clone(), reading: value, age });
+            self.record.inputs.push(Input::new(signal.name.clone(), value).with_age(age));
         }
     }
 
@@ -189,7 +189,7 @@ impl<'a> Run<'a> {
                         ("no scale-in".to_owned(), why)
                     }
                 };
-            self.record.proposals.push(Proposal { by: signal.name.clone(), value, reason });
+            self.record.proposals.push(Proposal::new(signal.name.clone(), value, reason));
         }
         self.sight = match (missing, largest) {
             (0, _) => Sight::Full,
@@ -288,7 +288,7 @@ impl<'a> Run<'a> {
     fn bind(&mut self, name: &str, before: u32, after: u32) -> u32 {
         if before != after {
             let (before, after) = (before.to_string(), after.to_string());
-            self.record.constraints.push(Constraint { name: name.to_owned(), before, after });
+            self.record.constraints.push(Constraint::new(name, before, after));
         }
         after
     }

@@ -2,13 +2,14 @@
 //!
 //! It is a serde document with unknown fields refused. What it says is checked once, by
 //! [`TargetTracking::new`](crate::TargetTracking::new); every message names the field and what is accepted. Defaults are those of
-//! Kubernetes' horizontal pod autoscaler (HPA v2) where it has one; each field names its source.
+//! Kubernetes' horizontal pod autoscaler (HPA v2) where it has one; each field names its source. What a document leaves out of
+//! `scale_out` or `scale_in` keeps that direction's default, field by field, as in HPA's `behavior`.
 
 use std::time::Duration;
 
 use ews_core::metrics::MetricQuery;
 use ews_core::{Error, Result};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// How a service's count is decided.
 ///
@@ -48,11 +49,11 @@ pub struct ScalePolicy {
     /// a restart for the scale-in window: nobody looked meanwhile.
     #[serde(default = "fifteen_seconds", with = "ews_core::time::duration")]
     pub interval: Duration,
-    /// How it grows.
-    #[serde(default = "Direction::scale_out")]
+    /// How it grows. Default [`Direction::scale_out`], and so is each of its fields that a document leaves out.
+    #[serde(default = "Direction::scale_out", deserialize_with = "scale_out")]
     pub scale_out: Direction,
-    /// How it shrinks.
-    #[serde(default = "Direction::scale_in")]
+    /// How it shrinks. Default [`Direction::scale_in`], and so is each of its fields that a document leaves out.
+    #[serde(default = "Direction::scale_in", deserialize_with = "scale_in")]
     pub scale_in: Direction,
     /// For how long instances that are not ready hold scale-in back, counted from when the service was last complete; after
     /// it they only count as fully used. Default 5 min (HPA's CPU initialization period).
@@ -69,7 +70,7 @@ pub struct ScalePolicy {
     /// this house, since HPA overrides at once.
     #[serde(default = "five_minutes", with = "ews_core::time::duration")]
     pub respect: Duration,
-    /// What tames a count that goes to and fro.
+    /// What tames a count that goes to and fro. Default [`Flapping::default`].
     #[serde(default)]
     pub flapping: Flapping,
 }
@@ -168,7 +169,7 @@ impl ScalePolicy {
         }
         if !(1..=Self::MAX_SIGNALS).contains(&self.signals.len()) {
             return Err(Error::invalid(format!(
-                "{} signals; accepted: 1 to {}",
+                "`signals` has {} entries; accepted: 1 to {}",
                 self.signals.len(),
                 Self::MAX_SIGNALS
             )));
@@ -247,7 +248,7 @@ impl Signal {
     fn check(&self) -> Result<()> {
         if self.name.trim().is_empty() || self.name.len() > 128 || self.name.chars().any(char::is_control) {
             return Err(Error::invalid(
-                "the name of a signal is empty, longer than 128 bytes or holds control characters; accepted: 1 to 128 bytes without",
+                "`name` of a signal is empty, longer than 128 bytes or holds control characters; accepted: 1 to 128 bytes without",
             ));
         }
         let (Target::PerInstance(value) | Target::Ratio(value)) = self.target;
@@ -280,24 +281,50 @@ pub enum Target {
     Ratio(f64),
 }
 
-/// How the count moves in one direction.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// How the count moves in one direction. It is read as a part of a [`ScalePolicy`], which knows the direction's defaults.
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Direction {
     /// How far the work may be from what the present count does without a change, as a share of it. Default 0.1 (HPA).
-    #[serde(default = "tenth")]
     pub tolerance: f64,
     /// For scale-in the largest proposal of so long counts, for scale-out the smallest. Defaults 300 s and 0 s (HPA).
     #[serde(with = "ews_core::time::duration")]
     pub window: Duration,
-    /// How much it may change per period. None at all: as much as it wants. Defaults: out 100 % and 4 per 15 s, in 100 % per 15 s
+    /// How much it may change per period. An empty list: as much as it wants. Defaults: out 100 % and 4 per 15 s, in 100 % per 15 s
     /// (HPA). At most [`Self::MAX_LIMITS`].
-    #[serde(default)]
     pub limits: Vec<RateLimit>,
     /// Which of several limits holds. Default: the one that allows most (HPA).
-    #[serde(default)]
     pub select: Select,
+}
+
+/// A direction as a document has it: what is left out keeps its default.
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Given {
+    tolerance: Option<f64>,
+    #[serde(with = "ews_core::time::duration::option")]
+    window: Option<Duration>,
+    limits: Option<Vec<RateLimit>>,
+    select: Option<Select>,
+}
+
+impl Given {
+    fn over(self, default: Direction) -> Direction {
+        Direction {
+            tolerance: self.tolerance.unwrap_or(default.tolerance),
+            window: self.window.unwrap_or(default.window),
+            limits: self.limits.unwrap_or(default.limits),
+            select: self.select.unwrap_or(default.select),
+        }
+    }
+}
+
+fn scale_out<'de, D: Deserializer<'de>>(from: D) -> Result<Direction, D::Error> {
+    Ok(Given::deserialize(from)?.over(Direction::scale_out()))
+}
+
+fn scale_in<'de, D: Deserializer<'de>>(from: D) -> Result<Direction, D::Error> {
+    Ok(Given::deserialize(from)?.over(Direction::scale_in()))
 }
 
 impl Direction {
@@ -348,10 +375,17 @@ impl Direction {
         self
     }
 
-    /// With these limits in place of the present ones.
+    /// With these limits in place of the present ones; none at all: as much as it wants.
     #[must_use]
     pub fn with_limits(mut self, limits: impl IntoIterator<Item = RateLimit>) -> Self {
         self.limits = limits.into_iter().collect();
+        self
+    }
+
+    /// With this one of several limits holding.
+    #[must_use]
+    pub fn with_select(mut self, select: Select) -> Self {
+        self.select = select;
         self
     }
 
@@ -365,7 +399,7 @@ impl Direction {
         at_most_a_day(&format!("{name}.window"), self.window)?;
         if self.limits.len() > Self::MAX_LIMITS {
             return Err(Error::invalid(format!(
-                "{} limits in `{name}`; at most {} are accepted",
+                "`{name}.limits` has {} entries; accepted: at most {}",
                 self.limits.len(),
                 Self::MAX_LIMITS
             )));
@@ -374,7 +408,7 @@ impl Direction {
             above_zero(&format!("{name}.limits.period"), limit.period)?;
             if matches!(limit.amount, Amount::Percent(0) | Amount::Instances(0)) {
                 return Err(Error::invalid(format!(
-                    "a limit of nothing in `{name}`; accepted: 1 or more, or `select = \"disabled\"`"
+                    "`{name}.limits.amount` is 0; accepted: 1 or more, or `select = \"disabled\"` for no change at all"
                 )));
             }
         }
@@ -385,6 +419,7 @@ impl Direction {
 /// So much per period.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct RateLimit {
     /// How much.
     pub amount: Amount,
@@ -408,6 +443,7 @@ impl RateLimit {
 /// How much a count may change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Amount {
     /// So many instances.
     Instances(u32),
@@ -418,6 +454,7 @@ pub enum Amount {
 /// Which of several limits holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Select {
     /// The one that allows most.
     #[default]
@@ -522,12 +559,12 @@ mod tests {
             ("`min` is 0", Box::new(|p| p.min = 0)),
             ("`max` is 1; accepted: from `min` (2)", Box::new(|p| p.max = 1)),
             ("`max` is", Box::new(|p| p.max = u32::MAX)),
-            ("0 signals", Box::new(|p| p.signals.clear())),
+            ("`signals` has 0 entries", Box::new(|p| p.signals.clear())),
             ("two signals are named `requests`", Box::new(|p| p.signals.push(p.signals[0].clone()))),
             ("is 0; accepted: finite and above zero", Box::new(|p| p.signals[0].target = Target::Ratio(0.0))),
             ("is -1;", Box::new(|p| p.signals[0].target = Target::PerInstance(-1.0))),
             ("is NaN;", Box::new(|p| p.signals[0].target = Target::PerInstance(f64::NAN))),
-            ("the name of a signal", Box::new(|p| p.signals[0].name.clear())),
+            ("`name` of a signal", Box::new(|p| p.signals[0].name.clear())),
             ("names no metric", Box::new(|p| p.signals[0].query.metric.clear())),
             ("`query.max_age` is zero", Box::new(|p| p.signals[0].query.max_age = Duration::ZERO)),
             ("`interval` is zero", Box::new(|p| p.interval = Duration::ZERO)),
@@ -541,10 +578,13 @@ mod tests {
                 Box::new(|p| p.scale_out.limits[0].period = Duration::ZERO),
             ),
             (
-                "a limit of nothing in `scale_in`",
+                "`scale_in.limits.amount` is 0",
                 Box::new(move |p| p.scale_in.limits = vec![RateLimit::percent(0, second)]),
             ),
-            ("9 limits", Box::new(move |p| p.scale_in.limits = vec![RateLimit::percent(1, second); 9])),
+            (
+                "`scale_in.limits` has 9 entries",
+                Box::new(move |p| p.scale_in.limits = vec![RateLimit::percent(1, second); 9]),
+            ),
             ("`on_missing.at_least` is 11", Box::new(|p| p.on_missing = OnMissing::AtLeast(11))),
             ("`grace` is", Box::new(|p| p.grace = Duration::MAX)),
         ];
@@ -575,5 +615,25 @@ mod tests {
         }
         let short: ScalePolicy = toml::from_str("max = 3\nsignals = []").unwrap();
         assert_eq!(short, ScalePolicy::new(1, 3, []));
+    }
+
+    #[test]
+    fn what_a_direction_leaves_out_keeps_that_directions_default() {
+        let read =
+            |text: &str| toml::from_str::<ScalePolicy>(&format!("max = 3\nsignals = []\n{text}")).unwrap();
+        let (hpa_out, hpa_in) = (Direction::scale_out(), Direction::scale_in());
+        let ten = Duration::from_secs(600);
+
+        let policy = read("scale_in = { window = \"10m\" }\nscale_out = { tolerance = 0.2 }");
+        assert_eq!(policy.scale_in, hpa_in.clone().with_window(ten));
+        assert!(!policy.scale_in.limits.is_empty(), "a window alone takes no limit away");
+        assert_eq!(policy.scale_out, hpa_out.clone().with_tolerance(0.2));
+
+        let one = [RateLimit::percent(10, Duration::from_secs(60))];
+        let policy =
+            read("scale_in = { limits = [{ amount = { percent = 10 }, period = \"1m\" }] }\nscale_out = {}");
+        assert_eq!((policy.scale_in, policy.scale_out), (hpa_in.clone().with_limits(one), hpa_out));
+        let policy = read("scale_in = { limits = [], select = \"disabled\" }");
+        assert_eq!(policy.scale_in, hpa_in.with_limits([]).disabled(), "an empty list says what it is");
     }
 }

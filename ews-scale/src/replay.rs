@@ -48,6 +48,20 @@ impl Plant {
         self.start_delay = start_delay;
         self
     }
+
+    /// Signals that are averaged over so long.
+    #[must_use]
+    pub fn with_signal_window(mut self, signal_window: Duration) -> Self {
+        self.signal_window = signal_window;
+        self
+    }
+
+    /// With so many instances at the start.
+    #[must_use]
+    pub fn with_start(mut self, start: u32) -> Self {
+        self.start = Some(start);
+        self
+    }
 }
 
 /// What a backtest found.
@@ -66,7 +80,7 @@ pub struct ReplayReport {
     pub instance_seconds: f64,
     /// The same of an oracle that has exactly enough in every second and knows the future, within the same bounds.
     pub oracle_seconds: f64,
-    /// The largest and the smallest count.
+    /// The largest count.
     pub most: u32,
     /// The smallest count.
     pub fewest: u32,
@@ -188,10 +202,19 @@ fn check(trace: &[f64], plant: &Plant) -> Result<()> {
         )));
     }
     if let Some(second) = trace.iter().position(|rate| !rate.is_finite() || *rate < 0.0) {
-        return Err(Error::invalid(format!("second {second} of the trace is no rate")));
+        return Err(Error::invalid(format!(
+            "second {second} of the trace is {}; accepted: a rate, finite and 0 or more",
+            trace.get(second).copied().unwrap_or_default()
+        )));
     }
-    if !plant.capacity.is_finite() || plant.capacity <= 0.0 || plant.signal_window.is_zero() {
-        return Err(Error::invalid("`capacity` and `signal_window` of a plant must be above zero"));
+    if !plant.capacity.is_finite() || plant.capacity <= 0.0 {
+        return Err(Error::invalid(format!(
+            "`capacity` of a plant is {}; accepted: finite and above zero",
+            plant.capacity
+        )));
+    }
+    if plant.signal_window.is_zero() {
+        return Err(Error::invalid("`signal_window` of a plant is zero; accepted: above zero"));
     }
     Ok(())
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use ews_core::metrics::MetricQuery;
 use ews_core::{Explained, Policy as _, PolicyState, Scale, Selector, Timestamp, Unavailable};
 use ews_scale::{
-    Amount, Direction, Flapping, OnMissing, RateLimit, ScaleDecision, ScaleObservation, ScalePolicy, Sight,
-    Signal, SignalReading, Target, TargetTracking,
+    Direction, Flapping, OnMissing, RateLimit, ScaleDecision, ScaleObservation, ScalePolicy, Sight, Signal,
+    SignalReading, Target, TargetTracking,
 };
 
 const TICK: Duration = Duration::from_secs(15);
@@ -323,8 +323,7 @@ fn a_scale_out_window_takes_the_smallest() {
 
 #[test]
 fn rates_bind_and_are_named() {
-    let slow =
-        Direction::scale_out().with_limits([RateLimit { amount: Amount::Instances(1), period: TICK * 2 }]);
+    let slow = Direction::scale_out().with_limits([RateLimit::instances(1, TICK * 2)]);
     let mut service = start(base().with_scale_out(slow), 3);
     assert_eq!((0..5).map(|_| service.load(100.0)).collect::<Vec<_>>(), [4, 4, 5, 5, 6]);
     let decided = service.look(vec![SignalReading::measured("load", 100.0, service.now)]);

@@ -88,6 +88,7 @@ fn allows(limit: &RateLimit, start: u32, up: bool) -> i64 {
             let share = ((start * i64::from(share) + 99) / 100).max(1);
             if up { start + share } else { start - share }
         }
+        _ => unreachable!("the policies here have no other limits"),
     }
 }
 

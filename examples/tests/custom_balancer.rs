@@ -99,16 +99,16 @@ impl Stage {
 
     fn domain(name: &str, set: &str) -> Op {
         let name = DomainName::new(name).unwrap();
-        Op::Put(Object::Domain(Domain { name, routes: id(set), certificate: None, policy: None }))
+        Op::Put(Object::Domain(Domain::new(name, id(set))))
     }
 
     fn routes(set: &str, rules: impl IntoIterator<Item = RouteRule>) -> Op {
         let id: RouteSetId = id(set);
-        Op::Put(Object::RouteSet(RouteSet { id, rules: rules.into_iter().collect() }))
+        Op::Put(Object::RouteSet(RouteSet::new(id, rules)))
     }
 
     fn forward(path: &str, pools: &[(&str, u32)]) -> RouteRule {
-        let pools = pools.iter().map(|(pool, weight)| WeightedPool { pool: id(pool), weight: *weight });
+        let pools = pools.iter().map(|(pool, weight)| WeightedPool::new(id(pool), *weight));
         RouteRule::new(PathMatch::Prefix(path.to_owned()), RouteAction::Forward(pools.collect()))
     }
 
@@ -188,10 +188,7 @@ async fn requests_go_where_the_objects_say() {
     assert_eq!((status, &*location), (307, "/new?price=$5"));
 
     // For every host that no domain takes, and three of four requests elsewhere.
-    let shares = vec![
-        WeightedPool { pool: id::<PoolId>("a"), weight: 3 },
-        WeightedPool { pool: id::<PoolId>("b"), weight: 1 },
-    ];
+    let shares = vec![WeightedPool::new(id::<PoolId>("a"), 3), WeightedPool::new(id::<PoolId>("b"), 1)];
     stage
         .serve([
             Stage::routes("rest", [Stage::forward("/", &[("a", 1), ("b", 0)])]),

@@ -423,11 +423,10 @@ async fn when_deploying() {
         (
             "a weighted canary without traffic",
             DeployRequest::new(web()).with_strategy(Strategy::default().with_canary(Canary::new([
-                CanaryStep::Match(vec![ews_core::balancer::AttributeMatch {
-                    place: ews_core::balancer::AttributePlace::Header,
-                    name: "x-beta".to_owned(),
-                    value: None,
-                }]),
+                CanaryStep::Match(vec![ews_core::balancer::AttributeMatch::new(
+                    ews_core::balancer::AttributePlace::Header,
+                    "x-beta",
+                )]),
             ]))),
             vec!["gets no traffic", "accepted: `traffic` beside it"],
         ),
@@ -491,12 +490,11 @@ async fn at_the_balancer() {
     let apply =
         async |op: Op| balancer.apply(&Change::new(ChangeId::new("c").unwrap(), [op])).await.map(drop);
     let forward = |pools: &[(&str, u32)]| {
-        let pools = pools.iter().map(|(pool, weight)| ews_core::balancer::WeightedPool {
-            pool: pool.parse().unwrap(),
-            weight: *weight,
-        });
+        let pools = pools
+            .iter()
+            .map(|(pool, weight)| ews_core::balancer::WeightedPool::new(pool.parse().unwrap(), *weight));
         let rule = RouteRule::new(PathMatch::Prefix("/".to_owned()), RouteAction::Forward(pools.collect()));
-        Op::Put(Object::RouteSet(RouteSet { id: RouteSetId::new("s").unwrap(), rules: vec![rule] }))
+        Op::Put(Object::RouteSet(RouteSet::new(RouteSetId::new("s").unwrap(), [rule])))
     };
     let beyond = Member::MAX_WEIGHT + 1;
     for (mistake, op, words) in [

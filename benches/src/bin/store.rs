@@ -156,10 +156,8 @@ fn fan_out(bench: &mut Bench) {
         let receivers = Receivers::start(&runtime);
         let key = Key::new("service/web/1").unwrap();
         // Both sides are given the same batch, and one commit or send at a time.
-        let batch = WatchBatch {
-            revision: StoreRevision(1),
-            changes: Arc::from([ews_core::store::Change::Deleted(key.clone())]),
-        };
+        let batch =
+            WatchBatch::new(StoreRevision(1), Arc::from([ews_core::store::Change::Deleted(key.clone())]));
         let pair = interleave(
             rounds,
             || {

@@ -71,6 +71,12 @@ pub struct Entries<'a, R> {
     globals: u64,
 }
 
+impl<R> std::fmt::Debug for Entries<'_, R> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Entries").field("limits", self.limits).finish_non_exhaustive()
+    }
+}
+
 impl<'a, R: Read> Entries<'a, R> {
     /// Reads from here. Of the limits, `path` and `entries` are held to: names and targets that take more memory are refused, and so are more
     /// global headers; how many entries come is for the caller to count.

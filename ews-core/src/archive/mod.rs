@@ -16,6 +16,7 @@ use crate::time::Shown;
 
 /// The most that one archive or artifact may become.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Limits {
     /// Bytes of all files together. Default 16 GiB.
     pub bytes: u64,
@@ -33,7 +34,38 @@ impl Default for Limits {
     }
 }
 
+impl Limits {
+    /// With so many bytes of all files together.
+    #[must_use]
+    pub fn with_bytes(mut self, bytes: u64) -> Self {
+        self.bytes = bytes;
+        self
+    }
+
+    /// With so many entries.
+    #[must_use]
+    pub fn with_entries(mut self, entries: u64) -> Self {
+        self.entries = entries;
+        self
+    }
+
+    /// With so many bytes of one name or link target.
+    #[must_use]
+    pub fn with_path(mut self, path: usize) -> Self {
+        self.path = path;
+        self
+    }
+
+    /// With so many components of one name.
+    #[must_use]
+    pub fn with_depth(mut self, depth: usize) -> Self {
+        self.depth = depth;
+        self
+    }
+}
+
 /// Bytes from an archive as they may appear in a message.
+#[derive(Debug, Clone, Copy)]
 pub struct ShownBytes<'a>(pub &'a [u8]);
 
 impl fmt::Display for ShownBytes<'_> {

@@ -18,6 +18,7 @@ use crate::id::{CertificateId, ChangeId, PoolId, RouteSetId, TrafficPolicyId};
 /// before the pool that it refers to.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct Change {
     /// Its id; choose it from what causes the change, so that a successor that repeats it says the same.
     pub id: ChangeId,
@@ -63,6 +64,7 @@ impl Change {
 /// What must hold before a change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct Precondition {
     /// Which object.
     pub object: ObjectRef,
@@ -131,6 +133,7 @@ pub enum Op {
 
 /// That a change was applied.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Applied {
     /// The generation that the balancer reached with it. Each change raises it, a replay does not.
     pub generation: u64,
@@ -139,7 +142,19 @@ pub struct Applied {
     pub versions: BTreeMap<String, u64>,
 }
 
+impl Precondition {
+    /// Only where this object is at this version; `None`: only where it does not exist.
+    pub fn new(object: ObjectRef, version: Option<u64>) -> Self {
+        Self { object, version }
+    }
+}
+
 impl Applied {
+    /// A change that led to this generation and left these versions; for drivers that keep no [`Table`](crate::balancer::Table).
+    pub fn new(generation: u64, versions: BTreeMap<String, u64>) -> Self {
+        Self { generation, versions }
+    }
+
     /// The version that the change gave this object; `None` where it named it not, or removed it.
     pub fn version(&self, object: &ObjectRef) -> Option<u64> {
         self.versions.get(&object.to_string()).copied()
@@ -148,6 +163,7 @@ impl Applied {
 
 /// An object as applied.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Stored {
     /// Its version. Each change that names the object raises it, even where it leaves the object equal; nothing else
     /// does. It goes on growing when the object is removed and made anew, so that a precondition never meets a namesake. (A
@@ -155,6 +171,13 @@ pub struct Stored {
     pub version: u64,
     /// The object.
     pub object: Object,
+}
+
+impl Stored {
+    /// This object at this version; for drivers.
+    pub fn new(version: u64, object: Object) -> Self {
+        Self { version, object }
+    }
 }
 
 /// Which objects. All conditions must hold.
@@ -234,7 +257,7 @@ pub enum ObjectKind {
 
 impl ObjectKind {
     /// Every kind, in the order in which objects are listed.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: &'static [Self] = &[
         Self::Domain,
         Self::RouteSet,
         Self::Pool,

@@ -1,10 +1,4 @@
 //! The two moves of a rollout, built on [`Balancer`]: shift weights, and drain an endpoint with proof.
-//!
-//! A drain is only worth its proof, so every doubt counts as busy: a gateway that does not answer, one that has not yet
-//! heard of the drain (its generation is lower), one that does not count, and a balancer that names no gateway at all.
-//! Events only shorten the waits between two looks; without them, or with all of them lost, the look comes every
-//! [`POLL`]. Each call has a time limit of its own and failures that may pass are tried again, which is harmless since the
-//! changes carry ids.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -51,6 +45,12 @@ pub enum Drained {
 }
 
 /// The two moves of a rollout, built on [`Balancer`].
+///
+/// A drain is only worth its proof, so every doubt counts as busy: a gateway that does not answer, one that has not yet
+/// heard of the drain (its generation is lower), one that does not count, and a balancer that names no gateway at all.
+/// Events only shorten the waits between two looks; without them, or with all of them lost, the look comes every
+/// 500 ms. Each call has a time limit of its own and failures that may pass are tried again, which is harmless since the
+/// changes carry ids.
 #[async_trait]
 pub trait BalancerExt: Balancer {
     /// Sets the shares of these pools in every rule of the route set that forwards to them, leaving all else as it is.

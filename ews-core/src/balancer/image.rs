@@ -15,6 +15,7 @@ use crate::spec::source::Digest;
 /// reads them with [`Table::stored`] and brings them back with a [`TableLoader`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct TableImage {
     /// The generation.
     pub generation: u64,
@@ -28,6 +29,7 @@ pub struct TableImage {
 /// operations, which are the same.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct Remembered {
     /// Its id.
     pub id: ChangeId,
@@ -35,6 +37,20 @@ pub struct Remembered {
     pub digest: Digest,
     /// The generation that it led to.
     pub generation: u64,
+}
+
+impl TableImage {
+    /// These objects at this generation, ordered by reference, and these changes, the oldest first.
+    pub fn new(generation: u64, objects: Vec<Stored>, changes: Vec<Remembered>) -> Self {
+        Self { generation, objects, changes }
+    }
+}
+
+impl Remembered {
+    /// A change of this id and operations, which led to this generation.
+    pub fn new(id: ChangeId, digest: Digest, generation: u64) -> Self {
+        Self { id, digest, generation }
+    }
 }
 
 /// The changes that a table remembers: the last [`Table::MEMORY`].
@@ -121,7 +137,7 @@ impl Table {
 
     /// Everything in it, for storage: a copy, large where the table is.
     pub fn image(&self) -> TableImage {
-        let objects = ObjectKind::ALL.into_iter().flat_map(|kind| self.stored(kind, None));
+        let objects = ObjectKind::ALL.iter().flat_map(|kind| self.stored(*kind, None));
         TableImage {
             generation: self.generation(),
             objects: objects.map(Cow::into_owned).collect(),

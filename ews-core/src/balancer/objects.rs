@@ -109,6 +109,7 @@ impl<'de> Deserialize<'de> for DomainName {
 /// A host name and what serves it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct Domain {
     /// The name.
     pub name: DomainName,
@@ -124,6 +125,27 @@ pub struct Domain {
 
 fn is_default(hash_on: &HashOn) -> bool {
     *hash_on == HashOn::default()
+}
+
+impl Domain {
+    /// This name, served by these routes; no certificate, no policy of its own.
+    pub fn new(name: DomainName, routes: RouteSetId) -> Self {
+        Self { name, routes, certificate: None, policy: None }
+    }
+
+    /// With this certificate, or none.
+    #[must_use]
+    pub fn with_certificate(mut self, certificate: impl Into<Option<CertificateId>>) -> Self {
+        self.certificate = certificate.into();
+        self
+    }
+
+    /// Under this policy, or none.
+    #[must_use]
+    pub fn with_policy(mut self, policy: impl Into<Option<TrafficPolicyId>>) -> Self {
+        self.policy = policy.into();
+        self
+    }
 }
 
 /// A pool of endpoints.
@@ -196,11 +218,19 @@ pub struct UpstreamTls {
 /// A certificate that a balancer shows to endpoints.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct ClientCertificate {
     /// The chain, PEM, the leaf first.
     pub chain: SecretRef,
     /// The private key, PEM.
     pub key: SecretRef,
+}
+
+impl ClientCertificate {
+    /// This chain and its key.
+    pub fn new(chain: SecretRef, key: SecretRef) -> Self {
+        Self { chain, key }
+    }
 }
 
 impl UpstreamTls {
@@ -322,12 +352,20 @@ impl HealthCheck {
 /// Requests that wait until an endpoint is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct Hold {
     /// How many wait at most; beyond, 503. 1 to 100,000.
     pub requests: u32,
     /// How long each waits at most; then 503. Above zero, at most 10 minutes (kamal-proxy's pause: 30 s).
     #[serde(with = "crate::time::duration")]
     pub wait: Duration,
+}
+
+impl Hold {
+    /// So many requests, each so long.
+    pub const fn new(requests: u32, wait: Duration) -> Self {
+        Self { requests, wait }
+    }
 }
 
 impl Pool {
@@ -406,6 +444,7 @@ pub enum HashOn {
 /// A cookie that brings a client back to the endpoint that it was first given, as long as that may get traffic.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct Sticky {
     /// The cookie's name. Its value names the endpoint without telling its address.
     pub cookie: String,
@@ -414,9 +453,24 @@ pub struct Sticky {
     pub max_age: Option<Duration>,
 }
 
+impl Sticky {
+    /// A cookie of this name, kept until the browser is closed.
+    pub fn new(cookie: impl Into<String>) -> Self {
+        Self { cookie: cookie.into(), max_age: None }
+    }
+
+    /// Kept for so long.
+    #[must_use]
+    pub fn with_max_age(mut self, max_age: impl Into<Option<Duration>>) -> Self {
+        self.max_age = max_age.into();
+        self
+    }
+}
+
 /// When an endpoint that answers with errors gets nothing for a while.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
 pub struct Outlier {
     /// After so many errors in a row: no answer, or a status of 500 and above. 1 to 1,000. Default 5 (Envoy's
     /// `consecutive_5xx`).
@@ -432,6 +486,29 @@ pub struct Outlier {
 impl Default for Outlier {
     fn default() -> Self {
         Self { errors: 5, eject: Duration::from_secs(30), max_percent: 10 }
+    }
+}
+
+impl Outlier {
+    /// After so many errors in a row.
+    #[must_use]
+    pub fn with_errors(mut self, errors: u32) -> Self {
+        self.errors = errors;
+        self
+    }
+
+    /// For so long at first.
+    #[must_use]
+    pub fn with_eject(mut self, eject: Duration) -> Self {
+        self.eject = eject;
+        self
+    }
+
+    /// At most this share of the pool, in percent.
+    #[must_use]
+    pub fn with_max_percent(mut self, max_percent: u32) -> Self {
+        self.max_percent = max_percent;
+        self
     }
 }
 
@@ -489,6 +566,7 @@ pub enum MemberState {
 /// A certificate and its key, by reference.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct Certificate {
     /// Its id.
     pub id: CertificateId,
@@ -509,14 +587,31 @@ impl Certificate {
     }
 }
 
+impl Certificate {
+    /// Clients must show a certificate that one of these has signed.
+    #[must_use]
+    pub fn with_client_ca(mut self, client_ca: impl Into<Option<SecretRef>>) -> Self {
+        self.client_ca = client_ca.into();
+        self
+    }
+}
+
 /// What is dropped before it costs anything.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct Blackhole {
     /// What is dropped.
     pub target: BlackholeTarget,
     /// Until when; a balancer forgets it by itself, which is no change and raises no generation.
     pub until: Timestamp,
+}
+
+impl Blackhole {
+    /// This is dropped until then.
+    pub fn new(target: BlackholeTarget, until: Timestamp) -> Self {
+        Self { target, until }
+    }
 }
 
 /// What a blackhole drops.

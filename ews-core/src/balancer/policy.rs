@@ -155,6 +155,7 @@ impl ForwardAuth {
 /// A bounded wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct Queue {
     /// How many wait at most; beyond: 503. 1 to 100,000.
     pub requests: u32,
@@ -163,9 +164,17 @@ pub struct Queue {
     pub wait: Duration,
 }
 
+impl Queue {
+    /// So many requests, each so long.
+    pub const fn new(requests: u32, wait: Duration) -> Self {
+        Self { requests, wait }
+    }
+}
+
 /// An answer that the balancer gives by itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct Page {
     /// The status, 400 to 599.
     pub status: u16,
@@ -181,6 +190,13 @@ fn html() -> String {
 }
 
 impl Page {
+    /// Of this type, such as `application/json`.
+    #[must_use]
+    pub fn with_content_type(mut self, content_type: impl Into<String>) -> Self {
+        self.content_type = content_type.into();
+        self
+    }
+
     /// An HTML page with this status.
     pub fn html(status: u16, body: impl Into<String>) -> Self {
         Self { status, body: body.into(), content_type: html() }

@@ -14,11 +14,19 @@ use crate::id::{PoolId, RouteSetId, TrafficPolicyId};
 /// Expressions come before prefixes, as in nginx and Envoy Gateway: a set that ends with `/` would reach none otherwise.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct RouteSet {
     /// Its id.
     pub id: RouteSetId,
     /// The rules.
     pub rules: Vec<RouteRule>,
+}
+
+impl RouteSet {
+    /// These rules under this id.
+    pub fn new(id: RouteSetId, rules: impl IntoIterator<Item = RouteRule>) -> Self {
+        Self { id, rules: rules.into_iter().collect() }
+    }
 }
 
 /// Which requests, and where they go.
@@ -131,6 +139,7 @@ pub enum RouteFilter {
 /// `Transfer-Encoding`, `Connection`, `Upgrade`, `TE`, `Trailer`, `Keep-Alive` and the `Proxy-` headers.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
 pub struct HeaderEdits {
     /// These have this value and no other.
     pub set: Vec<HeaderField>,
@@ -138,6 +147,34 @@ pub struct HeaderEdits {
     pub add: Vec<HeaderField>,
     /// These go.
     pub remove: Vec<String>,
+}
+
+impl HeaderEdits {
+    /// No changes yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// This header has this value and no other.
+    #[must_use]
+    pub fn with_set(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.set.push(HeaderField::new(name, value));
+        self
+    }
+
+    /// This header gets this value beside what it has.
+    #[must_use]
+    pub fn with_added(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.add.push(HeaderField::new(name, value));
+        self
+    }
+
+    /// This header goes.
+    #[must_use]
+    pub fn with_removed(mut self, name: impl Into<String>) -> Self {
+        self.remove.push(name.into());
+        self
+    }
 }
 
 /// A header's name and value.
@@ -160,11 +197,28 @@ impl HeaderField {
 /// Another host or path than the client asked for.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
 pub struct Rewrite {
     /// The host, with a port or without.
     pub host: Option<String>,
     /// The path; the query stays.
     pub path: Option<PathRewrite>,
+}
+
+impl Rewrite {
+    /// This host in place of the client's.
+    #[must_use]
+    pub fn with_host(mut self, host: impl Into<String>) -> Self {
+        self.host = Some(host.into());
+        self
+    }
+
+    /// This path in place of the client's.
+    #[must_use]
+    pub fn with_path(mut self, path: PathRewrite) -> Self {
+        self.path = Some(path);
+        self
+    }
 }
 
 /// Another path.
@@ -181,6 +235,7 @@ pub enum PathRewrite {
 /// Something of a request, other than its host, path and method.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct AttributeMatch {
     /// Where to look.
     pub place: AttributePlace,
@@ -188,6 +243,20 @@ pub struct AttributeMatch {
     pub name: String,
     /// The value; `None`: any.
     pub value: Option<String>,
+}
+
+impl AttributeMatch {
+    /// What has this name there, whatever its value.
+    pub fn new(place: AttributePlace, name: impl Into<String>) -> Self {
+        Self { place, name: name.into(), value: None }
+    }
+
+    /// Only with this value.
+    #[must_use]
+    pub fn with_value(mut self, value: impl Into<String>) -> Self {
+        self.value = Some(value.into());
+        self
+    }
 }
 
 /// Where an attribute of a request stands.
@@ -232,6 +301,7 @@ pub enum RouteAction {
 /// Where a client is sent: what it asked for, but for what is said here.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct RedirectTo {
     /// The scheme, `http` or `https`. Default: the client's.
     #[serde(default)]
@@ -250,6 +320,39 @@ pub struct RedirectTo {
 }
 
 impl RedirectTo {
+    /// To what the client asked for, with this status: 301, 302, 303, 307 or 308.
+    pub fn new(status: u16) -> Self {
+        Self { scheme: None, host: None, port: None, path: None, status }
+    }
+
+    /// To this scheme, `http` or `https`.
+    #[must_use]
+    pub fn with_scheme(mut self, scheme: impl Into<String>) -> Self {
+        self.scheme = Some(scheme.into());
+        self
+    }
+
+    /// To this host.
+    #[must_use]
+    pub fn with_host(mut self, host: impl Into<String>) -> Self {
+        self.host = Some(host.into());
+        self
+    }
+
+    /// To this port.
+    #[must_use]
+    pub fn with_port(mut self, port: u16) -> Self {
+        self.port = Some(port);
+        self
+    }
+
+    /// To this path.
+    #[must_use]
+    pub fn with_path(mut self, path: PathRewrite) -> Self {
+        self.path = Some(path);
+        self
+    }
+
     /// To the same over TLS, for good: 308, which keeps the method.
     pub fn https() -> Self {
         Self { scheme: Some("https".to_owned()), host: None, port: None, path: None, status: 308 }
@@ -259,9 +362,17 @@ impl RedirectTo {
 /// A pool and its share.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct WeightedPool {
     /// The pool.
     pub pool: PoolId,
     /// Its share, 0 to [`Member::MAX_WEIGHT`](crate::balancer::Member::MAX_WEIGHT).
     pub weight: u32,
+}
+
+impl WeightedPool {
+    /// This pool with this share.
+    pub const fn new(pool: PoolId, weight: u32) -> Self {
+        Self { pool, weight }
+    }
 }

@@ -1,15 +1,4 @@
 //! The pure core of a balancer: the objects, their versions, and every check that the contract asks for.
-//!
-//! A driver keeps one [`Table`]. [`prepare`](Table::prepare) looks at a change and changes nothing: it gives the result of a
-//! replay, or a [`Prepared`] change with what it touches, or the error that the contract names. Between that and
-//! [`commit`](Table::commit) the driver makes the change durable and renders it for its engine; where that fails, the
-//! prepared change is dropped and nothing happened. So all-or-nothing is the same code in the gateway, in every driver and
-//! in the fake.
-//!
-//! A version is the generation of the change that last named the object. So versions never come back, without a tombstone
-//! for each of the endpoints that ever were.
-//!
-//! A table holds a million [domains](Domains) as well as one: a change costs what it touches, not what there is.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -27,7 +16,18 @@ use crate::id::{ChangeId, PoolId};
 use crate::spec::source::Digest;
 use crate::time::Timestamp;
 
-/// The objects of a balancer and the changes that made them. See the [module](self).
+/// The objects of a balancer and the changes that made them.
+///
+/// A driver keeps one [`Table`]. [`prepare`](Table::prepare) looks at a change and changes nothing: it gives the result of a
+/// replay, or a [`Prepared`] change with what it touches, or the error that the contract names. Between that and
+/// [`commit`](Table::commit) the driver makes the change durable and renders it for its engine; where that fails, the
+/// prepared change is dropped and nothing happened. So all-or-nothing is the same code in the gateway, in every driver and
+/// in the fake.
+///
+/// A version is the generation of the change that last named the object. So versions never come back, without a tombstone
+/// for each of the endpoints that ever were.
+///
+/// A table holds a million [domains](Domains) as well as one: a change costs what it touches, not what there is.
 #[derive(Debug, Clone)]
 pub struct Table {
     capabilities: CapabilitySet,
@@ -272,7 +272,7 @@ impl Table {
         }
         let after = query.after.as_ref();
         let mut page = Vec::new();
-        for kind in ObjectKind::ALL.into_iter().filter(|kind| wants_kind(*kind)) {
+        for kind in ObjectKind::ALL.iter().copied().filter(|kind| wants_kind(*kind)) {
             let from = match after {
                 Some(after) if after.kind() > kind => continue,
                 Some(after) if after.kind() == kind => Some(after),

@@ -1,8 +1,4 @@
 //! Errors on the wire: `application/problem+json` (RFC 9457).
-//!
-//! A problem says the kind, the message and the context of an [`Error`], and whether to try again. It never says the error's
-//! detail or its sources: they hold a peer's own words. A client that speaks EWS gets the error back ([`Problem::into_error`]),
-//! so that retry and `maybe_applied` survive the hop.
 
 use std::collections::BTreeMap;
 
@@ -16,6 +12,10 @@ use crate::error::{Error, ErrorKind, Retry};
 pub(super) const MEDIA_TYPE: &str = "application/problem+json";
 
 /// An error as a response.
+///
+/// A problem says the kind, the message and the context of an [`Error`], and whether to try again. It never says the error's
+/// detail or its sources: they hold a peer's own words. A client that speaks EWS gets the error back ([`Problem::into_error`]),
+/// so that retry and `maybe_applied` survive the hop.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Problem {

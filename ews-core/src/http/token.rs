@@ -1,8 +1,4 @@
 //! Tokens of control endpoints.
-//!
-//! A token is kept as its SHA-256 only. The one that is presented is hashed too and compared with every one that is kept, each
-//! in constant time and none left out, so that neither a right beginning nor which token it is shows in the time. Hashing
-//! a presented token takes a time that depends on its length, which its sender knows anyway.
 
 use std::fmt;
 
@@ -13,6 +9,10 @@ use crate::error::{Error, Result};
 use crate::secrets::SecretValue;
 
 /// The tokens that open an endpoint. Several, so that one can be replaced while the other still works.
+///
+/// A token is kept as its SHA-256 only. The one that is presented is hashed too and compared with every one that is kept, each
+/// in constant time and none left out, so that neither a right beginning nor which token it is shows in the time. Hashing
+/// a presented token takes a time that depends on its length, which its sender knows anyway.
 #[derive(Clone)]
 pub struct Tokens {
     hashes: Vec<[u8; 32]>,

@@ -126,6 +126,7 @@ impl Contract {
 
 /// What happens where a call is made twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum CallKind {
     /// It changes nothing. A stream counts as what opens it: what it yields after is the caller's.
     Read,
@@ -147,6 +148,7 @@ impl CallKind {
 
 /// How long a call may take by its nature.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Pace {
     /// A question or a command that an engine answers at once.
     Short,
@@ -173,6 +175,18 @@ pub struct Subject<'a> {
     pub node: Option<&'a NodeId>,
     /// Whatever else names it: an instance's key, an image, a change, a record's key, a secret's reference.
     pub object: Option<&'a (dyn fmt::Display + Sync)>,
+}
+
+impl fmt::Debug for Subject<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Subject")
+            .field("service", &self.service)
+            .field("revision", &self.revision)
+            .field("instance", &self.instance)
+            .field("node", &self.node)
+            .field("object", &self.object.map(|object| object.to_string()))
+            .finish()
+    }
 }
 
 impl<'a> Subject<'a> {

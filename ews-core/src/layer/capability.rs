@@ -1,7 +1,4 @@
 //! Refuses what the driver does not declare, before the driver is touched.
-//!
-//! A driver may then be written as if every call were within its capabilities, and a call beyond them is refused in the same
-//! words whichever driver it is. It fails never by itself: the check reads the declared capabilities and the arguments.
 
 use std::future::Future;
 
@@ -9,6 +6,9 @@ use crate::error::Result;
 use crate::layer::{Around, Call};
 
 /// `Unsupported` for what the driver does not declare.
+///
+/// A driver may then be written as if every call were within its capabilities, and a call beyond them is refused in the same
+/// words whichever driver it is. It fails never by itself: the check reads the declared capabilities and the arguments.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct CapabilityCheck;
 

@@ -1,12 +1,4 @@
 //! Bounds every call in time.
-//!
-//! A peer that accepts a connection and then says nothing hangs its caller for ever; a driver's own timeouts rarely cover
-//! every phase. This layer bounds the whole call whatever the driver does. When the time is over the driver's future is
-//! dropped, which by the contracts abandons the wait and not the operation: a mutating call comes back with `maybe_applied`,
-//! and whoever called looks before going on.
-//!
-//! Calls that wait for something without a bound, such as the end of a program, are left alone: their caller bounds them.
-//! A stream is bounded until it opens.
 
 use std::future::Future;
 use std::time::Duration;
@@ -77,6 +69,14 @@ impl Default for DeadlineConfig {
 }
 
 /// `Timeout` for a call that takes too long.
+///
+/// A peer that accepts a connection and then says nothing hangs its caller for ever; a driver's own timeouts rarely cover
+/// every phase. This layer bounds the whole call whatever the driver does. When the time is over the driver's future is
+/// dropped, which by the contracts abandons the wait and not the operation: a mutating call comes back with `maybe_applied`,
+/// and whoever called looks before going on.
+///
+/// Calls that wait for something without a bound, such as the end of a program, are left alone: their caller bounds them.
+/// A stream is bounded until it opens.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Deadline {
     config: DeadlineConfig,

@@ -1,12 +1,4 @@
 //! Bounds how many calls a driver has under way, and how many wait for their turn.
-//!
-//! An engine that is asked by a thousand tasks at once answers none of them in time. Beyond
-//! [`concurrent`](LimitConfig::concurrent) calls the next ones queue in order; beyond [`queue`](LimitConfig::queue) waiting
-//! ones, or after [`patience`](LimitConfig::patience), a call is refused with `Busy`, and certainly not applied.
-//!
-//! Calls that wait for something without a bound ([`CallKind::Wait`]) are counted apart and never queue: a thousand waits for
-//! the ends of programs neither block a start nor starve behind one. A permit covers the opening of a stream, not its life.
-//! A dropped call gives back its permit or its place in the queue at once.
 
 use std::future::Future;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -74,7 +66,15 @@ impl Default for LimitConfig {
     }
 }
 
-/// Bounds how many calls are under way. See the header of the source.
+/// Bounds how many calls are under way.
+///
+/// An engine that is asked by a thousand tasks at once answers none of them in time. Beyond
+/// [`concurrent`](LimitConfig::concurrent) calls the next ones queue in order; beyond [`queue`](LimitConfig::queue) waiting
+/// ones, or after [`patience`](LimitConfig::patience), a call is refused with `Busy`, and certainly not applied.
+///
+/// Calls that wait for something without a bound ([`CallKind::Wait`]) are counted apart and never queue: a thousand waits for
+/// the ends of programs neither block a start nor starve behind one. A permit covers the opening of a stream, not its life.
+/// A dropped call gives back its permit or its place in the queue at once.
 #[derive(Debug)]
 pub struct ConcurrencyLimit {
     config: LimitConfig,

@@ -1,21 +1,4 @@
 //! Tries again what is safe to try again.
-//!
-//! | Error says | `Read` | `Idempotent` | `Once`, `Wait` |
-//! |---|---|---|---|
-//! | [`Retry::Safe`] | again | again | never |
-//! | [`Retry::AfterInspect`] | again | again: the contract makes the second one harmless | never |
-//! | [`Retry::Never`] | never | never | never |
-//!
-//! Except [`ErrorKind::Busy`]: the object is in a state that forbids the call, which it may stay in for ever (a running
-//! instance that is removed without force) or leave only when the load of our own goes down
-//! ([`ConcurrencyLimit`](crate::layer::ConcurrencyLimit)). Whoever waits for such a state knows for how long.
-//!
-//! A wait that broke off is not repeated, since which start it meant is known only to its caller; a stream that broke off is
-//! not reopened, and one that is an argument is never replayed.
-//!
-//! Attempts and time are both bounded. The last error comes back with the number of attempts, as soon as the next pause would
-//! reach beyond the total; a call under way is not cut short, so put [`Deadline`](crate::layer::Deadline) behind this layer:
-//! retry(timeout(call)). Retries multiply where several layers of a system each retry: keep this the only one.
 
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -78,7 +61,24 @@ impl Default for RetryConfig {
     }
 }
 
-/// Tries again what is safe to try again. See the header of the source for the table.
+/// Tries again what is safe to try again.
+///
+/// | Error says | `Read` | `Idempotent` | `Once`, `Wait` |
+/// |---|---|---|---|
+/// | [`Retry::Safe`] | again | again | never |
+/// | [`Retry::AfterInspect`] | again | again: the contract makes the second one harmless | never |
+/// | [`Retry::Never`] | never | never | never |
+///
+/// Except [`ErrorKind::Busy`]: the object is in a state that forbids the call, which it may stay in for ever (a running
+/// instance that is removed without force) or leave only when the load of our own goes down
+/// ([`ConcurrencyLimit`](crate::layer::ConcurrencyLimit)). Whoever waits for such a state knows for how long.
+///
+/// A wait that broke off is not repeated, since which start it meant is known only to its caller; a stream that broke off is
+/// not reopened, and one that is an argument is never replayed.
+///
+/// Attempts and time are both bounded. The last error comes back with the number of attempts, as soon as the next pause would
+/// reach beyond the total; a call under way is not cut short, so put [`Deadline`](crate::layer::Deadline) behind this layer:
+/// retry(timeout(call)). Retries multiply where several layers of a system each retry: keep this the only one.
 #[derive(Debug)]
 pub struct RetryLayer {
     config: RetryConfig,

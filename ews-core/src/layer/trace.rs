@@ -1,14 +1,4 @@
 //! One span per call, and one event where it failed.
-//!
-//! The span `ews.call` carries `contract`, `operation`, what the call is about (`service`, `revision`, `instance`, `node`,
-//! `object`), and when it ends `outcome` (`ok`, `abandoned` where the caller dropped it, or the error's kind) and
-//! `duration_us`. Calls that change something are at level info, others at debug.
-//!
-//! A failure is an event at the level that its kind deserves: what needs a person (`internal`, `corrupt`) is an error, what
-//! a peer did is a warning, and what is an ordinary answer (`not_found`, `stale`, …) is debug.
-//!
-//! What is written: names, kinds and the error's own message. What never is: arguments, values, and an error's detail and
-//! sources, which hold a peer's words and may repeat what it was sent.
 
 use std::future::Future;
 use std::time::Instant;
@@ -20,6 +10,16 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::layer::{Around, Call};
 
 /// One span per call.
+///
+/// The span `ews.call` carries `contract`, `operation`, what the call is about (`service`, `revision`, `instance`, `node`,
+/// `object`), and when it ends `outcome` (`ok`, `abandoned` where the caller dropped it, or the error's kind) and
+/// `duration_us`. Calls that change something are at level info, others at debug.
+///
+/// A failure is an event at the level that its kind deserves: what needs a person (`internal`, `corrupt`) is an error, what
+/// a peer did is a warning, and what is an ordinary answer (`not_found`, `stale`, …) is debug.
+///
+/// What is written: names, kinds and the error's own message. What never is: arguments, values, and an error's detail and
+/// sources, which hold a peer's words and may repeat what it was sent.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Trace;
 

@@ -58,6 +58,7 @@ pub enum Samples<'a> {
 
 /// A series that matches.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct SeriesSamples<'a> {
     /// Its labels.
     pub labels: BTreeMap<String, String>,
@@ -66,6 +67,11 @@ pub struct SeriesSamples<'a> {
 }
 
 impl<'a> SeriesSamples<'a> {
+    /// These samples under these labels.
+    pub fn new(labels: BTreeMap<String, String>, samples: Samples<'a>) -> Self {
+        Self { labels, samples }
+    }
+
     /// A counter or a gauge.
     pub fn numbers<K: Into<String>, V: Into<String>>(
         labels: impl IntoIterator<Item = (K, V)>,

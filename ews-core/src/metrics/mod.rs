@@ -264,6 +264,7 @@ pub enum Aggregation {
 
 /// The moments of a range query.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct TimeRange {
     /// The first moment.
     pub from: Timestamp,
@@ -275,6 +276,11 @@ pub struct TimeRange {
 }
 
 impl TimeRange {
+    /// From the first moment to the last that may be, by this step. [`moments`](Self::moments) checks it.
+    pub const fn new(from: Timestamp, to: Timestamp, step: Duration) -> Self {
+        Self { from, to, step }
+    }
+
     /// The most moments of one query (Prometheus' limit).
     pub const MAX_STEPS: usize = 11_000;
 
@@ -284,9 +290,10 @@ impl TimeRange {
     /// `Invalid` for an end before the start, a step of zero or more than [`Self::MAX_STEPS`] moments.
     pub fn moments(&self) -> Result<Vec<Timestamp>> {
         if self.step < Duration::from_micros(1) || self.to < self.from {
-            return Err(Error::invalid(
-                "a range needs a step above zero and an end that is not before its start",
-            ));
+            return Err(Error::invalid(format!(
+                "a range from {} to {} by {:?}; accepted: an end that is not before the start, a step of 1 µs or more",
+                self.from, self.to, self.step
+            )));
         }
         let count = self.to.since(self.from).as_micros() / self.step.as_micros() + 1;
         match usize::try_from(count) {
@@ -303,6 +310,7 @@ impl TimeRange {
 
 /// What a query found.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Answer<V> {
     /// One entry per group, ordered by labels, no two with the same.
     pub series: Vec<Series<V>>,
@@ -310,14 +318,29 @@ pub struct Answer<V> {
     pub coverage: Coverage,
 }
 
+impl<V> Answer<V> {
+    /// These groups, ordered by labels; for drivers.
+    pub fn new(series: Vec<Series<V>>, coverage: Coverage) -> Self {
+        Self { series, coverage }
+    }
+}
+
 /// One group of an answer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Series<V> {
     /// The labels that all its series have in common by the query: those that it groups by, as far as the series have them,
     /// or all labels of the one series without an aggregate.
     pub labels: BTreeMap<String, String>,
     /// Its value.
     pub value: V,
+}
+
+impl<V> Series<V> {
+    /// A group of these labels; for drivers.
+    pub fn new(labels: BTreeMap<String, String>, value: V) -> Self {
+        Self { labels, value }
+    }
 }
 
 impl Coverage {
@@ -359,6 +382,7 @@ pub enum Reading {
 
 /// A number that was measured.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Measured {
     /// The number; finite.
     pub value: f64,
@@ -366,6 +390,13 @@ pub struct Measured {
     pub at: Timestamp,
     /// How many samples it was made from, those of all series of the group together.
     pub samples: u64,
+}
+
+impl Measured {
+    /// This number of that moment, made from so many samples; for drivers.
+    pub const fn new(value: f64, at: Timestamp, samples: u64) -> Self {
+        Self { value, at, samples }
+    }
 }
 
 /// Why there is no value.

@@ -62,11 +62,7 @@ use crate::node::Node;
 /// let on: Vec<_> = placed.chosen.iter().map(|chosen| chosen.node.as_str()).collect();
 /// assert_eq!(on, ["n1", "n2"]);
 ///
-/// let once = Request::new(ServiceName::new("web")?).with_placement({
-///     let mut placement = Placement::default();
-///     placement.max_per_node = Some(1);
-///     placement
-/// });
+/// let once = Request::new(ServiceName::new("web")?).with_placement(Placement::default().with_max_per_node(1));
 /// let placed = place(&once, 3, &nodes, &[]);
 /// assert_eq!(placed.chosen.len(), 2);
 /// assert_eq!(

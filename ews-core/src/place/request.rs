@@ -85,6 +85,13 @@ impl Request {
         self
     }
 
+    /// For an image that these nodes have already.
+    #[must_use]
+    pub fn with_image_on(mut self, nodes: impl IntoIterator<Item = NodeId>) -> Self {
+        self.image_on = nodes.into_iter().collect();
+        self
+    }
+
     /// What an instance of it takes up on a node.
     pub fn occupant(&self, node: NodeId) -> Occupant {
         Occupant {
@@ -99,6 +106,7 @@ impl Request {
 
 /// An instance that is on a node, or on its way there: placed is taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Occupant {
     /// Where.
     pub node: NodeId,
@@ -112,8 +120,30 @@ pub struct Occupant {
     pub ports: Vec<HostPort>,
 }
 
+impl Occupant {
+    /// An instance of this service on this node that nothing is set aside for.
+    pub fn new(node: NodeId, service: ServiceName) -> Self {
+        Self { node, service, cpu: Cpu::default(), memory: ByteSize::default(), ports: Vec::new() }
+    }
+
+    /// With so much set aside for it.
+    #[must_use]
+    pub fn with_resources(mut self, cpu: Cpu, memory: ByteSize) -> Self {
+        (self.cpu, self.memory) = (cpu, memory);
+        self
+    }
+
+    /// Binding these ports of the node.
+    #[must_use]
+    pub fn with_ports(mut self, ports: impl IntoIterator<Item = HostPort>) -> Self {
+        self.ports = ports.into_iter().collect();
+        self
+    }
+}
+
 /// A port of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct HostPort {
     /// On which address. `None`: the runtime's choice, which is taken for all.
     pub address: Option<IpAddr>,
@@ -124,6 +154,18 @@ pub struct HostPort {
 }
 
 impl HostPort {
+    /// This port on whatever address the runtime chooses, which is taken for all.
+    pub const fn new(number: u16, protocol: Protocol) -> Self {
+        Self { address: None, number, protocol }
+    }
+
+    /// On this address alone.
+    #[must_use]
+    pub const fn with_address(mut self, address: IpAddr) -> Self {
+        self.address = Some(address);
+        self
+    }
+
     /// Whether both can't be bound on one node.
     pub fn clashes(&self, other: &Self) -> bool {
         let all = |address: Option<IpAddr>| address.is_none_or(|address| address.is_unspecified());

@@ -18,6 +18,7 @@ const LONG_TERM: [u32; 2] = [20348, 26100];
 
 /// How a Windows image runs on a Windows host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct WindowsFit {
     /// Under process isolation.
     pub process: bool,

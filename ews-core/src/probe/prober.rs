@@ -63,6 +63,13 @@ impl ProberConfig {
         self.targets = targets;
         self
     }
+
+    /// With so many transitions kept for slow readers.
+    #[must_use]
+    pub fn with_transitions(mut self, transitions: usize) -> Self {
+        self.transitions = transitions;
+        self
+    }
 }
 
 /// What is known of one instance.
@@ -157,10 +164,10 @@ impl Prober {
     /// # Panics
     /// Outside a tokio runtime.
     pub fn new(checker: Arc<dyn Checker>, clock: Arc<dyn Clock>, config: ProberConfig) -> Result<Self> {
-        if config.concurrent == 0 || config.targets == 0 {
-            return Err(Error::invalid(
-                "a prober needs room for at least one instance and one try at a time",
-            ));
+        for (name, count) in [("concurrent", config.concurrent), ("targets", config.targets)] {
+            if count == 0 {
+                return Err(Error::invalid(format!("`{name}` of a prober is 0; accepted: 1 or more")));
+            }
         }
         let bus = Bus::new(config.transitions)?;
         let shared = Arc::new(Shared { config, clock, bus, changed: Notify::new(), book: Mutex::default() });

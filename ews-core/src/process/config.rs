@@ -54,7 +54,7 @@ pub struct ProcessConfig {
     /// How long opening waits for a predecessor that still has the directory. Default 5 s.
     pub takeover: Duration,
     /// How long a call waits for an answer of an instance's shim. Default 10 s.
-    pub call: Duration,
+    pub call_limit: Duration,
 }
 
 /// The program that stays with each instance and outlives the controller.
@@ -97,7 +97,7 @@ impl ProcessConfig {
             max_artifact: 16 << 30,
             events: 1024,
             takeover: Duration::from_secs(5),
-            call: Duration::from_secs(10),
+            call_limit: Duration::from_secs(10),
         }
     }
 
@@ -173,6 +173,13 @@ impl ProcessConfig {
         self
     }
 
+    /// Sets [`events`](Self::events).
+    #[must_use]
+    pub fn with_events(mut self, events: usize) -> Self {
+        self.events = events;
+        self
+    }
+
     /// Sets [`takeover`](Self::takeover).
     #[must_use]
     pub fn with_takeover(mut self, patience: Duration) -> Self {
@@ -180,10 +187,10 @@ impl ProcessConfig {
         self
     }
 
-    /// Sets [`call`](Self::call).
+    /// Sets [`call_limit`](Self::call_limit).
     #[must_use]
-    pub fn with_call(mut self, limit: Duration) -> Self {
-        self.call = limit;
+    pub fn with_call_limit(mut self, limit: Duration) -> Self {
+        self.call_limit = limit;
         self
     }
 }

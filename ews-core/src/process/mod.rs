@@ -10,7 +10,7 @@
 //!                 └──────────────▶  the root directory  ◀─┘
 //! ```
 //!
-//! - [`config`](ProcessConfig) is what it is told; [`root`] is the directory, `record` the files in it.
+//! - [`config`](ProcessConfig) is what it is told; `root` is the directory, `record` the files in it.
 //! - `controller` holds what is known of each instance, one file for each part of its life.
 //! - `shim` is the other process ([`shim_entry`]), `protocol` what the two say to each other.
 //! - `cgroup` holds limits and counts, `sys` what differs between systems, `log` and `archive` what their names say.

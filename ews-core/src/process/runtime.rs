@@ -299,11 +299,11 @@ impl Runtime for ProcessRuntime {
         if options.follow && instance.state.is_running() {
             let asked = async {
                 let mut session =
-                    client::ask(&paths.socket, &Ask::Follow, self.controller.config.call).await?;
+                    client::ask(&paths.socket, &Ask::Follow, self.controller.config.call_limit).await?;
                 answer(&mut session).await?;
                 Ok(session)
             };
-            match in_time(self.controller.config.call, asked).await {
+            match in_time(self.controller.config.call_limit, asked).await {
                 Ok(session) => {
                     wake = stream::unfold(session, |mut session| async move {
                         match session.reader.next::<Tell>().await {
@@ -387,7 +387,7 @@ impl Runtime for ProcessRuntime {
         };
         let socket = self.controller.root.instance(id).socket;
         let ask = Ask::Exec(Box::new(plan.clone()));
-        match client::ask(&socket, &ask, self.controller.config.call).await {
+        match client::ask(&socket, &ask, self.controller.config.call_limit).await {
             Ok(connection) => Ok(session(connection, &plan, id.clone())),
             Err(Silence::Nobody) => Err(failed(not_running(id))),
             Err(silence) => Err(failed(unsure(silence))),

@@ -1,8 +1,4 @@
 //! Secrets in environment variables of this process.
-//!
-//! A reference names the variable: `env:SHOP_DB_PASSWORD`. Only variables with an allowed prefix are given out, or whoever may
-//! write a spec could read `AWS_SECRET_ACCESS_KEY` of the controller into a container of theirs. The environment itself stays
-//! in the process's memory, where its own rules hold; prefer files.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -14,6 +10,10 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::spec::content::SecretRef;
 
 /// Secrets in environment variables with allowed prefixes.
+///
+/// A reference names the variable: `env:SHOP_DB_PASSWORD`. Only variables with an allowed prefix are given out, or whoever may
+/// write a spec could read `AWS_SECRET_ACCESS_KEY` of the controller into a container of theirs. The environment itself stays
+/// in the process's memory, where its own rules hold; prefer files.
 #[derive(Clone)]
 pub struct EnvSecrets {
     prefixes: Vec<String>,

@@ -1,12 +1,4 @@
 //! Secrets in files of a directory.
-//!
-//! `file:db/password` is the file `db/password` in the directory. It is read anew each time, so a rotated file counts at
-//! once. One line break at its end is taken off, since editors and `echo` leave one; a secret that ends with a line break is
-//! written with two.
-//!
-//! What is refused: a file or a link that leads out of the directory (links within are fine: Kubernetes' mounts are made of
-//! them), anything that is no regular file, a file above [`SecretValue::MAX_LEN`] before it is read, and on Unix a file that
-//! others may read or anybody else may write, since a secret that everybody on the machine can read is none.
 
 use std::fs::{File, Metadata};
 use std::io::{self, Read as _};
@@ -20,6 +12,14 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::spec::content::SecretRef;
 
 /// Secrets in files of a directory.
+///
+/// `file:db/password` is the file `db/password` in the directory. It is read anew each time, so a rotated file counts at
+/// once. One line break at its end is taken off, since editors and `echo` leave one; a secret that ends with a line break is
+/// written with two.
+///
+/// What is refused: a file or a link that leads out of the directory (links within are fine: Kubernetes' mounts are made of
+/// them), anything that is no regular file, a file above [`SecretValue::MAX_LEN`] before it is read, and on Unix a file that
+/// others may read or anybody else may write, since a secret that everybody on the machine can read is none.
 #[derive(Debug, Clone)]
 pub struct FileSecrets {
     /// Without links, so that what a path leads to can be compared with it.

@@ -22,6 +22,22 @@ pub struct Stop {
     pub grace: Duration,
 }
 
+impl Stop {
+    /// Asking by this signal.
+    #[must_use]
+    pub fn with_signal(mut self, signal: Signal) -> Self {
+        self.signal = signal;
+        self
+    }
+
+    /// With so much time until it is killed.
+    #[must_use]
+    pub fn with_grace(mut self, grace: Duration) -> Self {
+        self.grace = grace;
+        self
+    }
+}
+
 impl Default for Stop {
     fn default() -> Self {
         Self { signal: Signal::TERM, grace: Duration::from_secs(10) }

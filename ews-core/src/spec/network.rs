@@ -31,6 +31,20 @@ impl Port {
     pub fn new(name: PortName, number: Option<u16>) -> Self {
         Self { name, number, protocol: Protocol::Tcp, publish: None }
     }
+
+    /// Over this protocol.
+    #[must_use]
+    pub fn with_protocol(mut self, protocol: Protocol) -> Self {
+        self.protocol = protocol;
+        self
+    }
+
+    /// Reachable on the node in this way.
+    #[must_use]
+    pub fn with_publish(mut self, publish: Publish) -> Self {
+        self.publish = Some(publish);
+        self
+    }
 }
 
 /// A transport protocol.
@@ -64,6 +78,20 @@ pub struct Publish {
     /// The node's port. Default: any free one, reported as the instance's endpoint.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
+}
+
+impl Publish {
+    /// On this port of the node.
+    pub fn on(port: u16) -> Self {
+        Self { address: None, port: Some(port) }
+    }
+
+    /// On this address of the node.
+    #[must_use]
+    pub fn with_address(mut self, address: IpAddr) -> Self {
+        self.address = Some(address);
+        self
+    }
 }
 
 /// A network to join.

@@ -25,6 +25,43 @@ pub struct Placement {
     pub max_per_node: Option<u32>,
 }
 
+impl Placement {
+    /// Only on nodes with these labels.
+    #[must_use]
+    pub fn with_require(mut self, require: Selector) -> Self {
+        self.require = Some(require);
+        self
+    }
+
+    /// Preferring these nodes too.
+    #[must_use]
+    pub fn with_preference(mut self, preference: Preference) -> Self {
+        self.prefer.push(preference);
+        self
+    }
+
+    /// Spread or packed in this way.
+    #[must_use]
+    pub fn with_strategy(mut self, strategy: PlacementStrategy) -> Self {
+        self.strategy = strategy;
+        self
+    }
+
+    /// Spread evenly over the values of these node labels, the most important first.
+    #[must_use]
+    pub fn with_spread_by(mut self, keys: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.spread_by = keys.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// With at most so many instances of the service on one node.
+    #[must_use]
+    pub fn with_max_per_node(mut self, max_per_node: u32) -> Self {
+        self.max_per_node = Some(max_per_node);
+        self
+    }
+}
+
 /// A preference for some nodes.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]

@@ -60,6 +60,39 @@ impl Probe {
             failure: 3,
         }
     }
+
+    /// `GET` of this path on the only port, with the default times.
+    pub fn http(path: impl Into<String>) -> Self {
+        Self::new(Check::Http(HttpCheck::new(path)))
+    }
+
+    /// With so much time from the end of one try to the start of the next.
+    #[must_use]
+    pub fn with_interval(mut self, interval: Duration) -> Self {
+        self.interval = interval;
+        self
+    }
+
+    /// With so much time for each try.
+    #[must_use]
+    pub fn with_timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// With the first try so long after the start.
+    #[must_use]
+    pub fn with_initial_delay(mut self, initial_delay: Duration) -> Self {
+        self.initial_delay = initial_delay;
+        self
+    }
+
+    /// With so many passes and failures in a row that count.
+    #[must_use]
+    pub fn with_thresholds(mut self, success: u32, failure: u32) -> Self {
+        (self.success, self.failure) = (success, failure);
+        self
+    }
 }
 
 /// What a probe tries.
@@ -106,6 +139,34 @@ impl HttpCheck {
             headers: BTreeMap::new(),
             status: StatusRange::default(),
         }
+    }
+
+    /// On this port.
+    #[must_use]
+    pub fn with_port(mut self, port: PortName) -> Self {
+        self.port = Some(port);
+        self
+    }
+
+    /// With this `Host` header.
+    #[must_use]
+    pub fn with_host(mut self, host: impl Into<String>) -> Self {
+        self.host = Some(host.into());
+        self
+    }
+
+    /// With this header.
+    #[must_use]
+    pub fn with_header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.headers.insert(name.into(), value.into());
+        self
+    }
+
+    /// With these statuses passing.
+    #[must_use]
+    pub fn with_status(mut self, status: StatusRange) -> Self {
+        self.status = status;
+        self
     }
 }
 

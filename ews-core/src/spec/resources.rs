@@ -42,6 +42,34 @@ impl Resources {
     pub fn reserved_memory(&self) -> ByteSize {
         self.memory_reserve.or(self.memory).unwrap_or_default()
     }
+
+    /// With at most so much CPU time per time.
+    #[must_use]
+    pub fn with_cpu(mut self, cpu: Cpu) -> Self {
+        self.cpu = Some(cpu);
+        self
+    }
+
+    /// With at most so much memory.
+    #[must_use]
+    pub fn with_memory(mut self, memory: ByteSize) -> Self {
+        self.memory = Some(memory);
+        self
+    }
+
+    /// With at most so many processes and threads.
+    #[must_use]
+    pub fn with_pids(mut self, pids: u32) -> Self {
+        self.pids = Some(pids);
+        self
+    }
+
+    /// With so much of a node set aside by placement.
+    #[must_use]
+    pub fn with_reserved(mut self, cpu: Cpu, memory: ByteSize) -> Self {
+        (self.cpu_reserve, self.memory_reserve) = (Some(cpu), Some(memory));
+        self
+    }
 }
 
 /// CPU time per time, in thousandths of one CPU; written `1.5` or `1500m`.
@@ -219,7 +247,7 @@ impl Ulimit {
     pub const UNLIMITED: u64 = u64::MAX;
 
     /// The names that are accepted: Linux's.
-    pub const NAMES: [&str; 16] = [
+    pub const NAMES: &'static [&'static str] = &[
         "as",
         "core",
         "cpu",

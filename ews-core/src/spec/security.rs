@@ -28,7 +28,7 @@ pub struct Security {
 
 impl Security {
     /// The capabilities that Linux has, without their `CAP_`.
-    pub const CAPABILITIES: [&str; 41] = [
+    pub const CAPABILITIES: &'static [&'static str] = &[
         "AUDIT_CONTROL",
         "AUDIT_READ",
         "AUDIT_WRITE",

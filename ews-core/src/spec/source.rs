@@ -41,6 +41,13 @@ impl ImageSource {
         let pin = reference.digest().map(ImagePin::Manifest);
         Self { reference, pin, pull: PullPolicy::default() }
     }
+
+    /// Pulled in this way.
+    #[must_use]
+    pub fn with_pull(mut self, pull: PullPolicy) -> Self {
+        self.pull = pull;
+        self
+    }
 }
 
 /// The exact content of an image.
@@ -89,6 +96,13 @@ impl ArtifactSource {
     /// The artifact at this place.
     pub fn new(location: impl Into<String>) -> Self {
         Self { location: location.into(), digest: None }
+    }
+
+    /// With this content.
+    #[must_use]
+    pub fn with_digest(mut self, digest: Digest) -> Self {
+        self.digest = Some(digest);
+        self
     }
 }
 

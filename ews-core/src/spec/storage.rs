@@ -24,6 +24,13 @@ impl Mount {
     pub fn new(target: impl Into<String>, kind: MountKind) -> Self {
         Self { target: target.into(), kind, read_only: false }
     }
+
+    /// The same, which the program may not write.
+    #[must_use]
+    pub fn with_read_only(mut self) -> Self {
+        self.read_only = true;
+        self
+    }
 }
 
 /// What is mounted.

@@ -38,29 +38,12 @@ pub trait StoreExt: Store {
         const ATTEMPTS: usize = 5;
         let mut last = None;
         for _ in 0..ATTEMPTS {
-            match self.list_at_once(prefix, max).await {
+            match list_at_once(self, prefix, max).await {
                 Err(error) if error.kind() == ErrorKind::Compacted => last = Some(error),
                 result => return result,
             }
         }
         Err(last.unwrap_or_else(|| Error::internal("no attempt was made")))
-    }
-
-    #[doc(hidden)]
-    async fn list_at_once(&self, prefix: &Prefix, max: usize) -> Result<ListPage> {
-        let mut all = self.list(&ListRequest::new(prefix.clone())).await?;
-        while all.more && all.records.len() <= max {
-            let Some(last) = all.records.last() else { break };
-            let request = ListRequest::new(prefix.clone()).after(last.key.clone()).at(all.revision);
-            let page = self.list(&request).await?;
-            all.more = page.more;
-            all.records.extend(page.records);
-        }
-        if all.records.len() > max {
-            return Err(Error::new(ErrorKind::OutOfResources, format!("more than {max} records"))
-                .with_context("prefix", prefix));
-        }
-        Ok(all)
     }
 
     /// Takes a lock that lives by `lease`, with the holder's name as its value, and returns the fence that proves it.
@@ -80,14 +63,13 @@ pub trait StoreExt: Store {
             Err(error) => return Err(error),
         };
         let Some(record) = self.get(key).await? else {
-            return Err(
-                Error::new(ErrorKind::Busy, "the lock changed hands just now").with_context("lock", key)
-            );
+            return Err(Error::new(ErrorKind::Busy, "the lock changed hands just now; try again")
+                .with_context("lock", key));
         };
         if record.lease == Some(lease.id) {
             return Ok(Fence { lock: key.clone(), token: record.created });
         }
-        Err(Error::new(ErrorKind::Busy, "the lock is held by another")
+        Err(Error::new(ErrorKind::Busy, "the lock is held by another until its lease ends")
             .with_context("lock", key)
             .with_context("holder", Shown(&String::from_utf8_lossy(&record.value)))
             .with_source(conflict))
@@ -106,3 +88,25 @@ pub trait StoreExt: Store {
 }
 
 impl<T: Store + ?Sized> StoreExt for T {}
+
+/// All pages under a prefix, as of the revision of the first.
+async fn list_at_once<S: Store + ?Sized>(store: &S, prefix: &Prefix, max: usize) -> Result<ListPage> {
+    let mut all = store.list(&ListRequest::new(prefix.clone())).await?;
+    while all.more && all.records.len() <= max {
+        let Some(last) = all.records.last() else { break };
+        let request = ListRequest::new(prefix.clone()).after(last.key.clone()).at(all.revision);
+        let page = store.list(&request).await?;
+        all.more = page.more;
+        all.records.extend(page.records);
+    }
+    if all.records.len() > max {
+        return Err(Error::new(
+            ErrorKind::OutOfResources,
+            format!(
+                "more than {max} records; ask for fewer by a longer prefix, or for more by a larger `max`"
+            ),
+        )
+        .with_context("prefix", prefix));
+    }
+    Ok(all)
+}

@@ -75,6 +75,7 @@ impl fmt::Display for StoreRevision {
 
 /// A record and its history's marks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Record {
     /// Where it lives.
     pub key: Key,
@@ -88,6 +89,26 @@ pub struct Record {
     pub version: u64,
     /// The lease that it lives by: when the lease ends, the record is deleted.
     pub lease: Option<LeaseId>,
+}
+
+impl Record {
+    /// A record with these marks that lives by no lease; for drivers.
+    pub fn new(
+        key: Key,
+        value: Bytes,
+        created: StoreRevision,
+        modified: StoreRevision,
+        version: u64,
+    ) -> Self {
+        Self { key, value, created, modified, version, lease: None }
+    }
+
+    /// Living by this lease, or none.
+    #[must_use]
+    pub fn with_lease(mut self, lease: impl Into<Option<LeaseId>>) -> Self {
+        self.lease = lease.into();
+        self
+    }
 }
 
 /// A lease of a store.
@@ -158,6 +179,7 @@ impl ListRequest {
 
 /// One page of a list.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ListPage {
     /// The records, ordered by key.
     pub records: Vec<Record>,
@@ -167,13 +189,28 @@ pub struct ListPage {
     pub more: bool,
 }
 
+impl ListPage {
+    /// These records, ordered by key, as of this revision; for drivers. [`more`](Self::more) says no.
+    pub fn new(records: Vec<Record>, revision: StoreRevision) -> Self {
+        Self { records, revision, more: false }
+    }
+}
+
 /// What one transaction changed under a watched prefix.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct WatchBatch {
     /// The revision of the transaction. Batches come in order, each revision at most once.
     pub revision: StoreRevision,
     /// The changes under the prefix, in the order they were written; never empty.
     pub changes: Arc<[Change]>,
+}
+
+impl WatchBatch {
+    /// What the transaction of this revision changed; for drivers.
+    pub fn new(revision: StoreRevision, changes: impl Into<Arc<[Change]>>) -> Self {
+        Self { revision, changes: changes.into() }
+    }
 }
 
 /// One changed record.

@@ -75,6 +75,7 @@ impl Write {
 ///
 /// A key may be written at most once. Conditions are all checked before the first write.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Transaction {
     /// What must hold.
     pub conditions: Vec<Condition>,
@@ -134,7 +135,7 @@ impl Transaction {
             return Err(Error::new(
                 ErrorKind::OutOfResources,
                 format!(
-                    "{operations} conditions and writes in one transaction; at most {} are accepted",
+                    "{operations} conditions and writes in one transaction; accepted: at most {}",
                     limits.operations
                 ),
             ));
@@ -145,7 +146,7 @@ impl Transaction {
         let mut keys = std::collections::BTreeSet::new();
         for write in &self.writes {
             if !keys.insert(write.key()) {
-                return Err(Error::invalid("a transaction may write a key only once")
+                return Err(Error::invalid("the transaction writes a key twice; accepted: each key once")
                     .with_context("key", write.key()));
             }
             if let Write::Put { key, value, .. } = write
@@ -153,7 +154,7 @@ impl Transaction {
             {
                 return Err(Error::new(
                     ErrorKind::OutOfResources,
-                    format!("a value of {} bytes; at most {} are accepted", value.len(), limits.value_bytes),
+                    format!("a value of {} bytes; accepted: at most {}", value.len(), limits.value_bytes),
                 )
                 .with_context("key", key));
             }
@@ -172,7 +173,7 @@ pub struct StoreLimits {
     pub operations: usize,
     /// The most records that one page of a list holds. Default 1,000.
     pub page: usize,
-    /// The shortest and the longest lease.
+    /// The shortest and the longest lease. Default 1 s and a day.
     pub lease: (Duration, Duration),
 }
 

@@ -48,6 +48,12 @@ pub struct FakeBalancer {
     shared: Arc<Shared>,
 }
 
+impl std::fmt::Debug for FakeBalancer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FakeBalancer").finish_non_exhaustive()
+    }
+}
+
 struct Shared {
     state: Mutex<State>,
     faults: FaultQueue<BalancerCall>,

@@ -47,6 +47,12 @@ pub struct FakeImages {
     shared: Arc<Shared>,
 }
 
+impl std::fmt::Debug for FakeImages {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FakeImages").finish_non_exhaustive()
+    }
+}
+
 struct Shared {
     state: Mutex<State>,
     faults: FaultQueue<ImageCall>,

@@ -56,6 +56,12 @@ pub struct FakeMetrics {
     shared: Arc<Shared>,
 }
 
+impl std::fmt::Debug for FakeMetrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FakeMetrics").finish_non_exhaustive()
+    }
+}
+
 struct Shared {
     state: Mutex<State>,
     faults: FaultQueue<MetricsCall>,

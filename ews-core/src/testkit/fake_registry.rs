@@ -43,6 +43,12 @@ pub struct FakeRegistry {
     shared: Arc<Shared>,
 }
 
+impl std::fmt::Debug for FakeRegistry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FakeRegistry").finish_non_exhaustive()
+    }
+}
+
 struct Shared {
     repositories: Mutex<BTreeMap<String, Repository>>,
     denied: Mutex<BTreeSet<String>>,

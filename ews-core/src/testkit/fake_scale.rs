@@ -29,6 +29,12 @@ pub struct FakeScaleTarget {
     shared: Arc<Shared>,
 }
 
+impl std::fmt::Debug for FakeScaleTarget {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FakeScaleTarget").finish_non_exhaustive()
+    }
+}
+
 struct Shared {
     services: Mutex<BTreeMap<ServiceName, Service>>,
     faults: FaultQueue<ScaleCall>,

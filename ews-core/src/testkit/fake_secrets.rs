@@ -16,6 +16,12 @@ pub struct FakeSecrets {
     shared: Arc<Shared>,
 }
 
+impl std::fmt::Debug for FakeSecrets {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FakeSecrets").finish_non_exhaustive()
+    }
+}
+
 #[derive(Default)]
 struct Shared {
     /// By provider and name: the versions, the newest last.

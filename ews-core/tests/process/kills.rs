@@ -238,7 +238,7 @@ async fn a_killed_program_is_seen_with_its_signal() {
 async fn calls_to_a_shim_that_hangs_end_and_nothing_is_said_to_have_ended() {
     let place = Place::new(Cgroups::Auto);
     let limit = Duration::from_millis(300);
-    let runtime = ProcessRuntime::open(place.config().with_call(limit)).await.unwrap();
+    let runtime = ProcessRuntime::open(place.config().with_call_limit(limit)).await.unwrap();
     let mark = format!("hang-{}", std::process::id());
     let before = launch(&runtime, &workload(&Workload::Sleep, &mark), 0).await;
     let id = before.id.clone();
@@ -257,7 +257,7 @@ async fn calls_to_a_shim_that_hangs_end_and_nothing_is_said_to_have_ended() {
     assert_eq!(state, InstanceState::Running, "nobody knows better");
     drop(runtime);
     // The next controller can't ask it either, and does not say that it has ended.
-    let runtime = ProcessRuntime::open(place.config().with_call(limit)).await.unwrap();
+    let runtime = ProcessRuntime::open(place.config().with_call_limit(limit)).await.unwrap();
     let state = runtime.get(&id).await.unwrap().state;
     assert!(matches!(state, InstanceState::Unknown { .. }), "{state:?}");
     assert_eq!(runtime.start(&id).await.unwrap_err().kind(), ErrorKind::Unavailable);

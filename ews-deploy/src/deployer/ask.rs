@@ -501,7 +501,7 @@ impl Deployer {
                 if let (Some(rule), Some(split)) = (rules.first_mut(), split) {
                     rule.split_by = Some(split.clone());
                 }
-                let routes = RouteSet { id: RouteSetId::new(request.spec.name.as_str())?, rules };
+                let routes = RouteSet::new(RouteSetId::new(request.spec.name.as_str())?, rules);
                 Object::RouteSet(routes).check().map_err(|error| error.with_context("field", field))?;
                 let capabilities = self.inner.workshop.balancer.as_ref().map(|balancer| balancer.capabilities());
                 match split {

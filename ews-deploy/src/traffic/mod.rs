@@ -499,7 +499,7 @@ impl Director {
         shares.sort_by_key(|(revision, _)| is_new(revision));
         let mut pools = Vec::new();
         for (revision, weight) in shares {
-            pools.push(WeightedPool { pool: self.pool(&revision)?, weight });
+            pools.push(WeightedPool::new(self.pool(&revision)?, weight));
         }
         let path = || PathMatch::Prefix(traffic.path.clone());
         let mut rule = RouteRule::new(path(), RouteAction::Forward(pools));
@@ -507,7 +507,7 @@ impl Director {
         let mut rules = vec![rule];
         let seen = canary.filter(|canary| active.get(&canary.to).is_some_and(|count| *count > 0));
         if let Some(canary) = seen {
-            let pool = || -> Result<_> { Ok(vec![WeightedPool { pool: self.pool(&canary.to)?, weight: 1 }]) };
+            let pool = || -> Result<_> { Ok(vec![WeightedPool::new(self.pool(&canary.to)?, 1)]) };
             if !canary.matching.is_empty() {
                 let mut rule = RouteRule::new(path(), RouteAction::Forward(pool()?));
                 rule.attributes.clone_from(&canary.matching);
@@ -530,10 +530,10 @@ impl Director {
         rules: Vec<RouteRule>,
         domains: &[DomainName],
     ) {
-        add(Object::RouteSet(RouteSet { id: routes.clone(), rules }));
+        add(Object::RouteSet(RouteSet::new(routes.clone(), rules)));
         for name in domains {
             let (name, routes) = (name.clone(), routes.clone());
-            add(Object::Domain(Domain { name, routes, certificate: None, policy: None }));
+            add(Object::Domain(Domain::new(name, routes)));
         }
     }
 

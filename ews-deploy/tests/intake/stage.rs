@@ -197,10 +197,8 @@ impl Stage {
     /// Puts an image into the registry.
     pub(crate) async fn push(&self, name: &str) -> Digest {
         let index = json!({ "schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": [], "annotations": { "name": name } });
-        let manifest = Manifest {
-            media_type: "application/vnd.oci.image.index.v1+json".to_owned(),
-            bytes: serde_json::to_vec(&index).unwrap().into(),
-        };
+        let manifest =
+            Manifest::new("application/vnd.oci.image.index.v1+json", serde_json::to_vec(&index).unwrap());
         self.registry.push_manifest(&name.parse().unwrap(), &manifest).await.unwrap()
     }
 

@@ -61,12 +61,12 @@ impl Metrics for Sayings {
         let say = said.keys().find(is_asked).and_then(|revision| said.get(revision)).copied();
         assert!(text.contains("service=web"), "{text}");
         let value = match say.unwrap_or(Say::Nothing) {
-            Say::Number(value) => Reading::Number(Measured { value, at: Timestamp::EPOCH, samples: 1 }),
+            Say::Number(value) => Reading::Number(Measured::new(value, Timestamp::EPOCH, 1)),
             Say::Nothing => Reading::Unavailable(Unavailable::Missing),
             Say::Away => return Err(Error::new(ErrorKind::Unavailable, "the metrics are away")),
         };
         let labels = Labels::default().iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
-        Ok(Answer { series: vec![Series { labels, value }], coverage: Coverage::new(1, 0, 0) })
+        Ok(Answer::new(vec![Series::new(labels, value)], Coverage::new(1, 0, 0)))
     }
 
     async fn range(&self, _: &MetricQuery, _: &TimeRange) -> Result<Answer<Vec<Reading>>> {

@@ -102,7 +102,7 @@ impl Call {
         Ok(self)
     }
 
-    /// The longest that it may take. Default: the configuration's `call`.
+    /// The longest that it may take. Default: the configuration's `call_limit`.
     #[must_use]
     pub(crate) fn within(mut self, deadline: Duration) -> Self {
         self.deadline = Some(deadline);

@@ -103,7 +103,7 @@ impl Engine {
             .build(connector.clone());
         // Only unversioned calls until the version is known.
         let mut inner = Inner {
-            bollard: bollard_over(pool.clone(), String::new(), config.work)?,
+            bollard: bollard_over(pool.clone(), String::new(), config.work_limit)?,
             permits: Arc::new(Semaphore::new(config.concurrency)),
             facts: Facts::default(),
             prefix: String::new(),
@@ -116,7 +116,7 @@ impl Engine {
         inner.prefix = version.prefix()?;
         let probe = Self { inner: Arc::new(inner.copy()?) };
         inner.facts = Facts::of(&probe, version).await?;
-        inner.bollard = bollard_over(inner.pool.clone(), inner.prefix.clone(), inner.config.work)?;
+        inner.bollard = bollard_over(inner.pool.clone(), inner.prefix.clone(), inner.config.work_limit)?;
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -128,7 +128,7 @@ impl Engine {
         &self.inner.facts
     }
 
-    /// bollard over our transport, for typed calls without secrets in them. Its own limit on an answer's headers is `work`; put
+    /// bollard over our transport, for typed calls without secrets in them. Its own limit on an answer's headers is `work_limit`; put
     /// [`typed`](Self::typed) around each call.
     pub(crate) fn bollard(&self) -> &Docker {
         &self.inner.bollard
@@ -214,7 +214,7 @@ impl Engine {
     /// The whole answer.
     pub(crate) async fn bytes(&self, call: Call) -> Result<Bytes> {
         let (operation, mutates) = (call.operation, call.mutates());
-        let deadline = call.deadline.unwrap_or(self.inner.config.call);
+        let deadline = call.deadline.unwrap_or(self.inner.config.call_limit);
         let work = async {
             let _permit = self.permit().await?;
             let answer = self.send(call).await?;
@@ -224,7 +224,7 @@ impl Engine {
         out.map_err(|error| self.named(error, operation))
     }
 
-    /// An answer that flows: its headers come within the call's deadline, and each piece within `idle` of the one before, where
+    /// An answer that flows: its headers come within the call's deadline, and each piece within `idle_limit` of the one before, where
     /// there is a limit. Holds no place in the queue: a followed log would keep it for ever.
     pub(crate) async fn flow(
         &self,
@@ -232,7 +232,7 @@ impl Engine {
         idle: Option<Duration>,
     ) -> Result<(Response<()>, ByteStream)> {
         let (operation, mutates) = (call.operation, call.mutates());
-        let deadline = call.deadline.unwrap_or(self.inner.config.call);
+        let deadline = call.deadline.unwrap_or(self.inner.config.call_limit);
         let answer =
             timeout(deadline, self.send(call)).await.unwrap_or_else(|_| Err(late(deadline, mutates)));
         let (parts, body) = answer.map_err(|error| self.named(error, operation))?.into_parts();
@@ -267,7 +267,7 @@ impl Engine {
     /// Takes the connection over: what follows the answer's head belongs to the caller, both ways.
     pub(crate) async fn hijack(&self, call: Call) -> Result<Hijacked> {
         let operation = call.operation;
-        let deadline = call.deadline.unwrap_or(self.inner.config.call);
+        let deadline = call.deadline.unwrap_or(self.inner.config.call_limit);
         let work = hijack::hijack(&self.inner.connector, self.inner.prefix.as_str(), call);
         let out = timeout(deadline, work).await.unwrap_or_else(|_| Err(late(deadline, true)));
         out.map_err(|error| self.named(error, operation))
@@ -281,7 +281,7 @@ impl Inner {
             config: self.config.clone(),
             connector: self.connector.clone(),
             pool: self.pool.clone(),
-            bollard: bollard_over(self.pool.clone(), self.prefix.clone(), self.config.work)?,
+            bollard: bollard_over(self.pool.clone(), self.prefix.clone(), self.config.work_limit)?,
             permits: Arc::clone(&self.permits),
             facts: Facts::default(),
             prefix: self.prefix.clone(),

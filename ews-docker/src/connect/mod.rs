@@ -47,7 +47,7 @@ pub enum EngineAddress {
 }
 
 /// The PEM files of a TLS connection, named as Docker names them.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TlsFiles {
     /// `ca.pem`: the authorities that the engine's certificate must come from. Required: a public authority never signs an engine.
@@ -61,6 +61,25 @@ pub struct TlsFiles {
 }
 
 impl TlsFiles {
+    /// These authorities; we show no certificate.
+    pub fn new(ca: impl Into<PathBuf>) -> Self {
+        Self { ca: ca.into(), cert: None, key: None, server_name: None }
+    }
+
+    /// Showing this certificate, of which this is the key.
+    #[must_use]
+    pub fn with_client(mut self, cert: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
+        (self.cert, self.key) = (Some(cert.into()), Some(key.into()));
+        self
+    }
+
+    /// The engine's certificate must have this name.
+    #[must_use]
+    pub fn with_server_name(mut self, name: impl Into<String>) -> Self {
+        self.server_name = Some(name.into());
+        self
+    }
+
     /// `ca.pem`, `cert.pem` and `key.pem` of this directory, as `DOCKER_CERT_PATH` has them; the last two where they exist.
     pub fn in_directory(directory: impl AsRef<Path>) -> Self {
         let directory = directory.as_ref();

@@ -80,7 +80,7 @@ impl Shared {
             if known.contains_key(registry) {
                 continue;
             }
-            let deadline = self.engine.config().call;
+            let deadline = self.engine.config().call_limit;
             if let Some(credential) = credentials::ask(&self.credentials, registry, deadline).await? {
                 known.insert(registry, credential);
             }
@@ -130,7 +130,7 @@ impl Shared {
         name: &ImageRef,
         feed: &Feed,
     ) -> Result<Progress> {
-        let mut lines = upload(&self.engine, call, context, self.engine.config().idle).await?;
+        let mut lines = upload(&self.engine, call, context, self.engine.config().idle_limit).await?;
         #[cfg(feature = "buildkit")]
         let mut trace = super::buildkit::Trace::default();
         let (mut log, mut layers, mut id) = (Log::default(), Layers::default(), None);

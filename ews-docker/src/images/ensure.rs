@@ -165,7 +165,7 @@ impl Shared {
         }
         let registry = pull.name.registry();
         let config = self.engine.config();
-        let credential = credentials::ask(&self.credentials, registry, config.call).await?;
+        let credential = credentials::ask(&self.credentials, registry, config.call_limit).await?;
         let mut call = Call::post(OPERATION, Subject::Image, &["images", "create"])
             .query("fromImage", &format!("{registry}/{}", pull.name.repository()))
             // Without a tag, an engine takes all of them.
@@ -177,14 +177,14 @@ impl Shared {
                 },
             )
             // The head comes with the registry's first answer.
-            .within(config.idle);
+            .within(config.idle_limit);
         if let Some(platform) = &pull.platform {
             call = call.query("platform", &Platform::new(platform.os, platform.arch).to_string());
         }
         if credential.is_some() {
             call = call.credential(registry, credential.as_ref())?;
         }
-        let (_, pieces) = self.engine.flow(call, Some(config.idle)).await?;
+        let (_, pieces) = self.engine.flow(call, Some(config.idle_limit)).await?;
         let (mut lines, mut layers) = (Lines::new(pieces), Layers::default());
         while let Some(line) = lines.next().await? {
             if layers.take(&line) {

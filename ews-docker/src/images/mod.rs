@@ -8,8 +8,8 @@
 //! ```
 //!
 //! What changes the engine's state runs in tasks of its own: dropping a future or a stream abandons the wait. Every wait is bounded by the
-//! configuration: ordinary calls by `call`, streams by their silence (`idle`). Credentials are asked for per operation through
-//! [`PullCredentials`] and go into one header that is never logged; no call that could carry a secret goes through bollard.
+//! configuration: ordinary calls by `call_limit`, streams by their silence (`idle_limit`). Credentials are asked for per operation through
+//! [`Credentials`] and go into one header that is never logged; no call that could carry a secret goes through bollard.
 //!
 //! Errors of an engine, whether they are an answer or lie within a stream, are given their kind in one place (`client/fault.rs`); its own
 //! words are the error's detail.
@@ -43,9 +43,9 @@ use ews_core::{Capability, CapabilitySet, Digest, ImageRef, InstanceId, NodeId, 
 
 use crate::client::Engine;
 use crate::config::DockerConfig;
+use crate::credentials::Credentials;
 
 pub use context::{ContextLimits, context, context_within};
-pub use credentials::{Anonymous, Credential, PullCredentials};
 
 /// The label that the runtime puts on what it makes, as engines have it.
 const OWNER: &str = "ews.owner";
@@ -78,7 +78,7 @@ struct Shared {
     node: NodeId,
     /// Whether only instances of EWS may be committed. A store by itself knows nothing of instances.
     ours_only: bool,
-    credentials: Arc<dyn PullCredentials>,
+    credentials: Credentials,
     /// Who resolves the references among a build's secrets.
     #[cfg_attr(
         not(feature = "buildkit"),
@@ -95,14 +95,14 @@ impl DockerImages {
     /// # Errors
     /// `Invalid` for the configuration; `Unavailable`, `Unauthorized`, `Timeout`; `Unsupported` for an engine older than 20.10.
     pub async fn connect(config: DockerConfig) -> Result<Self> {
-        Self::connect_with(config, Arc::new(Anonymous)).await
+        Self::connect_with(config, Credentials::anonymous()).await
     }
 
     /// Connects to an engine, with credentials for registries.
     ///
     /// # Errors
     /// Those of [`connect`](Self::connect).
-    pub async fn connect_with(config: DockerConfig, credentials: Arc<dyn PullCredentials>) -> Result<Self> {
+    pub async fn connect_with(config: DockerConfig, credentials: Credentials) -> Result<Self> {
         let engine = Engine::connect(config).await?;
         let node = match &engine.config().node {
             Some(node) => node.clone(),
@@ -127,7 +127,7 @@ impl DockerImages {
         }
     }
 
-    fn new(engine: Engine, node: NodeId, credentials: Arc<dyn PullCredentials>) -> Self {
+    fn new(engine: Engine, node: NodeId, credentials: Credentials) -> Self {
         let (secrets, pulls) = (None, ensure::Pulls::default());
         Self { shared: Arc::new(Shared { engine, node, ours_only: false, credentials, secrets, pulls }) }
     }
@@ -136,7 +136,7 @@ impl DockerImages {
     pub(crate) fn of_runtime(
         engine: Engine,
         node: NodeId,
-        credentials: Arc<dyn PullCredentials>,
+        credentials: Credentials,
         secrets: Option<Arc<dyn Secrets>>,
     ) -> Self {
         let pulls = ensure::Pulls::default();

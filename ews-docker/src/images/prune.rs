@@ -85,7 +85,7 @@ impl Shared {
     async fn delete(&self, name: &str, with_steps: bool) -> Result<Vec<Deleted>> {
         let call = Call::new(Method::DELETE, OPERATION, Subject::Image, &["images", name])
             .flag("noprune", !with_steps)
-            .within(self.engine.config().work);
+            .within(self.engine.config().work_limit);
         self.engine.json(call).await
     }
 

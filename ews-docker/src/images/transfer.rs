@@ -50,14 +50,15 @@ impl Shared {
         let found = inspect(&self.engine, OPERATION, &whole).await?;
         let registry = name.registry();
         let config = self.engine.config();
-        let credential = credentials::ask(&self.credentials, registry, config.call).await.map_err(named)?;
+        let credential =
+            credentials::ask(&self.credentials, registry, config.call_limit).await.map_err(named)?;
         let (repository, tag) = repository_and_tag(name)?;
         // An engine refuses a push without the header, so nobody has one too.
         let call = Call::post(OPERATION, Subject::Image, &["images", &repository, "push"])
             .query("tag", tag)
             .credential(registry, credential.as_ref())
             .map_err(named)?
-            .within(config.idle);
+            .within(config.idle_limit);
         let (feed, stream) = feed();
         let (shared, name, id) = (self.clone(), name.clone(), look::id(&found.id)?);
         tokio::spawn(async move {
@@ -73,7 +74,7 @@ impl Shared {
     }
 
     async fn run_push(&self, call: Call, feed: &Feed) -> Result<ews_core::Digest> {
-        let (_, pieces) = self.engine.flow(call, Some(self.engine.config().idle)).await?;
+        let (_, pieces) = self.engine.flow(call, Some(self.engine.config().idle_limit)).await?;
         let (mut lines, mut layers, mut manifest) = (Lines::new(pieces), Layers::default(), None);
         while let Some(line) = lines.next().await? {
             if let Some(digest) = line.aux.get("Digest").and_then(Value::as_str) {
@@ -99,7 +100,7 @@ impl Shared {
             ))
             .with_operation(OPERATION));
         }
-        let idle = self.engine.config().idle;
+        let idle = self.engine.config().idle_limit;
         // An engine lays the layers out before the first byte comes.
         let mut call = Call::get(OPERATION, Subject::Image, &["images", "get"]).within(idle);
         for query in queries {
@@ -133,7 +134,7 @@ impl Shared {
         // Not quiet: with its progress an engine that unpacks large layers is not taken for hung.
         let call = Call::post(operation, Subject::Image, &["images", "load"]).query("quiet", "0");
         let loaded = async {
-            let mut lines = upload(&self.engine, call, archive, self.engine.config().idle).await?;
+            let mut lines = upload(&self.engine, call, archive, self.engine.config().idle_limit).await?;
             let mut loaded = Vec::new();
             while let Some(line) = lines.next().await? {
                 for text in line.stream.lines() {

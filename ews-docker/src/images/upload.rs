@@ -1,7 +1,7 @@
 //! Calls with a body that flows: contexts and archives.
 //!
 //! An engine may answer only once it has read all of a body, which takes as long as it takes. So what is bounded is the silence: the wait
-//! ends when neither a piece of the body went out nor an answer came in for `idle`. Where the body itself fails, its own error comes out,
+//! ends when neither a piece of the body went out nor an answer came in for `idle_limit`. Where the body itself fails, its own error comes out,
 //! not the broken connection that follows from it.
 
 use std::sync::{Arc, Mutex, PoisonError};

@@ -35,7 +35,7 @@ pub fn is_index(media_type: &str) -> bool {
 ///     "digest": "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
 ///     "platform": {"os": "linux", "architecture": "arm64", "variant": "v8"}
 /// }]}"#;
-/// let index = Manifest { media_type: "application/vnd.oci.image.index.v1+json".into(), bytes: text.into() };
+/// let index = Manifest::new("application/vnd.oci.image.index.v1+json", text);
 /// let entries = index_entries(&index)?;
 /// assert_eq!(entries[0].platform.as_ref().unwrap().to_string(), "linux/arm64");
 /// # Ok::<(), ews_core::Error>(())
@@ -63,7 +63,7 @@ pub fn index_entries(index: &Manifest) -> Result<Vec<IndexEntry>> {
 fn entry(entry: oci_client::manifest::ImageIndexEntry) -> Result<IndexEntry> {
     let digest = digest(&entry.digest)?;
     let size = u64::try_from(entry.size).map_err(|_| wrong("tells a negative size"))?;
-    let descriptor = Descriptor { digest, media_type: entry.media_type, size };
+    let descriptor = Descriptor::new(digest, entry.media_type, size);
     let platform = entry.platform.as_ref().and_then(|platform| {
         let os = word::<Os>(&platform.os.to_string())?;
         let mut found = Platform::new(os, word::<Arch>(&platform.architecture.to_string())?);
@@ -141,7 +141,7 @@ mod tests {
     use super::*;
 
     fn index(document: &Value) -> Manifest {
-        Manifest { media_type: OCI_IMAGE_INDEX_MEDIA_TYPE.to_owned(), bytes: document.to_string().into() }
+        Manifest::new(OCI_IMAGE_INDEX_MEDIA_TYPE, document.to_string())
     }
 
     fn part(platform: &Value) -> Value {
@@ -171,18 +171,14 @@ mod tests {
         );
         assert_eq!(entries[0].variant.as_deref(), Some("v7"));
         assert_eq!(entries[3].variant, None);
-        assert_eq!(
-            entries[0].descriptor,
-            Descriptor { digest: Digest::of(b"x"), media_type: OCI_IMAGE_MEDIA_TYPE.to_owned(), size: 3 }
-        );
+        assert_eq!(entries[0].descriptor, Descriptor::new(Digest::of(b"x"), OCI_IMAGE_MEDIA_TYPE, 3));
     }
 
     #[test]
     fn a_document_that_means_two_things_is_refused() {
         let both = json!({ "schemaVersion": 2, "manifests": [], "layers": [] });
         assert_eq!(index_entries(&index(&both)).unwrap_err().kind(), ErrorKind::Decode);
-        let manifest =
-            Manifest { media_type: OCI_IMAGE_MEDIA_TYPE.to_owned(), bytes: both.to_string().into() };
+        let manifest = Manifest::new(OCI_IMAGE_MEDIA_TYPE, both.to_string());
         assert_eq!(references(&manifest).unwrap_err().kind(), ErrorKind::Decode);
         assert_eq!(index_entries(&manifest).unwrap_err().kind(), ErrorKind::Invalid);
     }
@@ -198,7 +194,7 @@ mod tests {
             assert_eq!(index_entries(&index(&document)).unwrap_err().kind(), ErrorKind::Decode, "{document}");
         }
         for text in ["", "[]", "null", "{", "\"x\""] {
-            let broken = Manifest { media_type: OCI_IMAGE_INDEX_MEDIA_TYPE.to_owned(), bytes: text.into() };
+            let broken = Manifest::new(OCI_IMAGE_INDEX_MEDIA_TYPE, text);
             assert!(index_entries(&broken).is_err() && references(&broken).is_err(), "{text}");
         }
     }
@@ -213,8 +209,7 @@ mod tests {
             "subject": { "mediaType": OCI_IMAGE_MEDIA_TYPE, "size": 1, "digest": b },
             "annotations": { "org.opencontainers.image.created": "2026-01-02T03:04:05Z" },
         });
-        let manifest =
-            Manifest { media_type: OCI_IMAGE_MEDIA_TYPE.to_owned(), bytes: document.to_string().into() };
+        let manifest = Manifest::new(OCI_IMAGE_MEDIA_TYPE, document.to_string());
         let found = references(&manifest).unwrap();
         assert_eq!((found.config, found.subject), (Some(Digest::of(b"a")), Some(Digest::of(b"b"))));
         assert_eq!(found.created.as_deref(), Some("2026-01-02T03:04:05Z"));

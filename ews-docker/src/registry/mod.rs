@@ -8,12 +8,13 @@
 //!
 //! use ews_core::registry::Registry;
 //! use ews_core::secrets::FileSecrets;
-//! use ews_docker::registry::{Credentials, DockerConfigFile, ExplicitCredentials, OciRegistry, OciRegistryConfig};
+//! use ews_docker::registry::{OciRegistry, OciRegistryConfig};
+//! use ews_docker::{Credentials, DockerLogins, ExplicitCredentials};
 //!
 //! # async fn example() -> ews_core::Result<()> {
 //! let secrets = Arc::new(FileSecrets::new("/run/secrets")?);
 //! let explicit = ExplicitCredentials::new(secrets).with_password("registry.example", "deploy", "registry-password".parse()?);
-//! let credentials = Credentials::anonymous().or(explicit).or(DockerConfigFile::from_environment());
+//! let credentials = Credentials::anonymous().or(explicit).or(DockerLogins::from_env());
 //! let config = OciRegistryConfig::default().with_plain_http("127.0.0.1:5000");
 //! let registry = OciRegistry::new(config, credentials)?;
 //!
@@ -38,13 +39,12 @@
 //! - logs the locations of uploads, which are capabilities.
 //!
 //! # Reading order
-//! `config`, `credentials`; then one call from the bottom up: `wire` (one HTTP exchange and its redirects), `challenge` and `token` (who
+//! `config`; then one call from the bottom up: `wire` (one HTTP exchange and its redirects), `challenge` and `token` (who
 //! we are), `pace` (trying again), `session` (one operation: wire + credentials + pace), `read`, `pull`, `push` (the operations),
 //! `oci` (the contract), `fault` (what failed, mapped to the one error in one place). Pure: `document`, `select`, `retention::plan`.
 
 mod challenge;
 mod config;
-mod credentials;
 mod document;
 mod fault;
 mod oci;
@@ -60,7 +60,6 @@ mod token;
 mod wire;
 
 pub use config::OciRegistryConfig;
-pub use credentials::{Credential, CredentialSource, Credentials, DockerConfigFile, ExplicitCredentials};
 pub use document::{index_entries, is_index};
 pub use oci::OciRegistry;
 pub use select::{Wanted, select};

@@ -10,11 +10,11 @@ use ews_core::{Capability, CapabilitySet, Digest, Error, ImageRef, Result, detac
 
 use super::challenge::Rights;
 use super::config::OciRegistryConfig;
-use super::credentials::Credentials;
 use super::fault::located;
 use super::pull;
 use super::session::{Session, Shared};
 use super::wire::Wire;
+use crate::credentials::Credentials;
 
 /// Every registry that an image's name can name. See the [module](super); clones are the same client.
 ///

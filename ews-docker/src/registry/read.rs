@@ -51,7 +51,7 @@ impl Session {
         // A registry without HEAD, or one that tells too little by it.
         let manifest = self.manifest().await?;
         let (digest, size) = (manifest.digest(), manifest.bytes.len() as u64);
-        Ok(Descriptor { digest, media_type: manifest.media_type, size })
+        Ok(Descriptor::new(digest, manifest.media_type, size))
     }
 
     /// What the head of an answer tells of a manifest; `None` where that is not all.
@@ -70,7 +70,7 @@ impl Session {
                 format!("a manifest of {size} bytes; accepted: at most {MAX_MANIFEST}").into(),
             ));
         }
-        Ok(Some(Descriptor { digest, media_type, size }))
+        Ok(Some(Descriptor::new(digest, media_type, size)))
     }
 
     pub(super) async fn manifest(&mut self) -> Result<Manifest> {
@@ -97,7 +97,7 @@ impl Session {
                     ));
                 }
             };
-            Ok(Manifest { media_type, bytes })
+            Ok(Manifest::new(media_type, bytes))
         };
         let read = Box::pin(read).await;
         read.map_err(|fault| self.error(fault, ErrorKind::ImageMissing))

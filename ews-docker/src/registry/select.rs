@@ -1,15 +1,4 @@
 //! Which entry of an index runs on a platform: system, architecture, variant, and for Windows the build.
-//!
-//! The first three must fit, and the nearest variant wins: of those a machine runs, the highest. For Windows the build decides among what is
-//! left (docker/cli#138 and containerd#7431 are about what happens without):
-//!
-//! - under process isolation, an image of the host's build; else one that hcsshim's rule lets run there
-//!   ([`windows_fit`]), the highest;
-//! - under Hyper-V isolation, or where nothing is said: an image of the host's build, else the highest build not above it;
-//! - an entry that does not tell its build comes last, and under process isolation not at all.
-//!
-//! Among equals the first entry wins, as for every other client; a revision counts on Server 2016 only. Entries without a platform, attestations among
-//! them, are never chosen.
 
 use ews_core::place::windows_fit;
 use ews_core::registry::IndexEntry;
@@ -49,7 +38,18 @@ impl<'a> Wanted<'a> {
     }
 }
 
-/// Chooses the entry of an index. See the header of the module's file for the rule.
+/// Chooses the entry of an index.
+///
+/// System, architecture and variant must fit, and the nearest variant wins: of those a machine runs, the highest. For Windows the build
+/// decides among what is left (docker/cli#138 and containerd#7431 are about what happens without):
+///
+/// - under process isolation, an image of the host's build; else one that hcsshim's rule lets run there
+///   ([`windows_fit`]), the highest;
+/// - under Hyper-V isolation, or where nothing is said: an image of the host's build, else the highest build not above it;
+/// - an entry that does not tell its build comes last, and under process isolation not at all.
+///
+/// Among equals the first entry wins, as for every other client; a revision counts on Server 2016 only. Entries without a platform, attestations among
+/// them, are never chosen.
 ///
 /// ```
 /// use ews_core::registry::{Descriptor, IndexEntry};
@@ -57,7 +57,7 @@ impl<'a> Wanted<'a> {
 /// use ews_docker::registry::{Wanted, select};
 ///
 /// let entry = |arch| {
-///     let descriptor = Descriptor { digest: Digest::of(b"x"), media_type: String::new(), size: 1 };
+///     let descriptor = Descriptor::new(Digest::of(b"x"), "", 1);
 ///     IndexEntry::new(descriptor, Some(Platform::new(Os::Linux, arch)))
 /// };
 /// let index = [entry(Arch::Arm64), entry(Arch::Amd64)];
@@ -168,8 +168,7 @@ mod tests {
         let digest = Digest::of(format!("{os:?}{arch:?}{variant}{build}").as_bytes());
         let mut platform = Platform::new(os, arch);
         platform.os_version = build.parse().ok();
-        let mut entry =
-            IndexEntry::new(Descriptor { digest, media_type: String::new(), size: 1 }, Some(platform));
+        let mut entry = IndexEntry::new(Descriptor::new(digest, "", 1), Some(platform));
         entry.variant = (!variant.is_empty()).then(|| variant.to_owned());
         entry
     }

@@ -13,12 +13,12 @@ use reqwest::Url;
 use tokio::time::{Instant, timeout_at};
 
 use super::challenge::{self, Challenge, Rights};
-use super::credentials::{Credential, CredentialSource as _, Credentials};
 use super::fault::{Fault, Party, located};
 use super::origin::Origin;
 use super::pace::Pace;
 use super::token::{self, TokenKey, Tokens};
 use super::wire::{Answer, Authorization, Question, Shown, Wire};
+use crate::credentials::{Credential, CredentialSource as _, Credentials};
 
 /// How many registries' challenges are remembered.
 const MAX_CHALLENGES: usize = 256;

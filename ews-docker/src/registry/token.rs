@@ -20,10 +20,10 @@ use serde::Deserialize;
 use tokio::time::Instant;
 
 use super::challenge::Rights;
-use super::credentials::Credential;
 use super::fault::{Fault, Party};
 use super::origin::Origin;
 use super::wire::{Authorization, Question, Shown, Wire};
+use crate::credentials::Credential;
 
 /// The largest answer of a token service, in bytes; real ones have a few KiB.
 const MAX_ANSWER: usize = 64 * 1024;

@@ -66,7 +66,7 @@ impl Inner {
             .query("path", path)
             .body("application/x-tar", flowing(archive))
             // It takes as long as the archive flows; a sender that stops is its own caller's affair.
-            .within(self.engine.config().idle.max(self.engine.config().work) * 12);
+            .within(self.engine.config().idle_limit.max(self.engine.config().work_limit) * 12);
         self.engine.unit(call).await
     }
 
@@ -85,7 +85,7 @@ impl Inner {
     ) -> Result<ByteStream> {
         let call =
             Call::get(operation, Subject::Path, &["containers", container, "archive"]).query("path", path);
-        self.engine.flow(call, Some(self.engine.config().idle)).await.map(|(_, stream)| stream)
+        self.engine.flow(call, Some(self.engine.config().idle_limit)).await.map(|(_, stream)| stream)
     }
 
     /// Puts a spec's files that are no secrets into a container that was not started yet, and what its memory is mounted on.

@@ -115,7 +115,7 @@ impl Inner {
         env: &[String],
         laid: Option<&Laid>,
     ) -> Result<Made> {
-        let limit = Until::after(self.engine.config().work);
+        let limit = Until::after(self.engine.config().work_limit);
         loop {
             let error = match self.make(spec, key, id, image, env.to_vec(), laid).await {
                 Ok(container) => return Ok(Made::New(container)),
@@ -146,7 +146,7 @@ impl Inner {
 
     /// The instance of this id, where it was made from this spec.
     async fn existing(&self, id: &InstanceId, spec: &InstanceSpec) -> Result<Option<Instance>> {
-        let limit = Until::after(self.engine.config().work);
+        let limit = Until::after(self.engine.config().work_limit);
         let found = loop {
             let call = Call::get(OPERATION, Subject::Container, &["containers", id.as_str(), "json"]);
             match self.engine.json::<Inspected>(call).await {
@@ -270,7 +270,7 @@ impl Inner {
         let call = Call::post(OPERATION, Subject::Image, &["containers", "create"])
             .query("name", id.as_str())
             .json(&body)?
-            .within(self.engine.config().work);
+            .within(self.engine.config().work_limit);
         let answer: IdAnswer = self.engine.json(call).await?;
         for warning in &answer.warnings {
             tracing::warn!(instance = %id, warning, "the engine warns at a creation");

@@ -128,7 +128,7 @@ impl Inner {
         // Without input the writing half stays with the control: dropped alone it would change nothing, and it ends with the session.
         let stdin: Option<Pin<Box<dyn AsyncWrite + Send>>> =
             spec.stdin.then(|| Box::pin(Stdin { write: Some(write) }) as Pin<Box<dyn AsyncWrite + Send>>);
-        Ok(ExecSession { stdin, output, control: Box::new(control) })
+        Ok(ExecSession::new(stdin, output, Box::new(control)))
     }
 
     async fn make_exec(&self, container: &str, request: &Request<'_>) -> Result<String> {
@@ -141,7 +141,7 @@ impl Inner {
     async fn start_exec(&self, exec: &str, tty: bool) -> Result<Hijacked> {
         let call = Call::post(OPERATION, Subject::Exec, &["exec", exec, "start"])
             .json(&Start { detach: false, tty })?;
-        self.engine.hijack(call.within(self.engine.config().work)).await
+        self.engine.hijack(call.within(self.engine.config().work_limit)).await
     }
 
     async fn look_exec(&self, exec: &str) -> Result<ExecAnswer> {
@@ -326,7 +326,7 @@ impl Shared {
     }
 
     async fn terminate(&self) -> Result<()> {
-        let call = self.inner.engine.config().call;
+        let call = self.inner.engine.config().call_limit;
         let limit = Until::after(call);
         let mut pause = POLL.0;
         loop {
@@ -366,7 +366,7 @@ impl Shared {
     /// Ends what nobody holds any more. What has ended by itself before keeps what it left running.
     async fn abandon(&self, had_ended: bool) {
         // The call that begins it may have reached the engine, and a busy engine takes its time. What has not begun by then never will.
-        let limit = Until::after(self.inner.engine.config().work);
+        let limit = Until::after(self.inner.engine.config().work_limit);
         let mut pause = POLL.0;
         loop {
             match self.inner.look_exec(&self.exec).await {
@@ -421,7 +421,7 @@ impl Shared {
         let (read, _write) = tokio::io::split(stream);
         let mut source = Source { first, read };
         let drain = async { while let Ok(Some(_)) = source.next().await {} };
-        let _ = tokio::time::timeout(self.inner.engine.config().call, drain).await;
+        let _ = tokio::time::timeout(self.inner.engine.config().call_limit, drain).await;
         match self.inner.look_exec(&exec).await?.exit_code {
             Some(126 | 127) => Err(Error::new(
                 ErrorKind::Unsupported,

@@ -33,7 +33,7 @@ impl Inner {
         }
         self.restore_memory(&before, &inspected).await?;
         let call = Call::post(OPERATION, Subject::Container, &["containers", &before.container, "start"])
-            .within(self.engine.config().work);
+            .within(self.engine.config().work_limit);
         let started = self.engine.unit(call).await;
         let passing = |kind| {
             matches!(
@@ -85,7 +85,7 @@ impl Inner {
         }
         let grace = options.grace.unwrap_or(before.known.grace);
         let container = before.container.as_str();
-        let limit = Until::after(grace + self.engine.config().work);
+        let limit = Until::after(grace + self.engine.config().work_limit);
         if grace.is_zero() {
             let call = Call::post(OPERATION, Subject::Container, &["containers", container, "kill"])
                 .query("signal", "KILL");
@@ -276,7 +276,7 @@ impl Inner {
         force: bool,
         operation: &'static str,
     ) -> Result<()> {
-        let limit = Until::after(self.engine.config().work);
+        let limit = Until::after(self.engine.config().work_limit);
         loop {
             let call = Call::new(Method::DELETE, operation, Subject::Container, &["containers", container])
                 .flag("v", true)

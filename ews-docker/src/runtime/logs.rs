@@ -42,7 +42,7 @@ impl Inner {
             let micros = since.as_micros();
             call = call.query("since", &format!("{}.{:06}", micros / 1_000_000, micros % 1_000_000));
         }
-        let idle = (!follow).then_some(self.engine.config().idle);
+        let idle = (!follow).then_some(self.engine.config().idle_limit);
         let (_, bytes) =
             self.engine.flow(call, idle).await.map_err(|error| error.with_context("instance", id))?;
         let since = options.since;
@@ -159,9 +159,9 @@ fn split(record: Bytes, at: Timestamp, stream: OutputStream, into: &mut VecDeque
         };
         while line.len() > MAX_PIECE {
             let bytes = line.split_to(MAX_PIECE);
-            into.push_back(LogLine { at, stream, bytes, partial: true });
+            into.push_back(LogLine::new(at, stream, bytes).with_partial(true));
         }
-        into.push_back(LogLine { at, stream, bytes: line, partial: !whole });
+        into.push_back(LogLine::new(at, stream, line).with_partial(!whole));
     }
 }
 

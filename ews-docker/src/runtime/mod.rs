@@ -47,7 +47,8 @@ use tokio::sync::OnceCell;
 use crate::client::models::{InfoAnswer, Inspected};
 use crate::client::{Call, Engine, Subject};
 use crate::config::DockerConfig;
-use crate::images::{Anonymous, DockerImages, PullCredentials};
+use crate::credentials::Credentials;
+use crate::images::DockerImages;
 
 pub use objects::{Kept, Pruned};
 
@@ -87,13 +88,23 @@ impl std::fmt::Debug for DockerRuntime {
 pub struct DockerRuntimeBuilder {
     config: DockerConfig,
     secrets: Option<Arc<dyn Secrets>>,
-    credentials: Arc<dyn PullCredentials>,
+    credentials: Credentials,
+}
+
+impl std::fmt::Debug for DockerRuntimeBuilder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DockerRuntimeBuilder")
+            .field("config", &self.config)
+            .field("secrets", &self.secrets.is_some())
+            .field("credentials", &self.credentials)
+            .finish()
+    }
 }
 
 impl DockerRuntimeBuilder {
     /// Says who we are to registries. Without it, images are pulled as nobody.
     #[must_use]
-    pub fn with_credentials(mut self, credentials: Arc<dyn PullCredentials>) -> Self {
+    pub fn with_credentials(mut self, credentials: Credentials) -> Self {
         self.credentials = credentials;
         self
     }
@@ -158,7 +169,7 @@ impl DockerRuntime {
 
     /// Starts from a configuration.
     pub fn builder(config: DockerConfig) -> DockerRuntimeBuilder {
-        DockerRuntimeBuilder { config, secrets: None, credentials: Arc::new(Anonymous) }
+        DockerRuntimeBuilder { config, secrets: None, credentials: Credentials::anonymous() }
     }
 
     /// The engine's own id: what [`ImagePin::Local`](ews_core::spec::source::ImagePin::Local) names, and what tells whether two addresses
@@ -223,7 +234,7 @@ impl Runtime for DockerRuntime {
         node.engine =
             format!("{} {}", if facts.version.podman { "podman" } else { "docker" }, facts.version.engine);
         let call = Call::get("runtime.nodes", Subject::Engine, &["info"])
-            .within(NODE_PATIENCE.min(inner.engine.config().call));
+            .within(NODE_PATIENCE.min(inner.engine.config().call_limit));
         let info = match inner.engine.json::<InfoAnswer>(call).await {
             Ok(info) => info,
             Err(error) if matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Timeout) => {

@@ -16,20 +16,21 @@ use crate::client::models::{IdAnswer, Named, VolumesAnswer};
 use crate::client::{Call, Subject};
 
 const OPERATION: &str = "runtime.create";
+const PRUNE: &str = "docker.prune";
 
-/// What [`DockerRuntime::prune`] has removed, and what it has not.
+/// What [`DockerRuntime::prune`] and [`DockerRuntime::prune_with_volumes`] have removed, and what they have not.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Pruned {
     /// Networks by name.
     pub networks: Vec<String>,
-    /// Volumes by name.
+    /// Volumes by name; none where volumes were not meant.
     pub volumes: Vec<String>,
     /// The owner's networks and volumes that are in use.
     pub kept: Vec<Kept>,
 }
 
-/// What [`DockerRuntime::prune`] left alone.
+/// A network or a volume that was left alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Kept {
@@ -40,16 +41,26 @@ pub struct Kept {
 }
 
 impl DockerRuntime {
-    /// Removes the networks of an owner that no container names, and its volumes that no container uses where `volumes` says so. A volume's
-    /// data is gone for good; networks come back with the next instance that names them. What is in use is kept, with the reason.
+    /// Removes the networks of an owner that no container names. They come back with the next instance that names them. What is in use
+    /// is kept, with the reason; volumes are not touched.
     ///
     /// An instance that is being created at this moment may lose a network that was made for it; its creation then fails and may be
     /// repeated. So prune when no rollout runs.
     ///
     /// # Errors
-    /// The common ones of [`Runtime`](ews_core::Runtime).
-    pub async fn prune(&self, owner: &OwnerId, volumes: bool) -> Result<Pruned> {
-        self.inner.prune(owner, volumes).await
+    /// The common ones of [`Runtime`](ews_core::runtime).
+    pub async fn prune(&self, owner: &OwnerId) -> Result<Pruned> {
+        self.inner.prune_networks(owner).await
+    }
+
+    /// Removes what [`prune`](Self::prune) does, and then the volumes of the owner that no container uses. Their data is gone for good.
+    ///
+    /// # Errors
+    /// Those of [`prune`](Self::prune).
+    pub async fn prune_with_volumes(&self, owner: &OwnerId) -> Result<Pruned> {
+        let mut pruned = self.inner.prune_networks(owner).await?;
+        self.inner.prune_volumes(owner, &mut pruned).await?;
+        Ok(pruned)
     }
 }
 
@@ -122,7 +133,7 @@ impl Inner {
             body.insert("CheckDuplicate", true.into());
         }
         let call = Call::post(OPERATION, kind.subject(), &[kind.path(), "create"]).json(&body)?;
-        match self.engine.json::<IdAnswer>(call.within(self.engine.config().work)).await {
+        match self.engine.json::<IdAnswer>(call.within(self.engine.config().work_limit)).await {
             Ok(_) => tracing::info!(kind = kind.word(), name, %owner, "created for a spec"),
             Err(error) if error.detail().is_some_and(|words| words.contains("already exists")) => {}
             Err(error) => return Err(error.with_context(kind.word(), name)),
@@ -176,7 +187,8 @@ impl Inner {
                 break;
             }
             let call = self.engine.bollard().remove_network(&twin.id);
-            match self.engine.typed(OPERATION, Subject::Network, self.engine.config().work, call).await {
+            match self.engine.typed(OPERATION, Subject::Network, self.engine.config().work_limit, call).await
+            {
                 Ok(()) => {}
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
                 Err(error) if error.kind() == ErrorKind::Busy => used = true,
@@ -195,18 +207,16 @@ impl Inner {
             NetworkConnectRequest { container: container.to_owned(), endpoint_config: Some(settings) };
         let call = self.engine.bollard().connect_network(network.name.as_str(), request);
         self.engine
-            .typed(OPERATION, Subject::Network, self.engine.config().work, call)
+            .typed(OPERATION, Subject::Network, self.engine.config().work_limit, call)
             .await
             .map_err(|error| error.with_context("network", &network.name))
     }
 
-    async fn prune(&self, owner: &OwnerId, volumes: bool) -> Result<Pruned> {
-        const OPERATION: &str = "docker.prune";
-        let work = self.engine.config().work;
+    async fn prune_networks(&self, owner: &OwnerId) -> Result<Pruned> {
+        let work = self.engine.config().work_limit;
         let mut pruned = Pruned::default();
         let users = self.users_of_networks().await?;
-        let filters = serde_json::json!({ "label": [format!("{}={owner}", labels::OWNER)] }).to_string();
-        let call = Call::get(OPERATION, Subject::Network, &["networks"]).query("filters", &filters);
+        let call = Call::get(PRUNE, Subject::Network, &["networks"]).query("filters", &filter_of(owner));
         for network in self.engine.list::<Named>(call).await? {
             if let Some(user) = users.get(&network.id).or_else(|| users.get(&network.name)) {
                 pruned
@@ -215,19 +225,21 @@ impl Inner {
                 continue;
             }
             let call = self.engine.bollard().remove_network(&network.id);
-            let removed = self.engine.typed(OPERATION, Subject::Network, work, call).await;
+            let removed = self.engine.typed(PRUNE, Subject::Network, work, call).await;
             settle(removed, network.name, &mut pruned.networks, &mut pruned.kept)?;
         }
-        if !volumes {
-            return Ok(pruned);
-        }
-        let call = Call::get(OPERATION, Subject::Volume, &["volumes"]).query("filters", &filters);
+        Ok(pruned)
+    }
+
+    async fn prune_volumes(&self, owner: &OwnerId, pruned: &mut Pruned) -> Result<()> {
+        let work = self.engine.config().work_limit;
+        let call = Call::get(PRUNE, Subject::Volume, &["volumes"]).query("filters", &filter_of(owner));
         for volume in self.engine.json::<VolumesAnswer>(call).await?.volumes {
             let call = self.engine.bollard().remove_volume(&volume.name, None::<RemoveVolumeOptions>);
-            let removed = self.engine.typed(OPERATION, Subject::Volume, work, call).await;
+            let removed = self.engine.typed(PRUNE, Subject::Volume, work, call).await;
             settle(removed, volume.name, &mut pruned.volumes, &mut pruned.kept)?;
         }
-        Ok(pruned)
+        Ok(())
     }
 
     /// Who uses networks, by the network's name or id: containers that have ended too. An engine itself counts only those that run, and
@@ -252,7 +264,7 @@ impl Inner {
             #[serde(rename = "NetworkMode", default)]
             mode: Option<String>,
         }
-        let call = Call::get("docker.prune", Subject::Container, &["containers", "json"]).flag("all", true);
+        let call = Call::get(PRUNE, Subject::Container, &["containers", "json"]).flag("all", true);
         let listed: Vec<Listed> = self.engine.list(call).await?;
         let mut users = HashMap::new();
         for one in listed {
@@ -264,6 +276,11 @@ impl Inner {
         }
         Ok(users)
     }
+}
+
+/// What selects an owner's objects.
+fn filter_of(owner: &OwnerId) -> String {
+    serde_json::json!({ "label": [format!("{}={owner}", labels::OWNER)] }).to_string()
 }
 
 /// Whether an engine knows two networks of the name that it was given.

@@ -7,7 +7,7 @@ use ews_core::image::{BuildSpec, ImageQuery, ImageStore as _, Progress};
 use ews_core::spec::content::EnvValue;
 use ews_core::testkit::FakeSecrets;
 use ews_core::{ErrorKind, ImageRef, Result, SecretRef};
-use ews_docker::DockerImages;
+use ews_docker::{Credentials, DockerImages};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use hyper::Method;
 use serde_json::json;
@@ -83,7 +83,7 @@ async fn a_base_comes_with_the_credential_of_its_registry() {
     let registry = Registry::start(true).await;
     let raw = Raw::new(&config);
     let nobody = DockerImages::connect(config.clone()).await.unwrap();
-    let credentials = Arc::new(Only(format!("127.0.0.1:{}", registry.port)));
+    let credentials = Credentials::anonymous().or(Only(format!("127.0.0.1:{}", registry.port)));
     let images = DockerImages::connect_with(config, credentials).await.unwrap();
     let base: ImageRef = registry.name("base:1").parse().unwrap();
     let archive =

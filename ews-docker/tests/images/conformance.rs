@@ -9,8 +9,7 @@ use ews_core::image::{Image, ImageStore, Progress};
 use ews_core::testkit::conformance::Stop;
 use ews_core::testkit::conformance::images::{ImagesHarness, run};
 use ews_core::{ImageRef, InstanceId, Result, SecretValue};
-use ews_docker::DockerImages;
-use ews_docker::images::{Credential, PullCredentials};
+use ews_docker::{Credential, CredentialSource, Credentials, DockerImages};
 use futures_util::{StreamExt as _, stream};
 use serde_json::json;
 
@@ -20,8 +19,8 @@ use crate::rig::{self, Raw, Registry, USER};
 pub(crate) struct Only(pub(crate) String);
 
 #[async_trait]
-impl PullCredentials for Only {
-    async fn for_registry(&self, registry: &str) -> Result<Option<Credential>> {
+impl CredentialSource for Only {
+    async fn find(&self, registry: &str) -> Result<Option<Credential>> {
         if registry != self.0 {
             return Ok(None);
         }
@@ -111,7 +110,7 @@ impl ImagesHarness for Harness {
 async fn the_image_store_suite_passes_on_an_engine() {
     let Some(config) = rig::engine().await else { return };
     let (ours, theirs) = (Registry::start(true).await, Registry::start(true).await);
-    let credentials = Arc::new(Only(format!("127.0.0.1:{}", ours.port)));
+    let credentials = Credentials::anonymous().or(Only(format!("127.0.0.1:{}", ours.port)));
     let raw = Raw::new(&config);
     let images = DockerImages::connect_with(config, credentials).await.unwrap();
     let (label, containers) = (rig::unique(), Mutex::default());

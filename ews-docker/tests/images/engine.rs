@@ -1,14 +1,13 @@
 //! What goes beyond the suite, on a real engine: pins and tags, credentials, platforms, builds, pruning, dropped calls.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use ews_core::image::{
     BuildSpec, EnsureOptions, Image, ImageQuery, ImageStore as _, Progress, ProgressStream, PruneOptions,
 };
 use ews_core::spec::source::{ImagePin, ImageSource, PullPolicy};
 use ews_core::{Arch, Digest, ErrorKind, ImageRef, Os, Platform, Result, Selector};
-use ews_docker::DockerImages;
+use ews_docker::{Credentials, DockerImages};
 use futures_util::{StreamExt as _, stream};
 use serde_json::json;
 
@@ -27,7 +26,7 @@ impl Bench {
     async fn new(asks: bool) -> Option<Self> {
         let config = rig::engine().await?;
         let registry = Registry::start(asks).await;
-        let credentials = Arc::new(Only(format!("127.0.0.1:{}", registry.port)));
+        let credentials = Credentials::anonymous().or(Only(format!("127.0.0.1:{}", registry.port)));
         let images = DockerImages::connect_with(config.clone(), credentials).await.unwrap();
         Some(Self { raw: Raw::new(&config), images, registry, config })
     }

@@ -13,8 +13,7 @@ use ews_core::runtime::ByteStream;
 use ews_core::spec::content::EnvValue;
 use ews_core::spec::source::{ImageSource, PullPolicy};
 use ews_core::{Digest, Error, ErrorKind, Result, Selector};
-use ews_docker::DockerImages;
-use ews_docker::images::{Credential, PullCredentials};
+use ews_docker::{Credential, CredentialSource, Credentials, DockerImages};
 use futures_util::{StreamExt as _, stream};
 
 use super::conformance::Only;
@@ -96,7 +95,8 @@ async fn a_pull_that_stalls_is_given_up_and_the_next_begins_anew() {
         _ if pulls.load(Ordering::SeqCst) < 2 => missing(),
         _ => Reply::Whole(200, IMAGE.to_owned()),
     });
-    let images = DockerImages::connect(engine.config().with_idle(Duration::from_millis(1500))).await.unwrap();
+    let images =
+        DockerImages::connect(engine.config().with_idle_limit(Duration::from_millis(1500))).await.unwrap();
     let all: Vec<_> = images.ensure(&source(), &EnsureOptions::default()).await.unwrap().collect().await;
     assert!(all.iter().any(|p| matches!(p, Ok(Progress::Transfer { done: 5, total: Some(10) }))), "{all:?}");
     assert_eq!(all.last().unwrap().as_ref().unwrap_err().kind(), ErrorKind::Timeout);
@@ -108,7 +108,7 @@ async fn a_pull_that_stalls_is_given_up_and_the_next_begins_anew() {
 async fn an_engine_that_hangs_ends_every_call() {
     let engine = Standin::podman(|_| Reply::Never);
     let short = Duration::from_millis(200);
-    let config = engine.config().with_call(short).with_work(short).with_idle(short);
+    let config = engine.config().with_call_limit(short).with_work_limit(short).with_idle_limit(short);
     let images = DockerImages::connect(config).await.unwrap();
     let name: ews_core::ImageRef = "r.example/web:1".parse().unwrap();
     let query = ImageQuery::Name(name.clone());
@@ -186,8 +186,12 @@ async fn credentials_go_into_one_header_and_nowhere_else() {
             _ => Reply::Whole(200, IMAGE.to_owned()),
         }
     });
-    let images =
-        DockerImages::connect_with(engine.config(), Arc::new(Only("r.example".to_owned()))).await.unwrap();
+    let images = DockerImages::connect_with(
+        engine.config(),
+        Credentials::anonymous().or(Only("r.example".to_owned())),
+    )
+    .await
+    .unwrap();
     let mut always = source();
     always.pull = PullPolicy::Always;
     let pulled = last(images.ensure(&always, &EnsureOptions::default()).await).await.unwrap_err();
@@ -220,13 +224,14 @@ async fn credentials_go_into_one_header_and_nowhere_else() {
 async fn a_credentials_source_that_fails_ends_the_pull() {
     struct Fails;
     #[async_trait::async_trait]
-    impl PullCredentials for Fails {
-        async fn for_registry(&self, _: &str) -> Result<Option<Credential>> {
+    impl CredentialSource for Fails {
+        async fn find(&self, _: &str) -> Result<Option<Credential>> {
             Err(Error::new(ErrorKind::Unauthorized, "the vault is sealed"))
         }
     }
     let engine = pulling(|| panic!("nothing is pulled without credentials"));
-    let images = DockerImages::connect_with(engine.config(), Arc::new(Fails)).await.unwrap();
+    let images =
+        DockerImages::connect_with(engine.config(), Credentials::anonymous().or(Fails)).await.unwrap();
     let error = last(images.ensure(&source(), &EnsureOptions::default()).await).await.unwrap_err();
     assert!(
         error.kind() == ErrorKind::Unauthorized && error.to_string().contains("registry=r.example"),
@@ -261,7 +266,7 @@ async fn a_context_that_fails_is_told_as_itself() {
     let loaded = images.load(failing()).await.unwrap_err();
     assert!(loaded.message().contains("more than 5 entries"), "{loaded}");
     // A context that stops midway and never ends.
-    let config = engine.config().with_idle(Duration::from_millis(200));
+    let config = engine.config().with_idle_limit(Duration::from_millis(200));
     let images = DockerImages::connect(config).await.unwrap();
     let stuck = stream::iter([Ok(Bytes::from_static(b"some"))]).chain(stream::pending()).boxed();
     assert_eq!(images.load(stuck).await.unwrap_err().kind(), ErrorKind::Timeout);
@@ -272,7 +277,8 @@ async fn a_slow_context_is_no_silence() {
     let engine = Standin::podman(|_| {
         Reply::Whole(200, "{\"aux\":{\"ID\":\"sha256:0000000000000000000000000000000000000000000000000000000000000001\"}}\n".to_owned())
     });
-    let images = DockerImages::connect(engine.config().with_idle(Duration::from_millis(1500))).await.unwrap();
+    let images =
+        DockerImages::connect(engine.config().with_idle_limit(Duration::from_millis(1500))).await.unwrap();
     let slow = stream::iter(0..25).then(|_| async {
         tokio::time::sleep(Duration::from_millis(100)).await;
         Ok(Bytes::from_static(b"piece"))

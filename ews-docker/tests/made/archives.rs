@@ -48,9 +48,9 @@ async fn a_sender_that_stalls_holds_the_call_to_its_deadline_and_no_longer() {
     let id = site.runtime.launch(&shell(IDLE), &site.key(0), &CreateOptions::default()).await.unwrap().id;
     // The deadline is twelve times the longer of these two.
     let short = DockerConfig::new(EngineAddress::Unix(site.socket.clone()))
-        .with_call(Duration::from_secs(20))
-        .with_work(Duration::from_millis(150))
-        .with_idle(Duration::from_millis(150));
+        .with_call_limit(Duration::from_secs(20))
+        .with_work_limit(Duration::from_millis(150))
+        .with_idle_limit(Duration::from_millis(150));
     let short = DockerRuntime::connect(short).await.unwrap();
     let alive = Arc::new(AtomicUsize::new(0));
     // After the head of an entry, within its content, and before anything.

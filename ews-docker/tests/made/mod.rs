@@ -59,7 +59,7 @@ impl Site {
 
     async fn connect(socket: &std::path::Path, memory: &tempfile::TempDir) -> DockerRuntime {
         let config = DockerConfig::new(EngineAddress::Unix(socket.to_owned()))
-            .with_call(Duration::from_secs(20))
+            .with_call_limit(Duration::from_secs(20))
             .with_secrets_directory(memory.path().join("secrets"));
         DockerRuntime::builder(config).with_secrets(Arc::new(Named)).connect().await.unwrap()
     }

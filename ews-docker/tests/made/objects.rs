@@ -57,7 +57,7 @@ async fn twenty_who_need_one_make_one() {
         for slot in 0..20 {
             site.remove(round * 100 + slot).await;
         }
-        let pruned = runtimes[1].prune(&site.owner, true).await.unwrap();
+        let pruned = runtimes[1].prune_with_volumes(&site.owner).await.unwrap();
         assert_eq!((pruned.networks, pruned.volumes, pruned.kept.len()), (vec![network], vec![volume], 0));
     }
 }
@@ -75,14 +75,14 @@ async fn anothers_are_left_alone() {
         assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{error}");
         assert!(error.to_string().contains("somebody-else"), "{error}");
     }
-    let pruned = site.runtime.prune(&site.owner, true).await.unwrap();
+    let pruned = site.runtime.prune_with_volumes(&site.owner).await.unwrap();
     assert!(!pruned.networks.contains(&network) && !pruned.volumes.contains(&volume), "{pruned:?}");
     assert_eq!(
         (owner_of("network", &network), owner_of("volume", &volume)),
         ("somebody-else".into(), "somebody-else".into())
     );
     // Theirs they may remove themselves.
-    let pruned = site.runtime.prune(&OwnerId::new("somebody-else").unwrap(), true).await.unwrap();
+    let pruned = site.runtime.prune_with_volumes(&OwnerId::new("somebody-else").unwrap()).await.unwrap();
     assert!(pruned.networks.contains(&network) && pruned.volumes.contains(&volume), "{pruned:?}");
 }
 
@@ -103,7 +103,7 @@ async fn what_people_made_is_used_and_kept() {
         docker(&["inspect", "-f", "{{range $n, $_ := .NetworkSettings.Networks}}{{$n}}{{end}}", id.as_str()]);
     assert_eq!(inside.trim(), network);
     site.remove(0).await;
-    assert_eq!(site.runtime.prune(&site.owner, true).await.unwrap(), Default::default());
+    assert_eq!(site.runtime.prune_with_volumes(&site.owner).await.unwrap(), Default::default());
     assert!(
         docker_ok(&["network", "rm", &network]) && docker_ok(&["volume", "rm", &volume]),
         "both were still there"
@@ -117,7 +117,7 @@ async fn what_is_in_use_is_kept_with_the_reason() {
     let spec = spec(&network, &volume);
     let id = site.create(&spec, 0).await.unwrap().id;
     let kept = async |what: &str| {
-        let pruned = site.runtime.prune(&site.owner, true).await.unwrap();
+        let pruned = site.runtime.prune_with_volumes(&site.owner).await.unwrap();
         assert_eq!((pruned.networks.len(), pruned.volumes.len()), (0, 0), "{what}");
         let names: Vec<&str> = pruned.kept.iter().map(|kept| kept.name.as_str()).collect();
         assert_eq!(names, [&network, &volume], "{what}");
@@ -131,11 +131,11 @@ async fn what_is_in_use_is_kept_with_the_reason() {
     kept("ended").await;
     site.runtime.start(&id).await.unwrap();
     site.remove(0).await;
-    let pruned = site.runtime.prune(&site.owner, false).await.unwrap();
+    let pruned = site.runtime.prune(&site.owner).await.unwrap();
     assert_eq!(
         (pruned.networks, pruned.volumes.len()),
         (vec![network], 0),
         "volumes go only where that is asked for"
     );
-    assert_eq!(site.runtime.prune(&site.owner, true).await.unwrap().volumes, [volume]);
+    assert_eq!(site.runtime.prune_with_volumes(&site.owner).await.unwrap().volumes, [volume]);
 }

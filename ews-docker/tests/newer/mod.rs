@@ -60,7 +60,7 @@ async fn the_newest_version_that_both_know_is_said_in_every_call() {
         spec.networks = vec![NetworkAttachment::new(NetworkName::new("shop").unwrap())];
         spec.mounts = vec![Mount::new("/data", MountKind::Volume(VolumeName::new("data").unwrap()))];
         runtime.create(&spec, &key(), &CreateOptions::default()).await.unwrap();
-        runtime.prune(&key().owner, true).await.unwrap();
+        runtime.prune_with_volumes(&key().owner).await.unwrap();
         let asked = stood.asked();
         let versions: BTreeSet<&str> = asked
             .iter()

@@ -9,7 +9,8 @@ use ews_core::testkit::conformance::Stop;
 use ews_core::testkit::conformance::registry::{RegistryHarness, run};
 use ews_core::testkit::conformance::runtime::LogCapture;
 use ews_core::{Digest, ErrorKind, ImageRef};
-use ews_docker::registry::{Credentials, ExplicitCredentials, OciRegistry};
+use ews_docker::registry::OciRegistry;
+use ews_docker::{Credentials, ExplicitCredentials};
 use serde_json::json;
 
 use crate::model::{Manners, Model, PASSWORD, USER};
@@ -238,8 +239,7 @@ async fn what_is_not_as_announced_is_never_committed() {
         let name = model.name("wrong");
         for length in [10, 300_000] {
             let bytes = content(length);
-            let announced =
-                |size: usize, bytes: &[u8]| BlobInfo { digest: Digest::of(bytes), size: size as u64 };
+            let announced = |size: usize, bytes: &[u8]| BlobInfo::new(Digest::of(bytes), size as u64);
             for blob in
                 [announced(length, b"other"), announced(length + 1, &bytes), announced(length - 1, &bytes)]
             {

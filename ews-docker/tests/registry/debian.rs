@@ -12,7 +12,8 @@ use ews_core::testkit::conformance::Stop;
 use ews_core::testkit::conformance::registry::{RegistryHarness, run};
 use ews_core::{Capability, CapabilitySet, Digest, ErrorKind, ImageRef};
 use ews_docker::registry::retention::{self, Rules};
-use ews_docker::registry::{Credentials, ExplicitCredentials, OciRegistry, OciRegistryConfig};
+use ews_docker::registry::{OciRegistry, OciRegistryConfig};
+use ews_docker::{Credentials, ExplicitCredentials};
 use serde_json::json;
 
 use crate::pieces::{content, drain, image, index, info, stream};

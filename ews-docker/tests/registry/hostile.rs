@@ -6,7 +6,8 @@ use std::time::Duration;
 use ews_core::registry::Registry;
 use ews_core::testkit::FakeSecrets;
 use ews_core::{Digest, Error, ErrorKind, ImageRef, Retry};
-use ews_docker::registry::{Credentials, ExplicitCredentials, OciRegistry, OciRegistryConfig};
+use ews_docker::registry::{OciRegistry, OciRegistryConfig};
+use ews_docker::{Credentials, ExplicitCredentials};
 
 use crate::pieces::{MANIFEST, content, drain, info, stream};
 use crate::standin::{Reply, Request, StandIn};
@@ -421,7 +422,7 @@ async fn an_upload_that_leads_nowhere_is_refused() {
 async fn a_registry_that_changes_a_manifest_is_told() {
     let standin =
         StandIn::start(|_| Reply::new(201).with("docker-content-digest", Digest::of(b"other"))).await;
-    let manifest = ews_core::registry::Manifest { media_type: MANIFEST.to_owned(), bytes: "{}".into() };
+    let manifest = ews_core::registry::Manifest::new(MANIFEST, "{}");
     let error = client(standin.config()).push_manifest(&name(&standin), &manifest).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Decode, "{error}");
     assert!(error.maybe_applied());

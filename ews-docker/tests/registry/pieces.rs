@@ -21,7 +21,7 @@ pub(crate) fn stream(bytes: impl Into<Bytes>) -> ByteStream {
 }
 
 pub(crate) fn info(bytes: &[u8]) -> BlobInfo {
-    BlobInfo { digest: Digest::of(bytes), size: bytes.len() as u64 }
+    BlobInfo::new(Digest::of(bytes), bytes.len() as u64)
 }
 
 /// What can be read of a stream, and how it ended.
@@ -66,7 +66,7 @@ pub(crate) async fn image(
     if let (Some(document), Some(more)) = (document.as_object_mut(), more.as_object()) {
         document.extend(more.clone());
     }
-    Ok(Manifest { media_type: MANIFEST.to_owned(), bytes: document.to_string().into() })
+    Ok(Manifest::new(MANIFEST, document.to_string()))
 }
 
 /// An index of these manifests.
@@ -79,5 +79,5 @@ pub(crate) fn index(children: &[&Manifest]) -> Manifest {
     };
     let manifests: Vec<_> = children.iter().map(entry).collect();
     let document = json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": manifests });
-    Manifest { media_type: INDEX.to_owned(), bytes: document.to_string().into() }
+    Manifest::new(INDEX, document.to_string())
 }

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use ews_core::registry::Registry;
 use ews_core::{Error, ErrorKind, ImageRef, Retry};
-use ews_docker::registry::{Credentials, OciRegistry, OciRegistryConfig};
+use ews_docker::Credentials;
+use ews_docker::registry::{OciRegistry, OciRegistryConfig};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};

@@ -143,7 +143,8 @@ fn answer(head: &str, body: &[u8]) -> Vec<u8> {
 }
 
 async fn asked(garbler: &Garbler) -> Result<()> {
-    let config = garbler.config().with_call(Duration::from_secs(20)).with_work(Duration::from_secs(20));
+    let config =
+        garbler.config().with_call_limit(Duration::from_secs(20)).with_work_limit(Duration::from_secs(20));
     let runtime = DockerRuntime::connect(config).await?;
     runtime.list(&Selector::everything()).await.map(drop)
 }
@@ -272,7 +273,8 @@ async fn streams_that_stall_or_lie() {
         other => panic!("nobody asks for {other}"),
     })
     .await;
-    let config = garbler.config().with_call(Duration::from_secs(20)).with_idle(Duration::from_millis(300));
+    let config =
+        garbler.config().with_call_limit(Duration::from_secs(20)).with_idle_limit(Duration::from_millis(300));
     let runtime = DockerRuntime::connect(config).await.unwrap();
     let archive = runtime.get_archive(&id, "/x").await.unwrap();
     let error = drained(archive).await;

@@ -51,11 +51,11 @@ fn speaking(versions: &[&'static SupportedProtocolVersion], certificate: &str, w
 
 /// Our side: the authority, and this certificate.
 pub(super) fn ours(certificate: Option<&str>) -> TlsFiles {
-    let mut files = TlsFiles::default();
-    files.ca = file("ca.pem");
-    files.cert = certificate.map(|name| file(&format!("{name}.pem")));
-    files.key = certificate.map(|_| file("leaf.key"));
-    files
+    let files = TlsFiles::new(file("ca.pem"));
+    match certificate {
+        Some(name) => files.with_client(file(&format!("{name}.pem")), file("leaf.key")),
+        None => files,
+    }
 }
 
 async fn refusal(port: u16, files: TlsFiles) -> Error {

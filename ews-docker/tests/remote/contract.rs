@@ -95,7 +95,7 @@ fn key() -> InstanceKey {
 async fn over(socket: PathBuf) -> (Relay, DockerRuntime, Harness) {
     let relay = Relay::tcp(socket.clone());
     let address = format!("tcp://127.0.0.1:{}", relay.port()).parse().unwrap();
-    let config = DockerConfig::new(address).with_call(Duration::from_secs(10));
+    let config = DockerConfig::new(address).with_call_limit(Duration::from_secs(10));
     let runtime = DockerRuntime::builder(config).with_secrets(Arc::new(Always)).connect().await.unwrap();
     (relay, runtime, Harness::new(socket, Way::Socket))
 }

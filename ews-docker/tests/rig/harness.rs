@@ -77,8 +77,9 @@ impl Harness {
                 (relay, address)
             }
         };
-        let config =
-            DockerConfig::new(address).with_call(Duration::from_secs(10)).with_work(Duration::from_secs(40));
+        let config = DockerConfig::new(address)
+            .with_call_limit(Duration::from_secs(10))
+            .with_work_limit(Duration::from_secs(40));
         let image = engine::busybox();
         Self { image, folder, relay, config, layers: |runtime| runtime, last: Mutex::default() }
     }
@@ -91,7 +92,7 @@ impl Harness {
 
     /// Gives up on calls after this time.
     pub(crate) fn within(mut self, call: Duration) -> Self {
-        (self.config.call, self.config.work) = (call, call * 2);
+        (self.config.call_limit, self.config.work_limit) = (call, call * 2);
         self
     }
 }

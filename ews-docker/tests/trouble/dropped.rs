@@ -41,7 +41,7 @@ const MOST: usize = 16;
 
 async fn runtime() -> Option<(DockerRuntime, ews_core::OwnerId)> {
     let socket = engine::socket()?;
-    let config = DockerConfig::new(EngineAddress::Unix(socket)).with_call(Duration::from_secs(20));
+    let config = DockerConfig::new(EngineAddress::Unix(socket)).with_call_limit(Duration::from_secs(20));
     Some((DockerRuntime::connect(config).await.unwrap(), ews_core::OwnerId::new(unique()).unwrap()))
 }
 

@@ -25,8 +25,8 @@ use crate::private::PrivateEngine;
 
 pub(crate) fn config(socket: &Path) -> DockerConfig {
     DockerConfig::new(EngineAddress::Unix(socket.to_owned()))
-        .with_call(Duration::from_secs(5))
-        .with_work(Duration::from_secs(30))
+        .with_call_limit(Duration::from_secs(5))
+        .with_work_limit(Duration::from_secs(30))
 }
 
 fn key(slot: u32) -> InstanceKey {

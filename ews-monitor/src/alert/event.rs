@@ -6,7 +6,7 @@ use std::fmt;
 use ews_core::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::rule::Condition;
+use super::rule::AlertCondition;
 
 /// An alert that changed, with all that whoever is notified wants to know.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -23,7 +23,7 @@ pub struct AlertEvent {
     /// The last value that was there.
     pub value: Option<f64>,
     /// What it is held against.
-    pub condition: Condition,
+    pub condition: AlertCondition,
     /// Since when the condition has held, or had held.
     pub since: Timestamp,
     /// When it changed.
@@ -37,6 +37,7 @@ pub struct AlertEvent {
 /// What an alert became.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Transition {
     /// The condition is true, not yet for long enough.
     Pending,
@@ -74,8 +75,8 @@ impl fmt::Display for AlertEvent {
             _ => {}
         }
         let (word, threshold) = match self.condition {
-            Condition::Above(threshold) => ("above", threshold),
-            Condition::Below(threshold) => ("below", threshold),
+            AlertCondition::Above(threshold) => ("above", threshold),
+            AlertCondition::Below(threshold) => ("below", threshold),
         };
         write!(f, " ({word} {}), since {}", Brief(threshold), self.since)?;
         if !self.summary.is_empty() {

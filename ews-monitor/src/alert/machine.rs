@@ -43,7 +43,7 @@ pub struct Alert {
     /// Which group of the rule's query.
     pub labels: BTreeMap<String, String>,
     /// How it is.
-    pub phase: Phase,
+    pub phase: AlertPhase,
     /// The last value that was there.
     pub value: Option<f64>,
     /// Since when there is no data; `None` while there is.
@@ -55,7 +55,8 @@ pub struct Alert {
 /// How an alert is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Phase {
+#[non_exhaustive]
+pub enum AlertPhase {
     /// The condition is false.
     Inactive,
     /// It is true, not yet for long enough.
@@ -128,7 +129,7 @@ pub fn evaluate(
         }
         let alert = Alert {
             labels: labels.clone(),
-            phase: Phase::Inactive,
+            phase: AlertPhase::Inactive,
             value: None,
             no_data_since: None,
             nothing: !some,
@@ -151,7 +152,7 @@ fn step(
     now: Timestamp,
     events: &mut Vec<AlertEvent>,
 ) -> Option<Alert> {
-    let firing = matches!(alert.phase, Phase::Firing { .. });
+    let firing = matches!(alert.phase, AlertPhase::Firing { .. });
     let mut reason = AlertReason::Value;
     let holds = match found {
         Found::Value(value) => {
@@ -192,35 +193,39 @@ fn step(
     };
     // A clock that stepped back makes an alert wait longer, not shorter.
     alert.phase = match alert.phase {
-        Phase::Inactive => Phase::Inactive,
-        Phase::Pending { since } => Phase::Pending { since: since.min(now) },
-        Phase::Firing { since, last_true } => {
-            Phase::Firing { since: since.min(now), last_true: last_true.min(now) }
+        AlertPhase::Inactive => AlertPhase::Inactive,
+        AlertPhase::Pending { since } => AlertPhase::Pending { since: since.min(now) },
+        AlertPhase::Firing { since, last_true } => {
+            AlertPhase::Firing { since: since.min(now), last_true: last_true.min(now) }
         }
     };
     match (alert.phase, holds) {
-        (Phase::Inactive, Some(true)) if rule.hold.is_zero() => {
-            alert.phase = Phase::Firing { since: now, last_true: now };
+        (AlertPhase::Inactive, Some(true)) if rule.hold.is_zero() => {
+            alert.phase = AlertPhase::Firing { since: now, last_true: now };
             tell(&alert, Transition::Firing, now);
         }
-        (Phase::Inactive, Some(true)) => {
-            alert.phase = Phase::Pending { since: now };
+        (AlertPhase::Inactive, Some(true)) => {
+            alert.phase = AlertPhase::Pending { since: now };
             tell(&alert, Transition::Pending, now);
         }
-        (Phase::Pending { since }, Some(true)) if now.since(since) >= rule.hold => {
-            alert.phase = Phase::Firing { since, last_true: now };
+        (AlertPhase::Pending { since }, Some(true)) if now.since(since) >= rule.hold => {
+            alert.phase = AlertPhase::Firing { since, last_true: now };
             tell(&alert, Transition::Firing, since);
         }
-        (Phase::Pending { .. }, Some(false)) => alert.phase = Phase::Inactive,
-        (Phase::Firing { since, .. }, Some(true)) => alert.phase = Phase::Firing { since, last_true: now },
-        (Phase::Firing { since, last_true }, Some(false)) if now.since(last_true) >= rule.keep_firing_for => {
-            alert.phase = Phase::Inactive;
+        (AlertPhase::Pending { .. }, Some(false)) => alert.phase = AlertPhase::Inactive,
+        (AlertPhase::Firing { since, .. }, Some(true)) => {
+            alert.phase = AlertPhase::Firing { since, last_true: now }
+        }
+        (AlertPhase::Firing { since, last_true }, Some(false))
+            if now.since(last_true) >= rule.keep_firing_for =>
+        {
+            alert.phase = AlertPhase::Inactive;
             tell(&alert, Transition::Resolved, since);
         }
         _ => {}
     }
     let over =
         matches!(found, Found::Over) || alert.no_data_since.is_some_and(|since| now.since(since) >= GONE);
-    let idle = alert.phase == Phase::Inactive && (over || rule.no_data != NoData::Alert);
+    let idle = alert.phase == AlertPhase::Inactive && (over || rule.no_data != NoData::Alert);
     (!idle).then_some(alert)
 }

@@ -18,7 +18,7 @@ mod rule;
 mod watch;
 
 pub use event::{AlertEvent, AlertReason, Transition};
-pub use machine::{Alert, AlertState, Phase, evaluate};
+pub use machine::{Alert, AlertPhase, AlertState, evaluate};
 pub use notifier::{LogNotifier, Notifier};
-pub use rule::{AlertRule, Condition, NoData};
+pub use rule::{AlertCondition, AlertRule, NoData};
 pub use watch::{Alerts, RuleStatus};

@@ -31,27 +31,27 @@ pub struct AlertRule {
     /// What is looked at: each group of its answer is an alert of its own.
     pub query: MetricQuery,
     /// When it is true.
-    pub condition: Condition,
+    pub condition: AlertCondition,
     /// Where a firing alert clears, between the condition's threshold and what is good: without it a value that trembles around the
     /// threshold would fire and resolve all the time. Default: the threshold itself.
     #[serde(default)]
     pub clear: Option<f64>,
-    /// How long the condition must hold. Default zero: at once (Prometheus).
+    /// How long the condition must hold; `for` in a document. At most a day. Default zero: at once (Prometheus).
     #[serde(rename = "for", default, with = "ews_core::time::duration")]
     pub hold: Duration,
-    /// How long it goes on firing after the value has cleared. Default zero (Prometheus).
+    /// How long it goes on firing after the value has cleared. At most a day. Default zero (Prometheus).
     #[serde(default, with = "ews_core::time::duration")]
     pub keep_firing_for: Duration,
-    /// What no data means. Default: keep.
+    /// What no data means. Default: the alert stays as it is ([`NoData::Keep`]), as Grafana's "Keep Last State".
     #[serde(default)]
     pub no_data: NoData,
-    /// How often it is evaluated; above zero. Default 15 s, a choice of this house: Prometheus has 1 min.
+    /// How often it is evaluated; above zero, at most a day. Default 15 s, a choice of this house: Prometheus has 1 min.
     #[serde(default = "fifteen_seconds", with = "ews_core::time::duration")]
     pub interval: Duration,
-    /// For whoever is notified: `page`, `ticket`. Default empty.
+    /// For whoever is notified: `page`, `ticket`. At most 128 bytes. Default empty.
     #[serde(default)]
     pub severity: String,
-    /// What is wrong, in one sentence, for whoever is notified. Default empty.
+    /// What is wrong, in one sentence, for whoever is notified. At most 4,096 bytes. Default empty.
     #[serde(default)]
     pub summary: String,
 }
@@ -60,7 +60,7 @@ pub struct AlertRule {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
-pub enum Condition {
+pub enum AlertCondition {
     /// The value is above this.
     Above(f64),
     /// The value is below this.
@@ -70,6 +70,7 @@ pub enum Condition {
 /// What no data means, once it has lasted as long as the rule's `for`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum NoData {
     /// The alert stays as it is; one without data for a day is over.
     #[default]
@@ -80,7 +81,7 @@ pub enum NoData {
     Alert,
 }
 
-impl Condition {
+impl AlertCondition {
     /// The threshold.
     pub const fn threshold(self) -> f64 {
         match self {
@@ -102,7 +103,7 @@ impl AlertRule {
     pub const MAX_ALERTS: usize = 256;
 
     /// An alert of this name while the query's answer meets the condition.
-    pub fn new(name: impl Into<String>, query: MetricQuery, condition: Condition) -> Self {
+    pub fn new(name: impl Into<String>, query: MetricQuery, condition: AlertCondition) -> Self {
         Self {
             name: name.into(),
             query,
@@ -170,22 +171,24 @@ impl AlertRule {
             || !self.name.chars().all(fits)
             || self.name.starts_with('.')
         {
-            return Err(Error::invalid(
-                "`name` of an alert rule; accepted: 1 to 128 letters, digits and `-_.`, not starting with `.`",
-            ));
+            let shown: String = self.name.chars().take(64).flat_map(char::escape_debug).collect();
+            return Err(Error::invalid(format!(
+                "`{shown}` can't be the `name` of an alert rule; accepted: 1 to 128 letters, digits and `-_.`, not starting with `.`"
+            )));
         }
         let refuse = |message: String| Err(Error::invalid(message).with_context("rule", &self.name));
         if self.query.metric.is_empty() {
-            return refuse("`query.metric` is empty".to_owned());
+            return refuse("`query.metric` is empty; accepted: the name of a metric".to_owned());
         }
         let threshold = self.condition.threshold();
         if !threshold.is_finite() {
-            return refuse(format!("the threshold is {threshold}; accepted: a finite number"));
+            return refuse(format!("the threshold of `condition` is {threshold}; accepted: a finite number"));
         }
         if let Some(clear) = self.clear
             && (!clear.is_finite() || self.condition.beyond(clear, threshold))
         {
-            let side = if matches!(self.condition, Condition::Above(_)) { "at most" } else { "at least" };
+            let side =
+                if matches!(self.condition, AlertCondition::Above(_)) { "at most" } else { "at least" };
             return refuse(format!("`clear` is {clear}; accepted: {side} the threshold, {threshold}"));
         }
         let day = Duration::from_secs(24 * 3600);
@@ -197,10 +200,12 @@ impl AlertRule {
             }
         }
         if self.interval.is_zero() {
-            return refuse("`interval` is zero; accepted: above zero".to_owned());
+            return refuse("`interval` is zero; accepted: above zero, at most a day".to_owned());
         }
-        if self.severity.len() > 128 || self.summary.len() > 4_096 {
-            return refuse("`severity` and `summary` are at most 128 and 4096 bytes".to_owned());
+        for (name, text, most) in [("severity", &self.severity, 128), ("summary", &self.summary, 4_096)] {
+            if text.len() > most {
+                return refuse(format!("`{name}` has {} bytes; accepted: at most {most}", text.len()));
+            }
         }
         Ok(())
     }
@@ -218,23 +223,29 @@ mod tests {
 
     #[test]
     fn what_can_not_be_meant_is_refused() {
-        let good =
-            || AlertRule::new("a", MetricQuery::new("m", Selector::everything()), Condition::Above(10.0));
+        let good = || {
+            AlertRule::new("a", MetricQuery::new("m", Selector::everything()), AlertCondition::Above(10.0))
+        };
         good().check().unwrap();
         good().with_clear(10.0).check().unwrap();
         let mut below = good().with_clear(9.0);
-        below.condition = Condition::Below(10.0);
+        below.condition = AlertCondition::Below(10.0);
         let named = |name: &str| AlertRule { name: name.to_owned(), ..good() };
         for (rule, wanted) in [
             (good().with_clear(11.0), "`clear` is 11; accepted: at most the threshold, 10"),
             (below, "`clear` is 9; accepted: at least the threshold, 10"),
             (good().with_clear(f64::NAN), "`clear` is NaN"),
-            (AlertRule { condition: Condition::Above(f64::INFINITY), ..good() }, "the threshold is inf"),
+            (
+                AlertRule { condition: AlertCondition::Above(f64::INFINITY), ..good() },
+                "the threshold of `condition` is inf",
+            ),
             (good().with_for(Duration::MAX), "`for` is"),
             (good().with_interval(Duration::ZERO), "`interval` is zero"),
-            (named(""), "`name` of an alert rule"),
-            (named("a/b"), "`name` of an alert rule"),
-            (named(".."), "`name` of an alert rule"),
+            (named(""), "`` can't be the `name` of an alert rule"),
+            (named("a/b"), "`a/b` can't be the `name`"),
+            (named(".."), "`..` can't be the `name`"),
+            (good().with_severity("x".repeat(129), ""), "`severity` has 129 bytes; accepted: at most 128"),
+            (good().with_severity("", "x".repeat(4_097)), "`summary` has 4097 bytes"),
             (
                 AlertRule { query: MetricQuery::new("", Selector::everything()), ..good() },
                 "`query.metric` is empty",

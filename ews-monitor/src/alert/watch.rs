@@ -1,9 +1,4 @@
-//! The loop around the pure core: asks, evaluates, remembers, tells.
-//!
-//! It is one future that the embedder runs and may drop; it spawns nothing. With a store, a rule's state is written after each
-//! evaluation that changed it, before anything of it is told, and only over the state that this evaluation began from: of two
-//! controllers that evaluate the same rule one wins, and the other reads anew. So an event is told at least once, whatever dies
-//! when. A store that can't be reached does not silence alerts: they go on in memory, and the failure is counted.
+//! The loop around the pure core: asks, evaluates, remembers, tells. What it promises stands at [`Alerts`].
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -17,7 +12,7 @@ use futures_util::future::join_all;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 
 use super::event::AlertEvent;
-use super::machine::{Alert, AlertState, Phase, evaluate};
+use super::machine::{Alert, AlertPhase, AlertState, evaluate};
 use super::notifier::{LogNotifier, Notifier};
 use super::rule::AlertRule;
 
@@ -28,18 +23,23 @@ const AT_ONCE: usize = 32;
 /// How long one call may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Watches rules. See the [module](self).
+/// Watches rules: asks, evaluates, remembers, tells.
+///
+/// It spawns nothing: [`run`](Self::run) is one future that the embedder drives and may drop. With a store, a rule's state is written
+/// after each evaluation that changed it, before anything of it is told, and only over the state that this evaluation began from: of
+/// two controllers that evaluate the same rule one wins, and the other reads anew. So an event is told at least once, whatever dies
+/// when. A store that can't be reached does not silence alerts: they go on in memory, and the failure is counted.
 ///
 /// ```
 /// use std::sync::Arc;
 /// use ews_core::metrics::{MetricInfo, MetricKind, MetricQuery};
 /// use ews_core::{Clock, Selector, SystemClock};
-/// use ews_monitor::{AlertRule, Alerts, Condition, LiveConfig, LiveStore, Transition};
+/// use ews_monitor::{AlertRule, Alerts, AlertCondition, LiveConfig, LiveStore, Transition};
 ///
 /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
 /// let store = LiveStore::new(LiveConfig::default())?;
 /// let query = MetricQuery::new("queue.depth", Selector::everything());
-/// let alerts = Alerts::new(Arc::new(store.clone())).with_rule(AlertRule::new("queue", query, Condition::Above(100.0)))?;
+/// let alerts = Alerts::new(Arc::new(store.clone())).with_rule(AlertRule::new("queue", query, AlertCondition::Above(100.0)))?;
 ///
 /// let depth = MetricInfo::new("queue.depth", MetricKind::Gauge, "{job}");
 /// store.record(&depth, [("service", "web")], SystemClock.now(), 250.0)?;
@@ -95,6 +95,9 @@ impl Alerts {
     pub const MAX_RULES: usize = 10_000;
 
     /// Watches what this source says and tells the log; no rules yet.
+    ///
+    /// Without [`with_store`](Self::with_store) what is pending and what fires ends with this value: after a restart each alert that
+    /// still holds fires anew.
     pub fn new(metrics: Arc<dyn Metrics>) -> Self {
         let bus =
             Bus::new(EVENTS).unwrap_or_else(|_| unreachable!("the capacity is within the bus's bounds"));
@@ -130,8 +133,8 @@ impl Alerts {
     pub fn with_rule(mut self, rule: AlertRule) -> Result<Self> {
         rule.check()?;
         if self.rules.len() >= Self::MAX_RULES && !self.rules.contains_key(&rule.name) {
-            let message = format!("at most {} rules are accepted", Self::MAX_RULES);
-            return Err(Error::new(ErrorKind::OutOfResources, message));
+            let message = format!("more than {0} alert rules; accepted: at most {0}", Self::MAX_RULES);
+            return Err(Error::new(ErrorKind::OutOfResources, message).with_context("rule", &rule.name));
         }
         let (live, seen) = (tokio::sync::Mutex::default(), Mutex::default());
         self.rules.insert(rule.name.clone(), Watched { rule, live, seen });
@@ -196,7 +199,7 @@ impl Alerts {
             );
         }
         let mut seen = watched.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let active = live.state.alerts.iter().filter(|alert| alert.phase != Phase::Inactive);
+        let active = live.state.alerts.iter().filter(|alert| alert.phase != AlertPhase::Inactive);
         *seen = RuleStatus {
             active: active.cloned().collect(),
             evaluations: seen.evaluations + 1,

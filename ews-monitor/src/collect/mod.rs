@@ -87,7 +87,8 @@ impl Collection {
         Self { store, collectors: Vec::new() }
     }
 
-    /// Measures with this one so often: above zero, at most the store's retention. 10 s suits most.
+    /// Measures with this one so often: above zero, at most the store's retention. 10 s suits most. One measurement may take as long as
+    /// the interval.
     ///
     /// # Errors
     /// `Invalid` for another interval, `OutOfResources` for more than [`Self::MAX_COLLECTORS`].
@@ -95,13 +96,15 @@ impl Collection {
         let retention = self.store.config().retention;
         if interval.is_zero() || interval > retention {
             return Err(Error::invalid(format!(
-                "an interval of {interval:?}; accepted: above zero, at most the store's retention ({retention:?})"
+                "`interval` is {interval:?}; accepted: above zero, at most the store's retention ({retention:?})"
             ))
             .with_context("collector", collector.name()));
         }
         if self.collectors.len() == Self::MAX_COLLECTORS {
-            let message = format!("at most {} collectors are accepted", Self::MAX_COLLECTORS);
-            return Err(Error::new(ErrorKind::OutOfResources, message));
+            let message = format!("more than {0} collectors; accepted: at most {0}", Self::MAX_COLLECTORS);
+            return Err(
+                Error::new(ErrorKind::OutOfResources, message).with_context("collector", collector.name())
+            );
         }
         let status = CollectorStatus { name: collector.name().to_owned(), ..CollectorStatus::default() };
         self.collectors.push(Running {
@@ -156,7 +159,9 @@ impl Running {
         let limit = self.interval;
         let result = match timeout(limit, self.collector.collect(store)).await {
             Ok(result) => result,
-            Err(_) => Err(Error::new(ErrorKind::Timeout, format!("it took longer than {limit:?}"))),
+            Err(_) => {
+                Err(Error::new(ErrorKind::Timeout, format!("it took longer than its interval of {limit:?}")))
+            }
         };
         let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
         match result {

@@ -37,7 +37,7 @@ impl Relay {
         metrics.dedup();
         if !(1..=Self::MAX_METRICS).contains(&metrics.len()) {
             return Err(Error::invalid(format!(
-                "a relay of {} metrics; accepted: 1 to {}",
+                "a relay of {} metrics; accepted: the names of 1 to {}",
                 metrics.len(),
                 Self::MAX_METRICS
             )));
@@ -80,6 +80,16 @@ impl Relay {
             }
         }
         Ok(())
+    }
+}
+
+impl std::fmt::Debug for Relay {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Relay")
+            .field("name", &self.name)
+            .field("metrics", &self.metrics)
+            .field("matching", &self.matching)
+            .finish_non_exhaustive()
     }
 }
 

@@ -1,22 +1,4 @@
-//! What a runtime's instances use, and how many there are.
-//!
-//! | Metric | Kind, unit | Labels |
-//! |---|---|---|
-//! | `container.cpu.time` | counter, `s` | instance's |
-//! | `container.memory.usage`, `ews.instance.memory.limit` | gauge, `By` | instance's |
-//! | `container.disk.io` | counter, `By` | instance's, `disk.io.direction`: `read`, `write` |
-//! | `container.network.io` | counter, `By` | instance's, `network.io.direction`: `receive`, `transmit` |
-//! | `ews.instance.tasks` | gauge, `{task}` | instance's |
-//! | `ews.instances` | gauge, `{instance}` | `service`, `state` |
-//!
-//! An instance's labels are `service`, `revision`, `slot` and `node`. Its id is none of them, and neither are generation and
-//! incarnation: a series stands for a place in a service, whoever fills it, so that restarts make no new series. While two
-//! generations fill one slot side by side, the newer one is measured.
-//!
-//! The engine's counters begin anew with each incarnation. Here they go on: what a new incarnation has used is added to what the
-//! one before had when it was last measured. So nothing is lost where it used more in between than the one before ever did,
-//! which a reader could not tell from growth. A collector that is started anew begins at the engine's value, and readers see a
-//! reset as they always do.
+//! A runtime's instances as a source of samples.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -30,7 +12,25 @@ use ews_core::{Incarnation, Instance, InstanceId, Result, Runtime, Selector, Tim
 use super::Collector;
 use crate::live::LiveStore;
 
-/// Measures the instances of a runtime. See the [module](self).
+/// Measures what a runtime's instances use, and how many there are.
+///
+/// | Metric | Kind, unit | Labels |
+/// |---|---|---|
+/// | `container.cpu.time` | counter, `s` | instance's |
+/// | `container.memory.usage`, `ews.instance.memory.limit` | gauge, `By` | instance's |
+/// | `container.disk.io` | counter, `By` | instance's, `disk.io.direction`: `read`, `write` |
+/// | `container.network.io` | counter, `By` | instance's, `network.io.direction`: `receive`, `transmit` |
+/// | `ews.instance.tasks` | gauge, `{task}` | instance's |
+/// | `ews.instances` | gauge, `{instance}` | `service`, `state` |
+///
+/// An instance's labels are `service`, `revision`, `slot` and `node`. Its id is none of them, and neither are generation and
+/// incarnation: a series stands for a place in a service, whoever fills it, so that restarts make no new series. While two
+/// generations fill one slot side by side, the newer one is measured.
+///
+/// The engine's counters begin anew with each incarnation. Here they go on: what a new incarnation has used is added to what the
+/// one before had when it was last measured. So nothing is lost where it used more in between than the one before ever did,
+/// which a reader could not tell from growth. A collector that is started anew begins at the engine's value, and readers see a
+/// reset as they always do.
 pub struct RuntimeCollector {
     runtime: Arc<dyn Runtime>,
     matching: Selector,
@@ -165,6 +165,15 @@ impl Counter {
 #[expect(clippy::cast_precision_loss, reason = "bytes beyond 2^53 need no exactness")]
 fn float(value: u64) -> f64 {
     value as f64
+}
+
+impl std::fmt::Debug for RuntimeCollector {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RuntimeCollector")
+            .field("name", &self.name)
+            .field("matching", &self.matching)
+            .finish_non_exhaustive()
+    }
 }
 
 #[async_trait]

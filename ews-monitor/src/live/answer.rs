@@ -19,7 +19,7 @@ impl LiveStore {
     ) -> Result<Answer<V>> {
         let all = self.shared.metrics.read().unwrap_or_else(PoisonError::into_inner);
         let Some(metric) = all.get(&query.metric) else {
-            return Ok(Answer { series: Vec::new(), coverage: Coverage::default() });
+            return Ok(Answer::new(Vec::new(), Coverage::default()));
         };
         let metric = metric.lock().unwrap_or_else(PoisonError::into_inner);
         let series = matching(&metric, query, self.shared.config.max_query_series)?;
@@ -41,7 +41,7 @@ fn matching<'a>(metric: &'a Metric, query: &MetricQuery, most: usize) -> Result<
             ));
         }
         let labels = pairs(key).map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
-        found.push(SeriesSamples { labels, samples });
+        found.push(SeriesSamples::new(labels, samples));
     }
     // The store keeps series in no order; an answer that only depends on what is stored needs one.
     found.sort_unstable_by(|a, b| a.labels.cmp(&b.labels));

@@ -19,7 +19,7 @@ pub struct LiveConfig {
     /// commonly set; its own default is none).
     #[serde(with = "ews_core::time::duration")]
     pub out_of_order: Duration,
-    /// How far in the future a sample's time may lie. Default 5 min.
+    /// How far in the future a sample's time may lie, at most a day. Default 5 min: clocks of a fleet that nobody keeps in step.
     #[serde(with = "ews_core::time::duration")]
     pub future: Duration,
     /// The most metrics. Default 1,000.
@@ -52,6 +52,13 @@ impl LiveConfig {
     #[must_use]
     pub fn with_out_of_order(mut self, out_of_order: Duration) -> Self {
         self.out_of_order = out_of_order;
+        self
+    }
+
+    /// Taking samples whose time lies so far in the future.
+    #[must_use]
+    pub fn with_future(mut self, future: Duration) -> Self {
+        self.future = future;
         self
     }
 
@@ -95,11 +102,14 @@ impl LiveConfig {
                 self.retention
             )));
         }
-        if self.out_of_order > self.retention || self.future > day {
+        if self.out_of_order > self.retention {
             return Err(Error::invalid(format!(
-                "`out_of_order` is {:?} and `future` {:?}; accepted: at most `retention` ({:?}) and a day",
-                self.out_of_order, self.future, self.retention
+                "`out_of_order` is {:?}; accepted: at most `retention` ({:?})",
+                self.out_of_order, self.retention
             )));
+        }
+        if self.future > day {
+            return Err(Error::invalid(format!("`future` is {:?}; accepted: at most a day", self.future)));
         }
         for (name, count) in [
             ("max_metrics", self.max_metrics),
@@ -113,7 +123,10 @@ impl LiveConfig {
             }
         }
         if self.max_samples_per_series < 2 {
-            return Err(Error::invalid("`max_samples_per_series` is below 2, which no rate can be made of"));
+            return Err(Error::invalid(format!(
+                "`max_samples_per_series` is {}, of which no rate can be made; accepted: 2 or more",
+                self.max_samples_per_series
+            )));
         }
         Ok(())
     }

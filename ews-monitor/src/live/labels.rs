@@ -1,6 +1,7 @@
 //! A series' labels as one string: sorted, each key and value ended by a control character that neither may hold.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use ews_core::{Error, Lookup, Result};
 
@@ -15,20 +16,31 @@ const AFTER_VALUE: char = '\u{1e}';
 pub(crate) fn key_of<'a>(labels: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<String> {
     let mut sorted: Vec<(&str, &str)> = Vec::with_capacity(8);
     for (key, value) in labels {
-        if key.is_empty() || key.len() > LONGEST || value.len() > LONGEST || sorted.len() == MOST {
-            return Err(Error::invalid(format!(
-                "a label without a key, a key or a value of more than {LONGEST} bytes, or more than {MOST} labels"
-            )));
+        if sorted.len() == MOST {
+            return Err(Error::invalid(format!("more than {MOST} labels; accepted: at most {MOST}")));
         }
         let has_control = |text: &str| text.bytes().any(|byte| byte.is_ascii_control());
-        if has_control(key) || has_control(value) {
-            return Err(Error::invalid("a label holds control characters"));
+        if key.is_empty() || key.len() > LONGEST || has_control(key) {
+            return Err(Error::invalid(format!(
+                "the label's key `{}` can't be one; accepted: 1 to {LONGEST} bytes without control characters",
+                Shown(key)
+            )));
+        }
+        if value.len() > LONGEST || has_control(value) {
+            return Err(Error::invalid(format!(
+                "the value of the label `{}` has {} bytes, or control characters; accepted: at most {LONGEST} bytes without",
+                Shown(key),
+                value.len()
+            )));
         }
         sorted.push((key, value));
     }
     sorted.sort_unstable();
-    if sorted.array_windows().any(|[(before, _), (after, _)]| before == after) {
-        return Err(Error::invalid("a label's key comes twice"));
+    if let Some([(key, _), _]) = sorted.array_windows().find(|[(before, _), (after, _)]| before == after) {
+        return Err(Error::invalid(format!(
+            "the label `{}` comes twice; accepted: each key once",
+            Shown(key)
+        )));
     }
     let mut text = String::with_capacity(sorted.iter().map(|(key, value)| key.len() + value.len() + 2).sum());
     for (key, value) in sorted {
@@ -49,10 +61,20 @@ pub(crate) fn pairs(key: &str) -> impl Iterator<Item = (&str, &str)> {
 pub(crate) fn check_name(name: &str) -> Result<()> {
     if name.is_empty() || name.len() > LONGEST || name.chars().any(char::is_control) {
         return Err(Error::invalid(format!(
-            "the name of a metric is empty, longer than {LONGEST} bytes or holds control characters"
+            "`{}` can't be the name of a metric; accepted: 1 to {LONGEST} bytes without control characters",
+            Shown(name)
         )));
     }
     Ok(())
+}
+
+/// A key or a name in a message: its first 64 characters, escaped.
+struct Shown<'a>(&'a str);
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.chars().take(64).try_for_each(|c| write!(f, "{}", c.escape_debug()))
+    }
 }
 
 /// Such a string, for selectors.

@@ -142,8 +142,10 @@ impl LiveStore {
         value: f64,
     ) -> Result<()> {
         if info.kind == MetricKind::Histogram {
-            return Err(Error::invalid("a number for a histogram; record a distribution")
-                .with_context("metric", &info.name));
+            return Err(Error::invalid(
+                "a number for a histogram; accepted: a distribution, by `record_histogram`",
+            )
+            .with_context("metric", &info.name));
         }
         self.push(info, labels, at, Value::Number(value))
     }
@@ -160,8 +162,10 @@ impl LiveStore {
         value: Histogram,
     ) -> Result<()> {
         if info.kind != MetricKind::Histogram {
-            return Err(Error::invalid("a distribution for what is no histogram; record a number")
-                .with_context("metric", &info.name));
+            return Err(Error::invalid(
+                "a distribution for what is no histogram; accepted: a number, by `record`",
+            )
+            .with_context("metric", &info.name));
         }
         self.push(info, labels, at, Value::Histogram(value))
     }

@@ -192,7 +192,7 @@ impl GatewayBuilder {
         };
         let mut routing = Routing::new();
         // Domains are the table's own; whatever else there is becomes what requests are routed by.
-        let kinds = ObjectKind::ALL.into_iter().filter(|kind| *kind != ObjectKind::Domain);
+        let kinds = ObjectKind::ALL.iter().copied().filter(|kind| *kind != ObjectKind::Domain);
         let stored = || kinds.clone().flat_map(|kind| table.stored(kind, None));
         // A gateway that was built with less than its predecessor can't serve what that one was told.
         stored()

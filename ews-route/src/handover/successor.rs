@@ -353,7 +353,7 @@ impl Successor {
     }
 
     async fn tell_everything(&mut self, core: &Arc<Core>) -> Result<()> {
-        for kind in ObjectKind::ALL {
+        for &kind in ObjectKind::ALL {
             let at_once = if kind == ObjectKind::Domain { DOMAINS } else { OBJECTS };
             let mut after = None;
             loop {

@@ -33,7 +33,7 @@ impl Journal {
             self.clear(begun).await?;
         }
         let mut writer = Writer::new(self);
-        for kind in ObjectKind::ALL {
+        for &kind in ObjectKind::ALL {
             for stored in table.stored(kind, None) {
                 let mut writes = Writes::default();
                 writes.object(
@@ -84,11 +84,8 @@ impl Journal {
 
 fn restore(image: Image, capabilities: CapabilitySet, limits: Limits) -> Result<Table> {
     let Image { generation, objects, changes } = image;
-    let remembered = |(id, digest, applied): (ChangeId, Digest, Applied)| Remembered {
-        id,
-        digest,
-        generation: applied.generation,
-    };
+    let remembered =
+        |(id, digest, applied): (ChangeId, Digest, Applied)| Remembered::new(id, digest, applied.generation);
     let changes = changes.into_iter().map(remembered).collect();
-    Table::restore(TableImage { generation, objects, changes }, capabilities, limits)
+    Table::restore(TableImage::new(generation, objects, changes), capabilities, limits)
 }

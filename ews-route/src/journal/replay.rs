@@ -37,7 +37,7 @@ impl Journal {
                     if !self.keys.is_object(&record.key, &object.reference(), &mut text) {
                         return Err(misplaced(&record.key));
                     }
-                    loader.add(Stored { version, object });
+                    loader.add(Stored::new(version, object));
                 }
                 (None, Some(parts)) => large.push((record.key, Large { version, parts })),
                 _ => return Err(corrupt("a record is no object").with_context("key", &record.key)),
@@ -157,7 +157,7 @@ impl Journal {
                 named.insert(self.keys.part(&Keys::parts(&reference, version), number)?);
             }
             self.state().large.insert(reference, Large { version, parts });
-            loader.add(Stored { version, object });
+            loader.add(Stored::new(version, object));
         }
         let mut left = Vec::new();
         self.each("part", |record| {

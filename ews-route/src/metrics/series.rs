@@ -157,7 +157,7 @@ impl SeriesStore {
         let mut metrics = self.metrics();
         let dropped = metrics.refused;
         let Some(metric) = metrics.known.get_mut(&query.metric) else {
-            return Ok(Answer { series: Vec::new(), coverage: Coverage::new(0, 0, dropped) });
+            return Ok(Answer::new(Vec::new(), Coverage::new(0, 0, dropped)));
         };
         let kind = metric.info.kind;
         let matching = |labels: &SeriesLabels| query.matching.matches(&ByName(labels));

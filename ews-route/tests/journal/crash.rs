@@ -167,7 +167,7 @@ async fn the_record_of_a_blackhole_that_has_ended_goes_with_a_later_change_or_st
     let hole = |host: &str, after: Duration| {
         let target = BlackholeTarget::Domain(DomainName::new(host).unwrap());
         let until = SystemClock.now() + after;
-        Op::Put(Object::Blackhole(Blackhole { target, until }))
+        Op::Put(Object::Blackhole(Blackhole::new(target, until)))
     };
     let soon = Duration::from_millis(1);
     let holes = async || {

@@ -35,14 +35,16 @@ async fn before() -> Arc<MemoryStore> {
         change("3", [put_pool("c"), stage::put_domain("b.example", "r")]),
     ];
     let digest = |change: &Change| Digest::of(&serde_json::to_vec(&change.ops).unwrap());
-    let applied = |change: &Change, generation: u64| Applied {
-        generation,
-        versions: change.ops.iter().map(|op| (op.reference().to_string(), generation)).collect(),
+    let applied = |change: &Change, generation: u64| {
+        Applied::new(
+            generation,
+            change.ops.iter().map(|op| (op.reference().to_string(), generation)).collect(),
+        )
     };
     let mut objects: Vec<Stored> = Vec::new();
     for (change, version) in changes.iter().zip(1..3) {
         objects.extend(change.ops.iter().map(|op| match op {
-            ews_core::balancer::Op::Put(object) => Stored { version, object: object.clone() },
+            ews_core::balancer::Op::Put(object) => Stored::new(version, object.clone()),
             other => panic!("{other:?}"),
         }));
     }

@@ -153,17 +153,17 @@ pub(crate) fn put_routes(name: &str, rules: &[(&str, &str)]) -> Op {
 
 /// What is below this path goes to this pool.
 pub(crate) fn forward(path: &str, to: &str) -> RouteRule {
-    let shares = vec![WeightedPool { pool: pool(to), weight: 1 }];
+    let shares = vec![WeightedPool::new(pool(to), 1)];
     RouteRule::new(PathMatch::Prefix(path.to_owned()), RouteAction::Forward(shares))
 }
 
 pub(crate) fn put_rules(name: &str, rules: Vec<RouteRule>) -> Op {
-    Op::Put(Object::RouteSet(RouteSet { id: RouteSetId::new(name).unwrap(), rules }))
+    Op::Put(Object::RouteSet(RouteSet::new(RouteSetId::new(name).unwrap(), rules)))
 }
 
 pub(crate) fn put_domain(name: &str, routes: &str) -> Op {
     let (name, routes) = (DomainName::new(name).unwrap(), RouteSetId::new(routes).unwrap());
-    Op::Put(Object::Domain(Domain { name, routes, certificate: None, policy: None }))
+    Op::Put(Object::Domain(Domain::new(name, routes)))
 }
 
 /// Waits until it is so.

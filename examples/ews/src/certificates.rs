@@ -11,8 +11,8 @@ use std::path::PathBuf;
 
 use async_trait::async_trait;
 use ews_core::balancer::{
-    Applied, Balancer, BalancerEvent, Certificate, Change, Domain, DomainName, GatewayView, Object,
-    ObjectKind, ObjectQuery, ObjectRef, ObserveQuery, Op, Stored,
+    Applied, Balancer, BalancerEvent, Certificate, Change, DomainName, GatewayView, Object, ObjectKind,
+    ObjectQuery, ObjectRef, ObserveQuery, Op, Stored,
 };
 use ews_core::event::Notice;
 use ews_core::id::CertificateId;
@@ -82,7 +82,7 @@ impl Certified {
                 Object::Domain(domain) if domain.certificate.as_ref().is_none_or(is_ours) => {
                     let certificate = self.of(&domain.name);
                     if certificate != domain.certificate {
-                        ops.push(Op::Put(Object::Domain(Domain { certificate, ..domain })));
+                        ops.push(Op::Put(Object::Domain(domain.with_certificate(certificate))));
                     }
                 }
                 Object::Certificate(certificate)

@@ -206,7 +206,7 @@ fn action(table: &Table, action: &RouteAction, upstreams: &mut usize, before: &m
 /// The share of a pool without endpoints goes to the others.
 fn servers<'a>(table: &'a Table, pools: &[WeightedPool]) -> Vec<(&'a Member, u64)> {
     let mut servers = Vec::new();
-    for WeightedPool { pool, weight: share } in pools.iter().filter(|share| share.weight > 0) {
+    for WeightedPool { pool, weight: share, .. } in pools.iter().filter(|share| share.weight > 0) {
         let serves = |member: &&Member| {
             let is_tcp = member.endpoint.protocol == Protocol::Tcp;
             member.state == MemberState::Active && member.weight > 0 && is_tcp
@@ -262,9 +262,9 @@ mod tests {
         let mut table = Table::new(CapabilitySet::all(), Limits::default());
         let id = RouteSetId::new("s").unwrap();
         let name = DomainName::new("shop.example").unwrap();
-        let domain = Domain { name, routes: id.clone(), certificate: None, policy: None };
+        let domain = Domain::new(name, id.clone());
         let mut ops = more;
-        ops.push(Op::Put(Object::RouteSet(RouteSet { id, rules })));
+        ops.push(Op::Put(Object::RouteSet(RouteSet::new(id, rules))));
         ops.push(Op::Put(Object::Domain(domain)));
         table.apply(&Change::new(ChangeId::new("c").unwrap(), ops)).unwrap();
         table
@@ -322,7 +322,7 @@ mod tests {
             Op::Put(Object::Endpoint(member))
         };
         let pool = |id: &str| Op::Put(Object::Pool(Pool::new(PoolId::new(id).unwrap())));
-        let share = |pool: &str, weight| WeightedPool { pool: PoolId::new(pool).unwrap(), weight };
+        let share = |pool: &str, weight| WeightedPool::new(PoolId::new(pool).unwrap(), weight);
         let forward = RouteAction::Forward(vec![share("a", 9), share("b", 1), share("empty", 5)]);
         let more = vec![
             pool("a"),
@@ -344,9 +344,8 @@ mod tests {
 
     #[test]
     fn what_nginx_can_not_say_is_refused() {
-        let check = |rule: RouteRule| {
-            check(&Object::RouteSet(RouteSet { id: RouteSetId::new("s").unwrap(), rules: vec![rule] }))
-        };
+        let check =
+            |rule: RouteRule| check(&Object::RouteSet(RouteSet::new(RouteSetId::new("s").unwrap(), [rule])));
         let long = || rule(PathMatch::Prefix("/".to_owned()), &"$".repeat(400));
         assert_eq!(check(long()).unwrap_err().kind(), ErrorKind::OutOfResources);
         let mut moved = rule(PathMatch::Prefix("/".to_owned()), "");

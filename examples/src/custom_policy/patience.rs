@@ -39,7 +39,7 @@ impl Policy<FailureSeen, OnFailure> for Patience {
             (OnFailure::Rollback, format!("{done} of {all} are new"))
         };
         let outcome = format!("{decision} after {}: {why}", seen.class);
-        let count = |name: &str, value: f64| Input { name: name.to_owned(), reading: Ok(value), age: None };
+        let count = |name: &str, value: f64| Input::new(name, Ok(value));
         let share = |count: usize| f64::from(u32::try_from(count).unwrap_or(u32::MAX));
         let explained = Explained::new(Policy::<FailureSeen, OnFailure>::name(self), now, decision, outcome)
             .with_input(count("tries", f64::from(seen.tries)))

@@ -110,12 +110,11 @@ impl Policy<ScaleObservation, ScaleDecision> for Staircase {
             outcome,
         );
         if let Ok(value) = reading {
-            let value =
-                Proposal { by: self.signal.clone(), value: self.count(value).to_string(), reason: why };
+            let value = Proposal::new(self.signal.clone(), self.count(value).to_string(), why);
             explained.proposals.push(value);
         }
-        let count = Input { name: "desired".to_owned(), reading: Ok(f64::from(present)), age: None };
-        let input = Input { name: self.signal.clone(), reading, age: None };
+        let count = Input::new("desired", Ok(f64::from(present)));
+        let input = Input::new(self.signal.clone(), reading);
         let state = PolicyState::new(VERSION, &next).unwrap_or_default();
         (explained.with_input(input).with_input(count), state)
     }

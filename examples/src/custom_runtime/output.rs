@@ -93,7 +93,7 @@ impl Output {
     fn push(&self, stream: OutputStream, bytes: Bytes, partial: bool) {
         self.change(|kept| {
             kept.bytes += bytes.len() as u64 + 1;
-            kept.lines.push_back(LogLine { at: super::now(), stream, bytes, partial });
+            kept.lines.push_back(LogLine::new(super::now(), stream, bytes).with_partial(partial));
             while kept.bytes > kept.limit {
                 let Some(dropped) = kept.lines.pop_front() else { break };
                 kept.bytes -= dropped.bytes.len() as u64 + 1;

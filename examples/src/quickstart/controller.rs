@@ -22,12 +22,12 @@ use ews_deploy::release::{
     self, MemberSpec, ReleaseEvent, ReleaseEventKind, ReleaseId, ReleaseRequest, ReleaseSpec,
 };
 use ews_deploy::{
-    Analysis, Batch, Canary, CanaryStep, Condition as Limit, DeployConfig, DeployEvent, DeployParts,
-    DeployRequest, Deployer, EventKind, Hotfix, MetricCheck, Missing, Strategy, Traffic,
+    Analysis, Batch, Canary, CanaryStep, Condition, DeployConfig, DeployEvent, DeployParts, DeployRequest,
+    Deployer, EventKind, Hotfix, MetricCheck, Missing, Strategy, Traffic,
 };
 use ews_monitor::{
-    AlertRule, Alerts, Collection, Condition, LiveConfig, LiveStore, Relay, RuntimeCollector, Transition,
-    prometheus,
+    AlertCondition, AlertRule, Alerts, Collection, LiveConfig, LiveStore, Relay, RuntimeCollector,
+    Transition, prometheus,
 };
 use ews_route::server::Addresses;
 use ews_route::{RemoteBalancer, RemoteConfig};
@@ -99,7 +99,7 @@ async fn run(root: &Path) -> Result<()> {
     .with_scale_in(quick(Direction::scale_in(), Duration::from_secs(3)));
     let autoscaler =
         Autoscaler::new(Arc::new(live.clone()), Arc::new(deployer.clone())).with_service(hello()?, policy)?;
-    let rule = AlertRule::new("busy", query, Condition::Above(BUSY))
+    let rule = AlertRule::new("busy", query, AlertCondition::Above(BUSY))
         .with_clear(BUSY * 0.8)
         .with_for(Duration::from_secs(1))
         .with_interval(Duration::from_millis(500))
@@ -378,7 +378,7 @@ fn canary(root: &Path, version: &str) -> Result<DeployRequest> {
     };
     let of_hello = Selector::equal("service", "hello")?;
     let failed = of_hello.clone().and(&Selector::equal("status_class", "5xx")?);
-    let errors = MetricCheck::new("errors", requests(failed), Limit::AtMost(0.05))
+    let errors = MetricCheck::new("errors", requests(failed), Condition::AtMost(0.05))
         .with_per(requests(of_hello))
         .with_missing(Missing::Zero)
         .with_limits(0, 4, 10);

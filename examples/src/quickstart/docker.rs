@@ -203,7 +203,7 @@ impl Docker {
     /// Nothing of ours is left, once images and networks are removed too.
     pub(super) async fn clean_end(&mut self, report: &mut Report) -> Result<()> {
         report.check("no container is left", self.instances().await?.is_empty());
-        let pruned = self.runtime.prune(&OWNER.parse()?, true).await?;
+        let pruned = self.runtime.prune_with_volumes(&OWNER.parse()?).await?;
         let network = pruned.networks.iter().any(|network| network == "ews-quickstart");
         report.check("the networks were removed", network && pruned.networks.len() == 2);
         let removed = self.store.prune(&ours(OWNER)?).await?;
@@ -221,7 +221,7 @@ impl Docker {
         for instance in self.instances().await? {
             self.runtime.remove(&instance.id, &RemoveOptions::force()).await?;
         }
-        self.runtime.prune(&OWNER.parse()?, true).await?;
+        self.runtime.prune_with_volumes(&OWNER.parse()?).await?;
         self.store.prune(&ours(OWNER)?).await?;
         Ok(())
     }

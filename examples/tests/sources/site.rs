@@ -13,8 +13,8 @@ use ews_core::store::MemoryStore;
 use ews_core::{Digest, ImageRef, Instance, Registry, Result, Runtime, Selector, ServiceSpec, Source};
 use ews_deploy::source::{Artifact, Catalogue, Resolved, SourceRequest, Sources, SourcesConfig};
 use ews_deploy::{DeployConfig, DeployParts, DeployRequest, Deployer, Outcome, Strategy};
-use ews_docker::registry::{Credentials, OciRegistry, OciRegistryConfig};
-use ews_docker::{DockerConfig, DockerImages, DockerRuntime};
+use ews_docker::registry::{OciRegistry, OciRegistryConfig};
+use ews_docker::{Credentials, DockerConfig, DockerImages, DockerRuntime};
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -150,12 +150,12 @@ impl Site {
             })),
         });
         for blob in layers.into_iter().chain([config.into_bytes()]) {
-            let info = BlobInfo { digest: Digest::of(&blob), size: blob.len() as u64 };
+            let info = BlobInfo::new(Digest::of(&blob), blob.len() as u64);
             let bytes = Box::pin(futures_util::stream::iter([Ok(Bytes::from(blob))]));
             self.registry.push_blob(&name, &info, bytes).await.unwrap();
         }
         let media_type = "application/vnd.oci.image.manifest.v1+json".to_owned();
-        let manifest = Manifest { media_type, bytes: manifest.to_string().into() };
+        let manifest = Manifest::new(media_type, manifest.to_string());
         self.registry.push_manifest(&name, &manifest).await.unwrap()
     }
 

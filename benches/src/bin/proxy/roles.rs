@@ -121,17 +121,17 @@ fn objects(upstream: SocketAddr, domains: usize) -> Vec<Op> {
     let endpoint = Endpoint { key, address: upstream, protocol: Protocol::Tcp, scope: Scope::Loopback };
     let rule = RouteRule::new(
         PathMatch::Prefix("/".to_owned()),
-        RouteAction::Forward(vec![WeightedPool { pool: id.clone(), weight: 1 }]),
+        RouteAction::Forward(vec![WeightedPool::new(id.clone(), 1)]),
     );
     let certificate = CertificateId::new("bench").unwrap();
     let domain = |name: &str| {
         let (name, certificate) = (DomainName::new(name).unwrap(), Some(certificate.clone()));
-        Object::Domain(Domain { name, routes: routes.clone(), certificate, policy: None })
+        Object::Domain(Domain::new(name, routes.clone()).with_certificate(certificate))
     };
     let first = [
         Object::Pool(pool),
         Object::Endpoint(Member::new(id, endpoint)),
-        Object::RouteSet(RouteSet { id: routes.clone(), rules: vec![rule] }),
+        Object::RouteSet(RouteSet::new(routes.clone(), [rule])),
         Object::Certificate(Certificate::new(
             certificate.clone(),
             "chain".parse().unwrap(),

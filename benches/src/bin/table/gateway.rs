@@ -112,11 +112,10 @@ pub(crate) fn load(folder: &Path, count: usize) -> Loaded {
     run(async move {
         let store = open(&folder).await;
         let gateway = start(&store).await;
-        let share = WeightedPool { pool: pool().id, weight: 1 };
+        let share = WeightedPool::new(pool().id, 1);
         let rule = RouteRule::new(PathMatch::Prefix("/".to_owned()), RouteAction::Forward(vec![share]));
-        let sets = (0..SETS).map(|number| {
-            Op::Put(Object::RouteSet(RouteSet { id: names::set(number), rules: vec![rule.clone()] }))
-        });
+        let sets = (0..SETS)
+            .map(|number| Op::Put(Object::RouteSet(RouteSet::new(names::set(number), [rule.clone()]))));
         let first = std::iter::once(Op::Put(Object::Pool(pool()))).chain(sets).collect();
         gateway.apply(&change("first".to_owned(), first)).await.unwrap();
         let (before, begun) = (resident(), Instant::now());

@@ -15,12 +15,12 @@ const TURN: usize = 20_000;
 pub(crate) fn measure(bench: &mut Bench, count: usize) {
     let mut loader = TableLoader::new(CapabilitySet::all(), Limits::default());
     for number in 0..SETS {
-        let set = RouteSet { id: names::set(number), rules: Vec::new() };
-        loader.add(Stored { version: 1, object: Object::RouteSet(set) });
+        let set = RouteSet::new(names::set(number), []);
+        loader.add(Stored::new(1, Object::RouteSet(set)));
     }
     let mut plain = HashMap::new();
     for number in 0..count {
-        loader.add(Stored { version: 1, object: Object::Domain(names::domain(number, number)) });
+        loader.add(Stored::new(1, Object::Domain(names::domain(number, number))));
         plain.insert(names::name(number), u32::try_from(number).unwrap());
     }
     let table = loader.finish(1, []).unwrap();

@@ -36,5 +36,5 @@ pub(crate) fn set(number: usize) -> RouteSetId {
 
 pub(crate) fn domain(number: usize, set_number: usize) -> Domain {
     let name = DomainName::new(&name(number)).unwrap();
-    Domain { name, routes: set(set_number), certificate: None, policy: None }
+    Domain::new(name, set(set_number))
 }

@@ -36,6 +36,7 @@ use crate::id::{CertificateId, RouteSetId, TrafficPolicyId};
 
 /// What a domain points to. Domains that point to the same share one.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct Site {
     /// Its routes.
     pub routes: RouteSetId,
@@ -73,8 +74,8 @@ impl Site {
 ///
 /// let routes = RouteSetId::new("shop")?;
 /// let name = DomainName::new("*.shop.example")?;
-/// let domain = Domain { name, routes: routes.clone(), certificate: None, policy: None };
-/// let ops = [Object::RouteSet(RouteSet { id: routes.clone(), rules: Vec::new() }), Object::Domain(domain)];
+/// let domain = Domain::new(name, routes.clone());
+/// let ops = [Object::RouteSet(RouteSet::new(routes.clone(), [])), Object::Domain(domain)];
 /// let mut table = Table::new(CapabilitySet::all(), Limits::default());
 /// let before = table.domains().clone();
 /// table.apply(&Change::new(ChangeId::new("first")?, ops.map(Op::Put)))?;

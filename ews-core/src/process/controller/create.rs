@@ -118,7 +118,7 @@ impl Controller {
                     "this runtime was given no way to resolve secrets",
                 ));
             };
-            let value = tokio::time::timeout(self.config.call, secrets.resolve(reference)).await;
+            let value = tokio::time::timeout(self.config.call_limit, secrets.resolve(reference)).await;
             let late = |_| {
                 Error::new(ErrorKind::Timeout, "a secret was not resolved in time")
                     .with_context("secret", reference)

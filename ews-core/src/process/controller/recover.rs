@@ -105,7 +105,7 @@ impl Controller {
                 return self.without_shim(id, entry, &paths, run).await;
             }
             // It lives, or is being started.
-            match client::ask(&paths.socket, &Ask::Watch, self.config.call.min(CREATION_GRACE)).await {
+            match client::ask(&paths.socket, &Ask::Watch, self.config.call_limit.min(CREATION_GRACE)).await {
                 Ok(session) => {
                     let state =
                         if session.stopping { InstanceState::Stopping } else { InstanceState::Running };

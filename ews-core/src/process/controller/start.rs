@@ -112,7 +112,7 @@ impl Controller {
 
     /// The lock that a living shim has: the last one may take a moment to end after it has told how its program did.
     pub(super) async fn lock(&self, paths: &InstancePaths) -> Result<std::fs::File> {
-        let until = tokio::time::Instant::now() + self.config.call;
+        let until = tokio::time::Instant::now() + self.config.call_limit;
         loop {
             if let Some(lock) = try_lock(&paths.lock())? {
                 return Ok(lock);
@@ -194,7 +194,7 @@ impl Controller {
         paths: &InstancePaths,
         plan: &Plan,
     ) -> Result<(Connection, Orphan)> {
-        let until = tokio::time::Instant::now() + self.config.call;
+        let until = tokio::time::Instant::now() + self.config.call_limit;
         loop {
             let (ours, theirs) = ipc::pair().map_err(|error| {
                 io_error("the shim could not be connected to", error).with_context("instance", id)
@@ -246,7 +246,7 @@ impl Controller {
             let answer = session.reader.next::<Tell>().await?;
             Ok((session, answer))
         };
-        match in_time(self.config.call, told).await {
+        match in_time(self.config.call_limit, told).await {
             Ok((session, Some(Frame::Words(Tell::Started { at, .. })))) => {
                 Ok(Launched::Started { session: Box::new(session), at, shim })
             }

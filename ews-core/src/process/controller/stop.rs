@@ -66,7 +66,7 @@ impl Controller {
 
     /// Asks the shim to end its program. A shim that breaks off is one that ends, where its end is told soon.
     async fn ask_to_stop(&self, id: &InstanceId, of: Incarnation, socket: &Path, ask: &Ask) -> Result<()> {
-        match client::done(socket, ask, self.config.call).await {
+        match client::done(socket, ask, self.config.call_limit).await {
             Ok(()) => {
                 self.change(id, |entry| {
                     if entry.instance.state == InstanceState::Running {
@@ -206,7 +206,7 @@ impl Controller {
         }
         let socket = self.root.instance(id).socket;
         let ask = Ask::Signal { number: signal.number() };
-        match client::done(&socket, &ask, self.config.call).await {
+        match client::done(&socket, &ask, self.config.call_limit).await {
             Ok(()) => Ok(()),
             Err(Silence::Nobody) => Err(not_running(id)),
             Err(Silence::Broken(_)) if self.get(id).is_ok_and(|instance| instance.state.is_ended()) => {

@@ -230,7 +230,7 @@ pub(super) async fn look(
         let run = paths.run();
         let run = blocking(move || record::read::<RunRecord>(&run)).await?;
         let at = run.as_ref().map_or_else(now, |run| run.started_at);
-        return match client::ask(&paths.socket, &Ask::Watch, controller.config.call.min(DYING)).await {
+        return match client::ask(&paths.socket, &Ask::Watch, controller.config.call_limit.min(DYING)).await {
             Ok(session) if session.incarnation == incarnation => Ok(Look::Lives(Box::new(session), at)),
             Ok(_) => Ok(Look::Silent),
             Err(silence) => {

@@ -98,7 +98,7 @@ impl Rules {
         for (index, ulimit) in spec.ulimits.iter().enumerate() {
             let at = at.index(index);
             if !Ulimit::NAMES.contains(&ulimit.name.as_str()) {
-                let near = did_you_mean(&ulimit.name, &Ulimit::NAMES);
+                let near = did_you_mean(&ulimit.name, Ulimit::NAMES);
                 let message = format!(
                     "\"{}\" is no limit that Linux has{near}; accepted: {}",
                     Shown(&ulimit.name),
@@ -169,7 +169,7 @@ impl Rules {
                 let known = capability == "ALL" || Security::CAPABILITIES.contains(&capability.as_str());
                 if !known {
                     let bare = capability.strip_prefix("CAP_").unwrap_or(capability);
-                    let near = did_you_mean(bare, &Security::CAPABILITIES);
+                    let near = did_you_mean(bare, Security::CAPABILITIES);
                     let message = format!(
                         "\"{}\" is no capability that Linux has{near}; accepted: \"ALL\", or one of Linux's names, such as \"NET_ADMIN\"",
                         Shown(capability)

@@ -3,12 +3,6 @@
 //! - [`rows`] keeps the rows in redb's tables, and opens the database again after the disk failed.
 //! - [`storage`] is the file underneath: its lock, and what its errors mean.
 //! - [`format`](mod@format) says which version of the tables this is, and migrates older ones.
-//!
-//! # How it fails and recovers
-//! redb writes copies and switches to them with checksums, so a crash, a torn or a lost write leaves the last commit that
-//! was synced; an acknowledged transaction was. After an error of the disk, such as no space, the database is opened again
-//! at the next call and goes on from the last commit. Only where *syncing* failed it stays closed: what the system then
-//! keeps in memory may not be what is on the disk, and only an operator can tell.
 
 mod format;
 mod rows;
@@ -84,6 +78,12 @@ impl RedbConfig {
 /// Dropping the store does so too, though at a time of its own, and the thread that drops the last of it waits for the disk.
 ///
 /// The file keeps the space that it once took; a backup restored into a new file is as small as its records.
+///
+/// # How it fails and recovers
+/// redb writes copies and switches to them with checksums, so a crash, a torn or a lost write leaves the last commit that
+/// was synced; an acknowledged transaction was. After an error of the disk, such as no space, the database is opened again
+/// at the next call and goes on from the last commit. Only where *syncing* failed it stays closed: what the system then
+/// keeps in memory may not be what is on the disk, and only an operator can tell.
 ///
 /// ```
 /// use ews_core::store::{Expect, Key, RedbConfig, RedbStore, StoreExt};

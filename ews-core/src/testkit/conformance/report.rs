@@ -66,6 +66,7 @@ pub enum Verdict {
 
 /// One case and how it ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Outcome {
     /// The number of the behaviour in the list that the suite stands on, where it has one.
     pub number: Option<u16>,
@@ -77,6 +78,7 @@ pub struct Outcome {
 
 /// What a suite found. Its [`Display`](fmt::Display) is a table with one line per case and a line of counts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Report {
     /// Which suite, and on what, such as `store (redb)`.
     pub suite: Cow<'static, str>,

@@ -155,6 +155,12 @@ pub struct Faults {
     released: watch::Sender<u64>,
 }
 
+impl fmt::Debug for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Faults").finish_non_exhaustive()
+    }
+}
+
 struct Inner {
     rules: Vec<FaultRule>,
     random: u64,

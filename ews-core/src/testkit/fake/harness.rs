@@ -29,6 +29,12 @@ pub struct FakeHarness {
     log: LogCapture,
 }
 
+impl std::fmt::Debug for FakeHarness {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FakeHarness").finish_non_exhaustive()
+    }
+}
+
 impl FakeHarness {
     /// An engine of this kind, with a source of secrets for the suite. Its log is captured while `log`'s subscriber is set.
     pub fn new(config: FakeConfig, log: LogCapture) -> Self {

@@ -250,7 +250,7 @@ async fn describe(args: &[&str], cx: &Context) -> End {
     for arg in args {
         cx.out(format!("arg={}\n", hex(arg))).await;
     }
-    for name in Workload::ENV {
+    for &name in Workload::ENV {
         if let Some(value) = cx.env.get(name) {
             cx.out(format!("env {name}={}\n", hex(value))).await;
         }

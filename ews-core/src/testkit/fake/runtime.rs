@@ -39,6 +39,12 @@ pub struct FakeRuntime {
     killed: watch::Sender<bool>,
 }
 
+impl std::fmt::Debug for FakeRuntime {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FakeRuntime").finish_non_exhaustive()
+    }
+}
+
 impl FakeRuntime {
     /// A new handle, as a controller gets when it starts.
     pub fn connect(engine: &FakeEngine) -> Self {

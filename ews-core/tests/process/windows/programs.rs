@@ -163,7 +163,7 @@ fn describe(arguments: &[&str]) {
     for argument in arguments {
         println!("arg={}", hex(argument));
     }
-    for name in Workload::ENV {
+    for &name in Workload::ENV {
         if let Ok(value) = std::env::var(name) {
             println!("env {name}={}", hex(&value));
         }

@@ -89,11 +89,10 @@ impl UploadLimits {
 
     /// As the reader of the tar format wants them.
     pub(in crate::source) fn of_tar(&self) -> ews_core::archive::Limits {
-        ews_core::archive::Limits {
-            bytes: self.unpacked,
-            entries: self.entries,
-            path: self.name,
-            depth: self.depth,
-        }
+        ews_core::archive::Limits::default()
+            .with_bytes(self.unpacked)
+            .with_entries(self.entries)
+            .with_path(self.name)
+            .with_depth(self.depth)
     }
 }

@@ -224,7 +224,7 @@ pub(in crate::source) fn write(
         "config": {"mediaType": config_kind, "digest": Digest::of(&config), "size": config.len()},
         "layers": layers,
     });
-    let manifest = Manifest { media_type: kind.to_owned(), bytes: json(&manifest)?.into() };
+    let manifest = Manifest::new(kind, json(&manifest)?);
     Ok(Written { config, manifest, platform: base.platform.clone(), variant: base.variant.clone() })
 }
 
@@ -251,7 +251,7 @@ pub(in crate::source) fn write_index(images: &[Written], docker: bool) -> Result
         .collect();
     let kind = if docker { DOCKER_LIST } else { OCI_INDEX };
     let index = serde_json::json!({"schemaVersion": 2, "mediaType": kind, "manifests": entries});
-    Ok(Manifest { media_type: kind.to_owned(), bytes: json(&index)?.into() })
+    Ok(Manifest::new(kind, json(&index)?))
 }
 
 fn json(value: &Value) -> Result<Vec<u8>> {

@@ -52,7 +52,7 @@ pub(in crate::source) async fn bring_layers(
         } else {
             let size = layer.get("size").and_then(Value::as_u64).unwrap_or_default();
             let bytes = registry.open_blob(&from.name, &digest, 0).await?;
-            registry.push_blob(to, &BlobInfo { digest, size }, bytes).await?;
+            registry.push_blob(to, &BlobInfo::new(digest, size), bytes).await?;
             moved.copied += size;
         }
     }
@@ -70,7 +70,7 @@ pub(in crate::source) async fn push_layer(
         moved.found += 1;
         return Ok(());
     }
-    let info = BlobInfo { digest: layer.digest, size: layer.file.size() };
+    let info = BlobInfo::new(layer.digest, layer.file.size());
     registry.push_blob(to, &info, scratch::stream(Arc::clone(&layer.file))).await?;
     moved.uploaded += info.size;
     Ok(())
@@ -85,7 +85,7 @@ pub(in crate::source) async fn finish(
     moved: &mut Moved,
 ) -> Result<Digest> {
     for image in images {
-        let info = BlobInfo { digest: Digest::of(&image.config), size: image.config.len() as u64 };
+        let info = BlobInfo::new(Digest::of(&image.config), image.config.len() as u64);
         if registry.blob_size(to, &info.digest).await?.is_none() {
             let bytes = bytes::Bytes::from(image.config.clone());
             registry.push_blob(to, &info, Box::pin(stream::iter([Ok(bytes)]))).await?;

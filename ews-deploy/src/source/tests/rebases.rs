@@ -81,7 +81,7 @@ async fn changed(stage: &Stage, resolved: &Resolved, change: impl Fn(&mut Value,
         let digest = oci::image::digest_of(layer).unwrap();
         stage.registry.mount_blob(&name, &digest, &target("shop/site")).await.unwrap();
     }
-    let info = BlobInfo { digest: Digest::of(config.as_bytes()), size: config.len() as u64 };
+    let info = BlobInfo::new(Digest::of(config.as_bytes()), config.len() as u64);
     let bytes = Box::pin(futures_util::stream::iter([Ok(config.clone().into())]));
     stage.registry.push_blob(&name, &info, bytes).await.unwrap();
     let kind = "application/vnd.oci.image.manifest.v1+json";
@@ -89,7 +89,7 @@ async fn changed(stage: &Stage, resolved: &Resolved, change: impl Fn(&mut Value,
         "schemaVersion": 2, "mediaType": kind, "layers": layers,
         "config": {"mediaType": "x", "digest": info.digest, "size": info.size},
     });
-    let manifest = Manifest { media_type: kind.to_owned(), bytes: manifest.to_string().into() };
+    let manifest = Manifest::new(kind, manifest.to_string());
     stage.registry.push_manifest(&name, &manifest).await.unwrap();
     name
 }

@@ -151,11 +151,11 @@ impl Stage {
     }
 
     fn manifest(&self, kind: &str, document: &Value) -> Manifest {
-        Manifest { media_type: kind.to_owned(), bytes: document.to_string().into() }
+        Manifest::new(kind, document.to_string())
     }
 
     async fn blob(&self, name: &ImageRef, bytes: &[u8]) {
-        let info = BlobInfo { digest: Digest::of(bytes), size: bytes.len() as u64 };
+        let info = BlobInfo::new(Digest::of(bytes), bytes.len() as u64);
         let stream = Box::pin(futures_util::stream::iter([Ok(Bytes::copy_from_slice(bytes))]));
         self.registry.push_blob(name, &info, stream).await.unwrap();
     }

@@ -42,7 +42,7 @@ impl Shared {
         }
         let half = || RandomState::new().build_hasher().finish();
         let id = format!("{:016x}{:016x}", half(), half());
-        let (credentials, deadline) = (self.credentials.clone(), self.engine.config().call);
+        let (credentials, deadline) = (self.credentials.clone(), self.engine.config().call_limit);
         let answers = Answers { secrets, credentials, deadline };
         let session = Session::open(&self.engine, OPERATION, id, answers).await?;
         Ok((call.query("version", "2").query("session", &session.id), Some(session)))
@@ -63,7 +63,7 @@ impl Shared {
                 ),
             ));
         };
-        let deadline = self.engine.config().call;
+        let deadline = self.engine.config().call_limit;
         timeout(deadline, resolver.resolve(secret)).await.unwrap_or_else(|_| {
             Err(Error::new(ErrorKind::Timeout, format!("the secret {secret} did not come in {deadline:?}")))
         })

@@ -23,7 +23,8 @@ use tokio::io::AsyncReadExt as _;
 
 use super::message::{field, frame, put, unframe};
 use crate::client::{Call, Engine, Hijacked, Subject};
-use crate::images::credentials::{self, Credential, PullCredentials};
+use crate::credentials::{Credential, Credentials};
+use crate::images::credentials;
 
 const HEALTH: &str = "/grpc.health.v1.Health/Check";
 const SECRET: &str = "/moby.buildkit.secrets.v1.Secrets/GetSecret";
@@ -44,7 +45,7 @@ enum Status {
 /// What a builder may be told.
 pub(in crate::images) struct Answers {
     pub(super) secrets: BTreeMap<String, SecretValue>,
-    pub(super) credentials: Arc<dyn PullCredentials>,
+    pub(super) credentials: Credentials,
     /// The longest that a credential may take.
     pub(super) deadline: Duration,
 }
@@ -157,7 +158,7 @@ impl Answers {
         };
         Ok(match credentials::ask(&self.credentials, registry, self.deadline).await? {
             None => (String::new(), Vec::new()),
-            Some(Credential::Password { username, password }) => (username, password.expose().to_vec()),
+            Some(Credential::Password { user, password }) => (user, password.expose().to_vec()),
             Some(Credential::IdentityToken(token)) => (String::new(), token.expose().to_vec()),
         })
     }
@@ -166,15 +167,15 @@ impl Answers {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::images::Anonymous;
+    use crate::credentials::CredentialSource;
     use async_trait::async_trait;
     use ews_core::{Error, ErrorKind};
 
     struct Hub;
 
     #[async_trait]
-    impl PullCredentials for Hub {
-        async fn for_registry(&self, registry: &str) -> Result<Option<Credential>> {
+    impl CredentialSource for Hub {
+        async fn find(&self, registry: &str) -> Result<Option<Credential>> {
             match registry {
                 "docker.io" => Ok(Some(Credential::password("me", SecretValue::new("it")?))),
                 "token.example" => Ok(Some(Credential::identity_token(SecretValue::new("t")?))),
@@ -184,7 +185,7 @@ mod tests {
         }
     }
 
-    fn answers(credentials: Arc<dyn PullCredentials>) -> Answers {
+    fn answers(credentials: Credentials) -> Answers {
         let secrets = [("token".to_owned(), SecretValue::new("hunter2").unwrap())].into();
         Answers { secrets, credentials, deadline: Duration::from_secs(5) }
     }
@@ -197,7 +198,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_builder_is_told_what_it_may_know() {
-        let answers = answers(Arc::new(Anonymous));
+        let answers = answers(Credentials::anonymous());
         let (status, message) = answers.answer(SECRET, &named("token")).await;
         assert_eq!((status, field(&message, 1).unwrap().bytes()), (Status::Ok, Some(&b"hunter2"[..])));
         assert_eq!(answers.answer(SECRET, &named("other")).await, (Status::NotFound, Vec::new()));
@@ -208,7 +209,7 @@ mod tests {
 
     #[tokio::test]
     async fn credentials_are_asked_for_by_the_registrys_own_name() {
-        let answers = answers(Arc::new(Hub));
+        let answers = answers(Credentials::anonymous().or(Hub));
         for (host, status, user, secret) in [
             ("registry-1.docker.io", Status::Ok, "me", "it"),
             ("token.example", Status::Ok, "", "t"),

@@ -71,7 +71,7 @@ impl Shared {
                 .query("pause", if spec.pause { "1" } else { "0" })
                 .json(&serde_json::json!({}))?
                 // It reads and packs whatever the program wrote.
-                .within(self.engine.config().work.max(self.engine.config().idle));
+                .within(self.engine.config().work_limit.max(self.engine.config().idle_limit));
             self.engine.unit(call).await?;
             self.rewrite(&whole, &name, &container, &base, spec).await
         };
@@ -115,8 +115,8 @@ impl Shared {
             tracing::debug!(%error, "the engine does not take a config alone: its layers are moved");
             let call = Call::get(OPERATION, Subject::Image, &["images", "get"])
                 .query("names", quarantine)
-                .within(self.engine.config().idle);
-            let saved = self.engine.flow(call, Some(self.engine.config().idle)).await?.1;
+                .within(self.engine.config().idle_limit);
+            let saved = self.engine.flow(call, Some(self.engine.config().idle_limit)).await?.1;
             self.loaded(OPERATION, swapped.over(saved)).await?;
             self.check(name, id, &wanted).await?;
         }
@@ -138,7 +138,7 @@ impl Shared {
         let call = Call::new(Method::DELETE, OPERATION, Subject::Image, &["images", name])
             .query("force", "1")
             .query("noprune", "1")
-            .within(self.engine.config().work);
+            .within(self.engine.config().work_limit);
         match self.engine.unit(call).await {
             Err(error) if error.kind() != ErrorKind::ImageMissing => Err(error),
             _ => Ok(()),

@@ -1,14 +1,4 @@
 //! A directory as a build context: a tar archive by Docker's own rules.
-//!
-//! What `.dockerignore` (or better `<Dockerfile>.dockerignore`, where there is one) excludes is left out, by the rules of [`ignore`], which
-//! are not those of `.gitignore`. The Dockerfile and the ignore file are always sent: a builder needs them, and honours what is said of
-//! them itself. Entries come in the order of their names, belong to root, and keep their mode and their time in whole seconds, since
-//! `COPY` puts both into the image and programs compare times; so one state of a directory gives one archive, byte by byte.
-//!
-//! Links stay links and nothing is read through one: a file that is another when it is opened than when it was found is an error. Sockets
-//! are left out, as Docker does; devices are refused. Hard links become files of their own. Extended attributes are not kept.
-//!
-//! The archive is written while it is read, with bounded memory: pieces of 64 KiB, and the names of the directories on the way down.
 
 mod ignore;
 mod walk;
@@ -58,8 +48,17 @@ impl ContextLimits {
     }
 }
 
-/// A directory as a build context, within the default [`ContextLimits`]. `dockerfile` is its path within the directory. See the
-/// [module](self) for what is in it.
+/// A directory as a build context, within the default [`ContextLimits`]. `dockerfile` is its path within the directory.
+///
+/// What `.dockerignore` (or better `<Dockerfile>.dockerignore`, where there is one) excludes is left out, by Docker's own rules, which
+/// are not those of `.gitignore`. The Dockerfile and the ignore file are always sent: a builder needs them, and honours what is said of
+/// them itself. Entries come in the order of their names, belong to root, and keep their mode and their time in whole seconds, since
+/// `COPY` puts both into the image and programs compare times; so one state of a directory gives one archive, byte by byte.
+///
+/// Links stay links and nothing is read through one: a file that is another when it is opened than when it was found is an error. Sockets
+/// are left out, as Docker does; devices are refused. Hard links become files of their own. Extended attributes are not kept.
+///
+/// The archive is written while it is read, with bounded memory: pieces of 64 KiB, and the names of the directories on the way down.
 ///
 /// The ignore file is read at once, the rest while the stream is read.
 ///

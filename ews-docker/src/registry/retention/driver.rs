@@ -186,7 +186,7 @@ mod tests {
     use oci_client::manifest::{OCI_IMAGE_INDEX_MEDIA_TYPE, OCI_IMAGE_MEDIA_TYPE};
     use serde_json::json;
 
-    use super::super::plan::Reason;
+    use super::super::plan::KeepReason;
     use super::*;
 
     struct Bench {
@@ -201,7 +201,7 @@ mod tests {
 
         async fn image(&self, tag: Option<&str>, day: u32, subject: Option<Digest>) -> Digest {
             let config = format!(r#"{{"created":"2026-01-{day:02}T00:00:00Z"}}"#);
-            let blob = BlobInfo { digest: Digest::of(config.as_bytes()), size: config.len() as u64 };
+            let blob = BlobInfo::new(Digest::of(config.as_bytes()), config.len() as u64);
             let bytes = config.clone().into_bytes();
             let stream = Box::pin(futures_util::stream::iter([Ok(bytes.into())]));
             self.registry.push_blob(&self.name, &blob, stream).await.unwrap();
@@ -221,7 +221,7 @@ mod tests {
         }
 
         async fn push(&self, tag: Option<&str>, media_type: &str, document: &serde_json::Value) -> Digest {
-            let manifest = Manifest { media_type: media_type.to_owned(), bytes: document.to_string().into() };
+            let manifest = Manifest::new(media_type, document.to_string());
             let name = match tag {
                 Some(tag) => self.name.clone().with_tag(tag).unwrap(),
                 None => self.name.clone().with_digest(manifest.digest()),
@@ -258,12 +258,12 @@ mod tests {
 
         let rules = Rules::default().with_kept([running]).with_pinned("moved").with_last(2);
         let plan = bench.plan(&rules).await;
-        assert!(plan.keep[&new].contains(&Reason::Recent(2)), "{plan}");
-        assert_eq!(plan.keep[&fallback], BTreeSet::from([Reason::About(new)]));
-        assert_eq!(plan.keep[&needed], BTreeSet::from([Reason::ChildOf(running)]));
+        assert!(plan.keep[&new].contains(&KeepReason::Recent(2)), "{plan}");
+        assert_eq!(plan.keep[&fallback], BTreeSet::from([KeepReason::About(new)]));
+        assert_eq!(plan.keep[&needed], BTreeSet::from([KeepReason::ChildOf(running)]));
         assert!(plan.keep.contains_key(&signature) && !plan.keep.contains_key(&bare));
-        assert_eq!(plan.keep[&signed], BTreeSet::from([Reason::Untagged]));
-        assert_eq!(plan.keep[&said], BTreeSet::from([Reason::About(signed)]));
+        assert_eq!(plan.keep[&signed], BTreeSet::from([KeepReason::Untagged]));
+        assert_eq!(plan.keep[&said], BTreeSet::from([KeepReason::About(signed)]));
         let gone: BTreeSet<Digest> = plan.delete.iter().map(|deletion| deletion.digest).collect();
         assert_eq!(gone, BTreeSet::from([old, index, child]));
 

@@ -32,4 +32,4 @@ mod driver;
 mod plan;
 
 pub use driver::{Applied, apply, read};
-pub use plan::{Contents, Deletion, Item, Plan, Reason, Rules, Why, plan};
+pub use plan::{Contents, DeleteReason, Deletion, Item, KeepReason, Plan, Rules, plan};

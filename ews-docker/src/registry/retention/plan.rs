@@ -8,11 +8,22 @@ use serde::{Deserialize, Serialize};
 
 /// What a repository holds, as far as it can be seen.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub struct Contents {
     /// What each tag stands for.
     pub tags: BTreeMap<String, Digest>,
     /// The manifests and indexes. What an item refers to may be missing here: then the repository lacks it.
     pub manifests: BTreeMap<Digest, Item>,
+}
+
+impl Contents {
+    /// These tags and these manifests and indexes.
+    pub fn new(
+        tags: impl IntoIterator<Item = (String, Digest)>,
+        manifests: impl IntoIterator<Item = (Digest, Item)>,
+    ) -> Self {
+        Self { tags: tags.into_iter().collect(), manifests: manifests.into_iter().collect() }
+    }
 }
 
 /// A manifest or an index.
@@ -135,7 +146,7 @@ impl Rules {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
-pub enum Reason {
+pub enum KeepReason {
     /// It is named in [`Rules::keep`].
     Named,
     /// This tag on it is pinned.
@@ -156,7 +167,7 @@ pub enum Reason {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
-pub enum Why {
+pub enum DeleteReason {
     /// No rule keeps it.
     Unkept,
     /// It was a part of this, which goes.
@@ -174,7 +185,7 @@ pub struct Deletion {
     /// The tags on it.
     pub tags: Vec<String>,
     /// Why.
-    pub why: Why,
+    pub why: DeleteReason,
 }
 
 /// What goes, in the order in which it goes, and what stays and why. Its [`Display`](fmt::Display) has a line for each.
@@ -185,7 +196,7 @@ pub struct Plan {
     /// with missing children.
     pub delete: Vec<Deletion>,
     /// What stays, with every reason.
-    pub keep: BTreeMap<Digest, BTreeSet<Reason>>,
+    pub keep: BTreeMap<Digest, BTreeSet<KeepReason>>,
 }
 
 /// Decides what may go. See the [module](super) for the rules.
@@ -275,36 +286,36 @@ impl<'a> Graph<'a> {
         item.created.or_else(|| item.children.iter().filter_map(of_child).max())
     }
 
-    fn kept(&self, rules: &Rules) -> BTreeMap<Digest, BTreeSet<Reason>> {
-        let mut found: BTreeMap<Digest, BTreeSet<Reason>> = BTreeMap::new();
-        let mut keep = |digest: Digest, reason: Reason| {
+    fn kept(&self, rules: &Rules) -> BTreeMap<Digest, BTreeSet<KeepReason>> {
+        let mut found: BTreeMap<Digest, BTreeSet<KeepReason>> = BTreeMap::new();
+        let mut keep = |digest: Digest, reason: KeepReason| {
             found.entry(digest).or_default().insert(reason);
         };
         let mut aged = Vec::new();
         for (digest, item) in &self.contents.manifests {
             let tags = self.tags(*digest);
             if rules.keep.contains(digest) {
-                keep(*digest, Reason::Named);
+                keep(*digest, KeepReason::Named);
             }
             for tag in tags.iter().filter(|tag| rules.pins(tag)) {
-                keep(*digest, Reason::Pinned((*tag).to_owned()));
+                keep(*digest, KeepReason::Pinned((*tag).to_owned()));
             }
             if rules.last > 0 && tags.iter().any(|tag| spoken_of(tag).is_none()) {
                 match self.created(item) {
                     Some(created) => aged.push((created, *digest)),
-                    None => keep(*digest, Reason::AgeUnknown),
+                    None => keep(*digest, KeepReason::AgeUnknown),
                 }
             }
             let belongs = self.parents.contains_key(digest) || self.subjects.contains_key(digest);
             if !rules.untagged && tags.is_empty() && !belongs {
-                keep(*digest, Reason::Untagged);
+                keep(*digest, KeepReason::Untagged);
             }
         }
         aged.sort_by(|(one, a), (other, b)| other.cmp(one).then(a.cmp(b)));
         let oldest = rules.last.checked_sub(1).and_then(|last| aged.get(last)).map(|(created, _)| *created);
         for (place, (created, digest)) in aged.into_iter().enumerate() {
             if place < rules.last || Some(created) == oldest {
-                keep(digest, Reason::Recent(place + 1));
+                keep(digest, KeepReason::Recent(place + 1));
             }
         }
         self.close(&mut found);
@@ -312,14 +323,18 @@ impl<'a> Graph<'a> {
     }
 
     /// Adds what the kept ones need and what is said about them, until nothing is added.
-    fn close(&self, kept: &mut BTreeMap<Digest, BTreeSet<Reason>>) {
+    fn close(&self, kept: &mut BTreeMap<Digest, BTreeSet<KeepReason>>) {
         let mut open: Vec<Digest> = kept.keys().copied().collect();
         while let Some(digest) = open.pop() {
             let children =
                 self.contents.manifests.get(&digest).map(|item| item.children.as_slice()).unwrap_or_default();
-            let needed = children.iter().map(|child| (*child, Reason::ChildOf(digest)));
-            let said =
-                self.referrers.get(&digest).into_iter().flatten().map(|said| (*said, Reason::About(digest)));
+            let needed = children.iter().map(|child| (*child, KeepReason::ChildOf(digest)));
+            let said = self
+                .referrers
+                .get(&digest)
+                .into_iter()
+                .flatten()
+                .map(|said| (*said, KeepReason::About(digest)));
             for (next, reason) in needed.chain(said) {
                 if !self.contents.manifests.contains_key(&next) {
                     continue;
@@ -381,9 +396,9 @@ impl<'a> Graph<'a> {
         let parent = self.parents.get(&digest).into_iter().flatten().copied().next();
         let tags: Vec<String> = self.tags(digest).iter().map(|tag| (*tag).to_owned()).collect();
         let why = match (subject, parent) {
-            (Some(subject), _) => Why::About(subject),
-            (None, Some(parent)) if tags.is_empty() => Why::PartOf(parent),
-            _ => Why::Unkept,
+            (Some(subject), _) => DeleteReason::About(subject),
+            (None, Some(parent)) if tags.is_empty() => DeleteReason::PartOf(parent),
+            _ => DeleteReason::Unkept,
         };
         Deletion { digest, tags, why }
     }
@@ -393,21 +408,21 @@ impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for Deletion { digest, tags, why } in &self.delete {
             let why = match why {
-                Why::Unkept => "no rule keeps it".to_owned(),
-                Why::PartOf(parent) => format!("part of {}", parent.short()),
-                Why::About(subject) => format!("about {}", subject.short()),
+                DeleteReason::Unkept => "no rule keeps it".to_owned(),
+                DeleteReason::PartOf(parent) => format!("part of {}", parent.short()),
+                DeleteReason::About(subject) => format!("about {}", subject.short()),
             };
             writeln!(f, "delete {digest} [{}] {why}", tags.join(" "))?;
         }
         for (digest, reasons) in &self.keep {
-            let reasons: Vec<String> = reasons.iter().map(Reason::to_string).collect();
+            let reasons: Vec<String> = reasons.iter().map(KeepReason::to_string).collect();
             writeln!(f, "keep   {digest} {}", reasons.join(", "))?;
         }
         write!(f, "{} to delete, {} to keep", self.delete.len(), self.keep.len())
     }
 }
 
-impl fmt::Display for Reason {
+impl fmt::Display for KeepReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Named => f.write_str("named"),

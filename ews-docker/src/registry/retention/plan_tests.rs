@@ -39,7 +39,7 @@ fn a_digest_stays_for_any_one_of_its_tags() {
     let plan = plan(&contents, &Rules::default().with_pinned("v*")).unwrap();
     assert_eq!(deleted(&plan), [digest("b")]);
     assert_eq!(plan.delete[0].tags, ["old2"]);
-    assert_eq!(plan.keep[&digest("a")], BTreeSet::from([Reason::Pinned("v1".to_owned())]));
+    assert_eq!(plan.keep[&digest("a")], BTreeSet::from([KeepReason::Pinned("v1".to_owned())]));
 }
 
 #[test]
@@ -56,11 +56,11 @@ fn children_and_referrers_of_what_is_kept_are_kept() {
     ]);
     let plan = plan(&contents, &Rules::default().with_kept([digest("index")])).unwrap();
     assert_eq!(deleted(&plan), [digest("about other"), digest("other")], "what is said of it goes first");
-    assert_eq!(plan.keep[&digest("child")], BTreeSet::from([Reason::ChildOf(digest("index"))]));
-    assert_eq!(plan.keep[&digest("signature")], BTreeSet::from([Reason::About(digest("child"))]));
+    assert_eq!(plan.keep[&digest("child")], BTreeSet::from([KeepReason::ChildOf(digest("index"))]));
+    assert_eq!(plan.keep[&digest("signature")], BTreeSet::from([KeepReason::About(digest("child"))]));
     assert_eq!(
         plan.keep[&digest("sbom")],
-        BTreeSet::from([Reason::ChildOf(digest("sboms")), Reason::About(digest("index"))])
+        BTreeSet::from([KeepReason::ChildOf(digest("sboms")), KeepReason::About(digest("index"))])
     );
     assert!(!plan.keep.contains_key(&digest("lost")), "what is not there is not kept");
 }
@@ -76,7 +76,7 @@ fn a_child_that_two_indexes_share_goes_with_the_last() {
     ]);
     let first = plan(&contents, &Rules::default().with_pinned("2").with_pinned("3")).unwrap();
     assert_eq!(deleted(&first), [digest("one"), digest("own")]);
-    assert_eq!(first.delete[1].why, Why::PartOf(digest("one")));
+    assert_eq!(first.delete[1].why, DeleteReason::PartOf(digest("one")));
     let both = plan(&contents, &Rules::default().with_pinned("3")).unwrap();
     assert_eq!(both.delete.len(), 4);
 }
@@ -93,8 +93,8 @@ fn the_newest_are_kept_and_those_whose_age_is_unknown() {
     ]);
     let plan = plan(&contents, &Rules::default().with_last(2)).unwrap();
     assert_eq!(deleted(&plan), [digest("old")]);
-    assert_eq!(plan.keep[&digest("index")], BTreeSet::from([Reason::Recent(1)]));
-    assert_eq!(plan.keep[&digest("unknown")], BTreeSet::from([Reason::AgeUnknown]));
+    assert_eq!(plan.keep[&digest("index")], BTreeSet::from([KeepReason::Recent(1)]));
+    assert_eq!(plan.keep[&digest("unknown")], BTreeSet::from([KeepReason::AgeUnknown]));
 }
 
 #[test]
@@ -107,7 +107,7 @@ fn what_has_no_tag_stays_unless_the_rules_say_otherwise_and_orphans_go() {
     let rules = Rules::default().with_pinned("v1");
     let cautious = plan(&contents, &rules).unwrap();
     assert_eq!(deleted(&cautious), [digest("orphan")]);
-    assert_eq!(cautious.keep[&digest("bare")], BTreeSet::from([Reason::Untagged]));
+    assert_eq!(cautious.keep[&digest("bare")], BTreeSet::from([KeepReason::Untagged]));
     assert_eq!(plan(&contents, &rules.with_untagged()).unwrap().delete.len(), 2);
 }
 

@@ -66,7 +66,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_finds_no_place_waits_a_bounded_time_in_a_bounded_queue() {
-        let queue = Queue { requests: 1, wait: Duration::from_secs(2) };
+        let queue = Queue::new(1, Duration::from_secs(2));
         let slots = Arc::new(Slots::new(1, Some(queue)));
         let first = slots.take().await.unwrap();
         let waits = tokio::spawn({

@@ -410,7 +410,8 @@ mod tests {
 
     #[test]
     fn errors_in_a_row_eject_as_many_as_the_pool_can_spare() {
-        let outlier = Some(Outlier { errors: 3, eject: Duration::from_secs(1), max_percent: 50 });
+        let outlier =
+            Some(Outlier::default().with_errors(3).with_eject(Duration::from_secs(1)).with_max_percent(50));
         let pool = PoolView { outlier, ..pool(Algorithm::Auto, &[(MemberState::Active, 1); 4]) };
         let fail = |at: usize, times: u32, now| {
             (0..times).for_each(|_| pool.note(&pool.members[at].endpoint, false, now));

@@ -159,7 +159,7 @@ mod tests {
     use super::*;
 
     fn rewritten(rule: PathMatch, path: PathRewrite, target: &str) -> String {
-        let filter = RouteFilter::Rewrite(Rewrite { host: None, path: Some(path) });
+        let filter = RouteFilter::Rewrite(Rewrite::default().with_path(path));
         let edits = Edits::new(&[filter], &rule).unwrap().unwrap();
         let mut target = target.parse().unwrap();
         edits.request(&mut HeaderMap::new(), &mut target);
@@ -187,11 +187,12 @@ mod tests {
 
     #[test]
     fn headers_go_then_are_set_then_added() {
-        let edits = HeaderEdits {
-            set: vec![HeaderField::new("x-a", "1")],
-            add: vec![HeaderField::new("X-A", "2"), HeaderField::new("x-b", "3")],
-            remove: vec!["X-B".to_owned(), "x-c".to_owned()],
-        };
+        let edits = HeaderEdits::new()
+            .with_set("x-a", "1")
+            .with_added("X-A", "2")
+            .with_added("x-b", "3")
+            .with_removed("X-B")
+            .with_removed("x-c");
         let rule = PathMatch::Prefix("/".to_owned());
         let edits = Edits::new(&[RouteFilter::ResponseHeaders(edits)], &rule).unwrap().unwrap();
         let mut headers = HeaderMap::new();

@@ -217,8 +217,8 @@ mod tests {
         let rule = |(path, name): &(PathMatch, &str)| {
             RouteRule::new(path.clone(), RouteAction::Respond { status: 200, body: (*name).to_owned() })
         };
-        let rules = rules.iter().map(rule).collect();
-        Routes::new(&RouteSet { id: RouteSetId::new("s").unwrap(), rules }).unwrap()
+        let rules = rules.iter().map(rule);
+        Routes::new(&RouteSet::new(RouteSetId::new("s").unwrap(), rules)).unwrap()
     }
 
     fn found(routes: &Routes, path: &str) -> Option<String> {
@@ -288,10 +288,9 @@ mod tests {
     #[test]
     fn conditions_choose_among_equals_and_fall_through_to_the_next_rule() {
         use ews_core::balancer::{AttributeMatch, AttributePlace};
-        let attribute = |place, name: &str, value: Option<&str>| AttributeMatch {
-            place,
-            name: name.to_owned(),
-            value: value.map(str::to_owned),
+        let attribute = |place, name: &str, value: Option<&str>| {
+            let any = AttributeMatch::new(place, name);
+            value.map_or(any.clone(), |value| any.with_value(value))
         };
         let rule = |path, name: &str| {
             RouteRule::new(path, RouteAction::Respond { status: 200, body: name.to_owned() })
@@ -306,7 +305,7 @@ mod tests {
                 .attribute(attribute(cookie, "user", Some("a=b"))),
             rule(exact("/api/x"), "debug").attribute(attribute(query, "debug", Some("a b"))),
         ];
-        let routes = Routes::new(&RouteSet { id: RouteSetId::new("s").unwrap(), rules }).unwrap();
+        let routes = Routes::new(&RouteSet::new(RouteSetId::new("s").unwrap(), rules)).unwrap();
         let headers = |pairs: &[(&'static str, &'static str)]| -> hyper::HeaderMap {
             pairs
                 .iter()
@@ -354,7 +353,7 @@ mod tests {
         }
         let wrong = |text: &str| {
             let rule = RouteRule::new(regex(text), RouteAction::Respond { status: 200, body: String::new() });
-            Routes::new(&RouteSet { id: RouteSetId::new("s").unwrap(), rules: vec![rule] }).unwrap_err()
+            Routes::new(&RouteSet::new(RouteSetId::new("s").unwrap(), [rule])).unwrap_err()
         };
         for text in ["(", "/a)|(/b", "(?:a{1000}){1000}{1000}", "(?=x)"] {
             let error = wrong(text);

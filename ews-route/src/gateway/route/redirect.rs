@@ -85,16 +85,16 @@ mod tests {
 
     #[test]
     fn what_is_not_named_stays() {
-        let none = RedirectTo { scheme: None, host: None, port: None, path: None, status: 302 };
+        let none = RedirectTo::new(302);
         let https = RedirectTo::https();
         assert_eq!(sent(&https, "shop.example:8080", "/a?b=c"), "https://shop.example/a?b=c");
         assert_eq!(sent(&https, "[::1]:80", "/"), "https://[::1]/");
-        let port = RedirectTo { port: Some(8443), ..https };
+        let port = https.with_port(8443);
         assert_eq!(sent(&port, "[::1]", "/"), "https://[::1]:8443/");
-        let host = RedirectTo { host: Some("www.example".to_owned()), ..none.clone() };
+        let host = none.clone().with_host("www.example");
         assert_eq!(sent(&host, "example:8080", "/"), "http://www.example:8080/");
         assert_eq!(sent(&host, "example:80", "/"), "http://www.example/");
-        let path = RedirectTo { path: Some(PathRewrite::Prefix("/new".to_owned())), ..none };
+        let path = none.with_path(PathRewrite::Prefix("/new".to_owned()));
         assert_eq!(sent(&path, "example", "/old/x?y"), "http://example/new/x?y");
     }
 }

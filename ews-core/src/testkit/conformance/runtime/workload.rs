@@ -114,8 +114,8 @@ pub enum Workload {
 
 impl Workload {
     /// The variables that [`Workload::Describe`] writes.
-    pub const ENV: [&'static str; 5] =
-        ["EWS_T_PLAIN", "EWS_T_QUOTES", "EWS_T_UNICODE", "EWS_T_EMPTY", "EWS_T_SECRET"];
+    pub const ENV: &'static [&'static str] =
+        &["EWS_T_PLAIN", "EWS_T_QUOTES", "EWS_T_UNICODE", "EWS_T_EMPTY", "EWS_T_SECRET"];
 
     /// The spec of this workload over one that runs a shell: `base` names the image or the artifact.
     pub fn over(&self, base: InstanceSpec) -> Option<InstanceSpec> {

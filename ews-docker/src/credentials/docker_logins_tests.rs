@@ -2,11 +2,11 @@
 
 use super::*;
 
-fn config(text: &str) -> (tempfile::TempDir, DockerConfigFile) {
+fn config(text: &str) -> (tempfile::TempDir, DockerLogins) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("config.json");
     std::fs::write(&path, text).unwrap();
-    let config = DockerConfigFile::at(path).with_programs_in(folder.path());
+    let config = DockerLogins::at(path).with_programs_in(folder.path());
     (folder, config)
 }
 
@@ -66,7 +66,7 @@ async fn a_file_that_can_not_be_read_is_an_error_that_names_it() {
         error.to_string().contains("config.json") && !error.to_string().contains("secret-text"),
         "{error}"
     );
-    let missing = DockerConfigFile::at(folder.path().join("none.json"));
+    let missing = DockerLogins::at(folder.path().join("none.json"));
     assert_eq!(missing.find("a.example").await.unwrap_err().kind(), ErrorKind::Unauthorized);
 }
 

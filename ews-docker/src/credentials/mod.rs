@@ -1,15 +1,42 @@
 //! Who we are to a registry: where credentials come from, one operation at a time.
 //!
+//! Engines that pull, push and build ask here ([`DockerRuntimeBuilder::with_credentials`](crate::DockerRuntimeBuilder::with_credentials),
+//! [`DockerImages::connect_with`](crate::DockerImages::connect_with)), and so does the registry client (feature `registry`).
+//!
 //! [`Credentials`] asks its sources in the order they were added; the first that knows the registry answers, and where none does
-//! we are anonymous. They are asked only after a registry has asked for credentials, anew for each operation, and what they
-//! gave is forgotten with it. A source that fails ends the operation: to go on as somebody else would turn a broken keychain
-//! into a missing image.
+//! we are anonymous. They are asked anew for each operation, and what they gave is forgotten with it. A source that fails ends the
+//! operation: to go on as somebody else would turn a broken keychain into a missing image.
+//!
+//! | Source | What it has |
+//! |---|---|
+//! | [`ExplicitCredentials`] | users by registry, their passwords by reference to a secret |
+//! | `DockerLogins` (feature `registry`) | what `docker login` left, credential programs included |
+//! | your own [`CredentialSource`] | a vault, a cloud's token |
+//!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use ews_core::secrets::EnvSecrets;
+//! use ews_docker::{Credentials, DockerConfig, DockerRuntime, ExplicitCredentials};
+//!
+//! # fn example() -> ews_core::Result<()> {
+//! let secrets = Arc::new(EnvSecrets::new(["SHOP_"])?);
+//! let explicit = ExplicitCredentials::new(secrets.clone())
+//!     .with_password("registry.example", "deploy", "SHOP_REGISTRY_PASSWORD".parse()?);
+//! let builder = DockerRuntime::builder(DockerConfig::from_env()?)
+//!     .with_credentials(Credentials::anonymous().or(explicit))
+//!     .with_secrets(secrets);
+//! # let _ = builder; Ok(()) }
+//! ```
 
-mod docker_config;
+#[cfg(feature = "registry")]
+mod docker_logins;
 mod explicit;
+#[cfg(feature = "registry")]
 mod program;
 
-pub use docker_config::DockerConfigFile;
+#[cfg(feature = "registry")]
+pub use docker_logins::DockerLogins;
 pub use explicit::ExplicitCredentials;
 
 use std::fmt;
@@ -18,21 +45,30 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use ews_core::{Result, SecretValue};
 
-use crate::images::{self, PullCredentials};
-
 /// A source of credentials.
 #[async_trait]
 pub trait CredentialSource: Send + Sync + 'static {
     /// The credentials for a registry, by the name it has in images (`docker.io`, `registry.example:5000`); `None` where this source
-    /// has none. Dropping the future abandons the question.
+    /// has none. It is asked for each pull, push and build, so that a token may be short-lived, and must answer within the
+    /// `call_limit` of the [`DockerConfig`](crate::DockerConfig), or the registry client's `total_timeout`. Dropping the future abandons
+    /// the question.
     ///
     /// # Errors
-    /// `Unauthorized` where there are some and they can't be had; `Invalid` for a source that is written wrong; `Timeout`. An error never
-    /// holds a credential.
+    /// `Unauthorized` where there are some and they can't be had; `Invalid` for a source that is written wrong; `Timeout`. It ends the
+    /// operation. An error never holds a credential.
     async fn find(&self, registry: &str) -> Result<Option<Credential>>;
 }
 
 /// What a registry or its token service is shown. `Debug` tells its kind only.
+///
+/// ```
+/// use ews_core::SecretValue;
+/// use ews_docker::Credential;
+///
+/// let credential = Credential::password("deployer", SecretValue::new("correct horse")?);
+/// assert!(!format!("{credential:?}").contains("horse"));
+/// # Ok::<(), ews_core::Error>(())
+/// ```
 #[derive(Clone)]
 #[non_exhaustive]
 pub enum Credential {
@@ -47,6 +83,18 @@ pub enum Credential {
     IdentityToken(SecretValue),
 }
 
+impl Credential {
+    /// A name and a password.
+    pub fn password(user: impl Into<String>, password: SecretValue) -> Self {
+        Self::Password { user: user.into(), password }
+    }
+
+    /// An identity token.
+    pub fn identity_token(token: SecretValue) -> Self {
+        Self::IdentityToken(token)
+    }
+}
+
 impl fmt::Debug for Credential {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -56,14 +104,7 @@ impl fmt::Debug for Credential {
     }
 }
 
-/// Several sources, the first of which that knows a registry counts. See the [module](self).
-///
-/// ```
-/// use ews_docker::registry::{Credentials, DockerConfigFile};
-///
-/// let credentials = Credentials::anonymous().or(DockerConfigFile::at("/etc/shop/docker/config.json"));
-/// # let _ = credentials;
-/// ```
+/// Several sources, the first of which that knows a registry counts. See the [module](self). A clone shares them.
 #[derive(Clone, Default)]
 pub struct Credentials {
     sources: Vec<Arc<dyn CredentialSource>>,
@@ -92,18 +133,6 @@ impl CredentialSource for Credentials {
             }
         }
         Ok(None)
-    }
-}
-
-/// The same sources serve an engine's pulls and pushes.
-#[async_trait]
-impl PullCredentials for Credentials {
-    async fn for_registry(&self, registry: &str) -> Result<Option<images::Credential>> {
-        let found = self.find(registry).await?;
-        Ok(found.map(|found| match found {
-            Credential::Password { user, password } => images::Credential::password(user, password),
-            Credential::IdentityToken(token) => images::Credential::identity_token(token),
-        }))
     }
 }
 

@@ -27,25 +27,25 @@ const DOCKER_NAMES: [&str; 4] =
 
 /// The credentials of Docker's `config.json`, read anew for each operation.
 #[derive(Debug, Clone)]
-pub struct DockerConfigFile {
+pub struct DockerLogins {
     path: Option<PathBuf>,
     deadline: Duration,
     folder: Option<PathBuf>,
 }
 
-impl DockerConfigFile {
+impl DockerLogins {
     /// How long a credential program may take where nobody said otherwise: as long as one that asks a cloud needs at worst.
     pub const DEADLINE: Duration = Duration::from_secs(30);
 
     /// The file that Docker itself would read: `config.json` in the folder that `DOCKER_CONFIG` names, else in `.docker` of the home
     /// directory. Where it does not exist there are no credentials.
-    pub fn from_environment() -> Self {
+    pub fn from_env() -> Self {
         Self { path: None, deadline: Self::DEADLINE, folder: None }
     }
 
     /// This file, which must exist.
     pub fn at(path: impl Into<PathBuf>) -> Self {
-        Self { path: Some(path.into()), ..Self::from_environment() }
+        Self { path: Some(path.into()), ..Self::from_env() }
     }
 
     /// Looks for credential programs in this folder only. Default: where this program's `PATH` says.
@@ -111,7 +111,7 @@ fn environment(get: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
 }
 
 #[async_trait]
-impl CredentialSource for DockerConfigFile {
+impl CredentialSource for DockerLogins {
     async fn find(&self, registry: &str) -> Result<Option<Credential>> {
         let Some((path, document)) = self.read().await? else { return Ok(None) };
         let server = if registry == "docker.io" { DOCKER_NAMES[0] } else { registry };
@@ -180,5 +180,5 @@ fn in_file(document: &Map<String, Value>, registry: &str) -> Result<Option<Crede
 }
 
 #[cfg(test)]
-#[path = "docker_config_tests.rs"]
+#[path = "docker_logins_tests.rs"]
 mod tests;
