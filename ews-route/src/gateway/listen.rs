@@ -178,7 +178,12 @@ fn deal(result: &mut Bound, kind: Kind, listener: StdListener, threads: usize) -
     Ok(())
 }
 
+/// Opens a listener; an error says at which address.
 fn open(address: SocketAddr, is_shared: bool) -> Result<StdListener> {
+    bound(address, is_shared).map_err(|error| Error::new(error.kind(), format!("{address}: {error}")))
+}
+
+fn bound(address: SocketAddr, is_shared: bool) -> Result<StdListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
         // Or `[::]` would take the port from `0.0.0.0` as well.
