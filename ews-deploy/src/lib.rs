@@ -70,5 +70,5 @@ pub use plan::{Plan, PlannedUnit, SpecChange, UnitAction, UnitOrder};
 pub use preflight::{Finding, FindingAbout, ImageThere, NodeReport, Preflight};
 pub use remedy::{Ailment, Remedy, RemedyPolicy, RemedyRule, RemedyRules, RemedySeen, Treatment};
 pub use request::{Bounds, Concurrency, DeployRequest, Traffic};
-pub use rollout::{Outcome, Phase, Progress, RolloutId, RolloutReport, StepReport, UnitFailure};
+pub use rollout::{JobReports, Outcome, Phase, Progress, RolloutId, RolloutReport, StepReport, UnitFailure};
 pub use strategy::{Approval, Batch, OnFailure, Order, RolloutJob, Strategy};
