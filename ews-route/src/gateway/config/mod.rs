@@ -28,7 +28,8 @@ pub struct GatewayConfig {
     /// Its name in views, events and labels, and in its store. Gateways that one controller moves traffic at have names of their own.
     /// Default `gateway`.
     pub name: String,
-    /// Where it listens for HTTP/1.1, and for HTTP/2 without TLS where the feature `http2` is on; port 0 takes a free one. At most 64. Default: nowhere.
+    /// Where it listens for HTTP/1.1, and for HTTP/2 without TLS where the feature `http2` is on; port 0 takes a free one, and one that
+    /// another process or gateway has is refused. At most 64. Default: nowhere.
     pub listen: Vec<SocketAddr>,
     /// Where it listens for HTTP within TLS; port 0 takes a free one. At most 64. It takes the feature `tls`. Default: nowhere.
     pub listen_tls: Vec<SocketAddr>,
