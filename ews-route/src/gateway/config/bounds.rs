@@ -30,7 +30,7 @@ pub struct RequestLimits {
     /// one upstream connection, so it bounds these too: both together must stay below the process's limit of open files.
     pub connections: usize,
     /// The most connections of one client, over all threads: one IPv4 address, or the first 64 bits of an IPv6 one. Beyond, new
-    /// ones are closed. Proxies that are [believed](Forwarding::trusted) have as many as they want. 1 to 10,000,000. Default:
+    /// ones are closed. Proxies that are [believed](crate::Forwarding::trusted) have as many as they want. 1 to 10,000,000. Default:
     /// unlimited.
     pub connections_per_client: Option<u32>,
     /// The most handshakes of TLS per second of one client, for as many at once. Beyond, connections are closed before they
