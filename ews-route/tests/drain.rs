@@ -318,5 +318,7 @@ async fn what_can_not_be_started_says_why() {
         assert_eq!(error.kind(), ews_core::ErrorKind::Invalid, "{error}");
     }
     let views = Gateway::start(GatewayConfig::default()).await.unwrap();
+    let shown = format!("{views:?}");
+    assert_eq!(shown, r#"Gateway { id: GatewayId(gateway), addresses: [], connections: 0, .. }"#);
     assert_eq!(views.observe(&ObserveQuery::default()).await.unwrap()[0].generation, Some(0));
 }

@@ -94,7 +94,10 @@ pub(crate) fn read(mut args: impl Iterator<Item = String>) -> Result<Asked> {
         };
         if flag != "--config" && !OPTIONS.contains(&flag.as_str()) {
             let shown = flag.escape_debug();
-            return Err(Error::invalid(format!("`{shown}` is no option; accepted: {}", OPTIONS.join(", "))));
+            return Err(Error::invalid(format!(
+                "`{shown}` is no option; accepted: --config, {}",
+                OPTIONS.join(", ")
+            )));
         }
         let value = value.or_else(|| args.next());
         let value =
@@ -250,7 +253,7 @@ mod tests {
     #[test]
     fn what_is_wrong_is_said_with_what_is_accepted() {
         for (words, says) in [
-            (&["--lisen", "x"][..], "`--lisen` is no option; accepted: --name, --listen"),
+            (&["--lisen", "x"][..], "`--lisen` is no option; accepted: --config, --name, --listen"),
             (&["serve"], "`serve` is no option"),
             (&["--listen"], "`--listen` without a value"),
             (&["--listen", "localhost:80"], "such as 127.0.0.1:8080"),
