@@ -7,6 +7,16 @@ use ews_core::{Error, OwnerId, Result};
 use serde::{Deserialize, Serialize};
 
 /// What a [`Deployer`](crate::Deployer) is.
+///
+/// ```
+/// use std::time::Duration;
+/// use ews_deploy::DeployConfig;
+///
+/// let config = DeployConfig::new("shop".parse()?).with_controller("c1").with_lease(Duration::from_secs(30));
+/// config.check()?;
+/// assert_eq!(config.longest_grace(), Duration::from_secs(5));
+/// # Ok::<(), ews_core::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
@@ -20,23 +30,28 @@ pub struct DeployConfig {
     #[serde(default)]
     pub controller: Option<String>,
     /// How long a silent controller keeps a service before another may take it over. From 3 s to a day. Default 60 s, renewed
-    /// every third of it. A service's stop grace and [`call_limit`](Self::call_limit) must fit into two thirds of it, so that
+    /// every third of it: a choice of ours, four times Kubernetes' 15 s for its leaders, so that Docker's usual stop grace of 10 s and
+    /// one slow call fit under it. A service's stop grace and [`call_limit`](Self::call_limit) must fit into two thirds of it, so that
     /// no engine call outlives the lease under which it was begun.
     #[serde(default = "lease", with = "duration")]
     pub lease: Duration,
-    /// How long one call of a runtime or a balancer may take, beyond a stop's grace. Above zero. Default 15 s.
+    /// How long one call of a runtime or a balancer may take, beyond a stop's grace. Above zero, at most two thirds of
+    /// [`lease`](Self::lease). Default 15 s, a choice of ours: an engine under load takes seconds to create an instance.
     #[serde(default = "call_limit", with = "duration")]
     pub call_limit: Duration,
-    /// How often instances are listed though no event says that it is worth it. Above zero. Default 10 s.
+    /// How often instances are listed though no event says that it is worth it: how late a lost event is made up for. Above zero. Default
+    /// 10 s, a choice of ours.
     #[serde(default = "relist", with = "duration")]
     pub relist: Duration,
-    /// How many slots of one service are worked on at once. From 1. Default 64.
+    /// How many slots of one service are worked on at once, so how many calls of the runtime one service has under way. From 1. Default
+    /// 64, a choice of ours; less where one engine does all the work and suffers by it.
     #[serde(default = "parallel")]
     pub parallel: usize,
-    /// How many events are kept for slow readers. From 1. Default 4,096.
+    /// How many events are kept for slow readers; who is slower gets a gap. From 1. Default 4,096, a choice of ours.
+    /// One that tells of a failed instance holds its last words, at most 100 KiB.
     #[serde(default = "events")]
     pub events: usize,
-    /// How long one call of a [`Hook`](crate::Hook) may take. Above zero. Default 60 s.
+    /// How long one call of a [`Hook`](crate::Hook) may take. Above zero. Default 60 s, a choice of ours.
     #[serde(default = "hook_limit", with = "duration")]
     pub hook_limit: Duration,
     /// How many revisions and how many ended rollouts are kept of each service, beyond those in use. From 1. Default 10
@@ -111,6 +126,34 @@ impl DeployConfig {
         self
     }
 
+    /// With so many slots of one service worked on at once.
+    #[must_use]
+    pub fn with_parallel(mut self, parallel: usize) -> Self {
+        self.parallel = parallel;
+        self
+    }
+
+    /// Keeping so many events for slow readers.
+    #[must_use]
+    pub fn with_events(mut self, events: usize) -> Self {
+        self.events = events;
+        self
+    }
+
+    /// With this limit for one call of a hook.
+    #[must_use]
+    pub fn with_hook_limit(mut self, hook_limit: Duration) -> Self {
+        self.hook_limit = hook_limit;
+        self
+    }
+
+    /// Keeping so many revisions and ended rollouts of each service.
+    #[must_use]
+    pub fn with_history(mut self, history: usize) -> Self {
+        self.history = history;
+        self
+    }
+
     /// Refuses what can't work.
     ///
     /// # Errors
@@ -134,8 +177,12 @@ impl DeployConfig {
         if self.relist.is_zero() {
             return wrong("relist", "above zero");
         }
-        if self.parallel == 0 || self.history == 0 || self.events == 0 {
-            return wrong("parallel, events, history", "from 1");
+        for (field, value) in
+            [("parallel", self.parallel), ("events", self.events), ("history", self.history)]
+        {
+            if value == 0 {
+                return wrong(field, "from 1");
+            }
         }
         match &self.controller {
             Some(name) if name.is_empty() || name.len() > 255 || name.chars().any(char::is_control) => {
@@ -164,6 +211,10 @@ mod tests {
             (config.clone().with_lease(Duration::from_secs(1)), "lease"),
             (config.clone().with_call_limit(Duration::from_secs(41)), "call_limit"),
             (config.clone().with_relist(Duration::ZERO), "relist"),
+            (config.clone().with_parallel(0), "parallel"),
+            (config.clone().with_events(0), "events"),
+            (config.clone().with_history(0), "history"),
+            (config.clone().with_hook_limit(Duration::ZERO), "hook_limit"),
             (config.clone().with_controller("a\nb"), "controller"),
         ] {
             let error = config.check().unwrap_err();

@@ -149,10 +149,46 @@ pub struct FailureSeen {
     pub failed: usize,
     /// How often this slot failed, this time included; 0 where it is about none.
     pub tries: u32,
-    /// How many slots run the new revision, out of how many.
+    /// How many slots run the new revision, and out of how many, in this order.
     pub done: (usize, usize),
     /// What the strategy has by default.
     pub strategy: Strategy,
+}
+
+impl FailureSeen {
+    /// The first failure of the first rollout of a service, of one slot that is not known further. Whoever writes a policy tries it with
+    /// this, and sets the fields that it looks at.
+    ///
+    /// ```
+    /// use ews_core::policy::{Policy as _, PolicyState};
+    /// use ews_core::Timestamp;
+    /// use ews_deploy::{FailureClass, FailureRules, FailureSeen, OnFailure, Strategy};
+    ///
+    /// let strategy = Strategy::default().with_on_failure(OnFailure::Pause);
+    /// let mut seen = FailureSeen::new("web".parse()?, FailureClass::Unhealthy, "it is not ready", strategy);
+    /// seen.tries = 2;
+    /// let (decision, _) = FailureRules::default().decide(&seen, &PolicyState::default(), Timestamp::EPOCH);
+    /// assert_eq!(decision.decision, OnFailure::Pause);
+    /// # Ok::<(), ews_core::Error>(())
+    /// ```
+    pub fn new(
+        service: ServiceName,
+        class: FailureClass,
+        reason: impl Into<String>,
+        strategy: Strategy,
+    ) -> Self {
+        Self {
+            service,
+            rollout: 1,
+            class,
+            reason: reason.into(),
+            failure: None,
+            failed: 1,
+            tries: u32::from(class.is_of_a_unit()),
+            done: (0, 1),
+            strategy,
+        }
+    }
 }
 
 /// The rules of the strategy as a policy: the first that applies, then `on_failure`. A rule whose retries are used up is passed

@@ -9,7 +9,7 @@ use crate::rollout::RolloutReport;
 ///
 /// Calls are made by whoever leads the service and may be made again by a successor, so they must bear that. A call that takes
 /// longer than [`DeployConfig::hook_limit`](crate::DeployConfig::hook_limit) has failed. With several hooks all are asked, in
-/// order; the first no counts.
+/// order; the first no counts. What is added to this trait later does nothing by default.
 ///
 /// ```
 /// use async_trait::async_trait;

@@ -63,9 +63,10 @@ pub(crate) struct Base {
     pub(crate) state: StoreRevision,
 }
 
-/// Whether a new instance starts before or after the old one stops.
+/// Whether a new instance starts before or after the old one stops: what [`Order`] came to for this service on this runtime.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum UnitOrder {
     /// Before.
     StartFirst,

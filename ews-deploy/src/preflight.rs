@@ -280,7 +280,9 @@ pub(crate) async fn looked_up(image: &ImageSource, store: Option<&dyn ImageStore
         }
         Some(ImagePin::Local { image_id, .. }) => (ImageQuery::Id(*image_id), None),
         _ => {
-            return Err(Error::invalid("the image is not pinned: resolve it first")
+            return Err(Error::invalid(
+                "the image is not pinned; accepted: one with a digest (`name@sha256:…`), as `ews_deploy::source` makes of a tag",
+            )
                 .with_context("image", &image.reference));
         }
     };

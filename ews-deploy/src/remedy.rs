@@ -92,7 +92,7 @@ impl RemedyPolicy {
     /// `Invalid`, naming the field and what is accepted.
     pub fn check(&self) -> Result<()> {
         let wrong = |field: &'static str, accepted: &str| {
-            Err(Error::invalid(format!("`{field}` of the remedies is out of range; accepted: {accepted}"))
+            Err(Error::invalid(format!("`{field}` of the remedies is refused; accepted: {accepted}"))
                 .with_context("field", field))
         };
         if self.rules.len() > 50 {
@@ -288,7 +288,7 @@ pub struct RemedySeen {
     pub restarts: u32,
     /// How much of the error budget is left, as a part of one; `None` where nobody knows.
     pub budget: Option<f64>,
-    /// How many instances serve, of how many.
+    /// How many instances serve, and of how many, in this order.
     pub serving: (usize, usize),
     /// Whether another instance may not run beside it, since both would write to one volume.
     pub exclusive: bool,
@@ -296,7 +296,44 @@ pub struct RemedySeen {
     pub policy: RemedyPolicy,
 }
 
-/// The rules of the service as a policy.
+impl RemedySeen {
+    /// The only instance of a service, which has just begun to suffer from this. Whoever writes a policy tries it with this, and sets the
+    /// fields that it looks at.
+    ///
+    /// ```
+    /// use ews_core::policy::{Policy as _, PolicyState};
+    /// use ews_core::Timestamp;
+    /// use ews_deploy::{Ailment, Remedy, RemedyPolicy, RemedyRules, RemedySeen, Treatment};
+    ///
+    /// let seen = RemedySeen::new("web".parse()?, Ailment::Ended, "its program ended", RemedyPolicy::default());
+    /// let (decision, _) = RemedyRules::default().decide(&seen, &PolicyState::default(), Timestamp::EPOCH);
+    /// assert_eq!(decision.decision, Treatment::new(Remedy::Restart));
+    /// # Ok::<(), ews_core::Error>(())
+    /// ```
+    pub fn new(
+        service: ServiceName,
+        ailment: Ailment,
+        reason: impl Into<String>,
+        policy: RemedyPolicy,
+    ) -> Self {
+        Self {
+            service,
+            slot: 0,
+            instance: None,
+            ailment,
+            reason: reason.into(),
+            exit: None,
+            lasted: Duration::ZERO,
+            restarts: 0,
+            budget: None,
+            serving: (0, 1),
+            exclusive: false,
+            policy,
+        }
+    }
+}
+
+/// The rules of the service as a policy: the first that applies, then what [`RemedyPolicy::rules`] says of the rest.
 #[derive(Debug, Clone, Copy, Default)]
 #[non_exhaustive]
 pub struct RemedyRules;
@@ -307,7 +344,7 @@ pub struct RemedyRules;
 pub struct Treatment {
     /// What.
     pub remedy: Remedy,
-    /// Whether.
+    /// Whether an event tells of it.
     pub alert: bool,
 }
 
@@ -315,6 +352,13 @@ impl Treatment {
     /// This, and nobody is told.
     pub const fn new(remedy: Remedy) -> Self {
         Self { remedy, alert: false }
+    }
+
+    /// And an event tells of it.
+    #[must_use]
+    pub const fn with_alert(mut self) -> Self {
+        self.alert = true;
+        self
     }
 }
 

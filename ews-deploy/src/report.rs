@@ -8,7 +8,7 @@ use crate::analysis::Analysis;
 use crate::canary::CanaryStep;
 use crate::decide;
 use crate::record::{Repository, RolloutState};
-use crate::rollout::{Outcome, Phase, Progress, RolloutId, RolloutReport, StepReport};
+use crate::rollout::{JobReports, Outcome, Phase, Progress, RolloutId, RolloutReport, StepReport};
 
 /// What a step or a batch takes beyond what the strategy says, until it is seen to take longer.
 const LEAST: Duration = Duration::from_secs(2);
@@ -42,7 +42,7 @@ pub(crate) async fn report(
             None => None,
         },
         progress: progress(&state, paused, now),
-        jobs: (state.jobs.before, state.jobs.after),
+        jobs: JobReports { before: state.jobs.before, after: state.jobs.after },
         skipped: state.skipped.len(),
         by: state.by,
         reason: state.reason,

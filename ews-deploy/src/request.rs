@@ -52,6 +52,13 @@ impl Traffic {
         Self { domains: domains.into_iter().collect(), port, path: root(), protocol: http1() }
     }
 
+    /// Of requests, only those for this path and what lies below it.
+    #[must_use]
+    pub fn with_path(mut self, path: impl Into<String>) -> Self {
+        self.path = path.into();
+        self
+    }
+
     /// To instances that speak this.
     #[must_use]
     pub fn with_protocol(mut self, protocol: PoolProtocol) -> Self {
@@ -70,23 +77,42 @@ impl Traffic {
     }
 }
 
-/// The least and the most instances that scaling may set, as a document says it.
+/// The least and the most instances that scaling may set: `{ least = 1, most = 10 }` in a document, `1..=10` in Rust.
+///
+/// ```
+/// use ews_deploy::Bounds;
+///
+/// assert_eq!(Bounds::from(1..=10), Bounds::new(1, 10));
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct Bounds {
     /// The least.
     pub least: u32,
-    /// The most.
+    /// The most, at least as many, at most [`DeployRequest::MAX_REPLICAS`].
     pub most: u32,
 }
 
 impl Bounds {
-    pub(crate) fn range(self) -> RangeInclusive<u32> {
-        self.least..=self.most
+    /// Between these, both included.
+    pub const fn new(least: u32, most: u32) -> Self {
+        Self { least, most }
+    }
+
+    /// As records have them.
+    pub(crate) const fn pair(self) -> (u32, u32) {
+        (self.least, self.most)
     }
 }
 
-/// What happens when a rollout of the same service is under way.
+impl From<RangeInclusive<u32>> for Bounds {
+    fn from(range: RangeInclusive<u32>) -> Self {
+        Self::new(*range.start(), *range.end())
+    }
+}
+
+/// What happens when a rollout of the same service is under way, or a release of the same name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
@@ -96,7 +122,8 @@ pub enum Concurrency {
     Reject,
     /// The one under way and those that wait end as cancelled, and the new one goes on from where it stood.
     Supersede,
-    /// The new one waits until those before it have ended; at most [`DeployRequest::QUEUE`] do.
+    /// The new one waits until those before it have ended; at most [`DeployRequest::QUEUE`] rollouts and
+    /// [`ReleaseRequest::QUEUE`](crate::release::ReleaseRequest::QUEUE) releases do.
     Queue,
 }
 
@@ -117,21 +144,21 @@ pub enum Concurrency {
 pub struct DeployRequest {
     /// What shall run. Images must be pinned.
     pub spec: ServiceSpec,
-    /// How to get there.
+    /// How to get there. Default [`Strategy::default`].
     pub strategy: Strategy,
-    /// Which traffic it gets. `None`: as before; none at first.
+    /// Which traffic it gets. Default: as before; none at first.
     pub traffic: Option<Traffic>,
-    /// The least and the most instances that scaling may set. `None`: as before; 0 to [`DeployRequest::MAX_REPLICAS`] at first.
-    pub bounds: Option<RangeInclusive<u32>>,
-    /// How instances are treated that are not well. `None`: as before; [`RemedyPolicy::default`] at first. It holds at once, also
+    /// The least and the most instances that scaling may set. Default: as before; 0 to [`DeployRequest::MAX_REPLICAS`] at first.
+    pub bounds: Option<Bounds>,
+    /// How instances are treated that are not well. Default: as before; [`RemedyPolicy::default`] at first. It holds at once, also
     /// where the request waits for others.
     pub remedy: Option<RemedyPolicy>,
-    /// Makes the request repeatable: a second one with the key of one of the last rollouts gives that rollout and changes
-    /// nothing. At most 255 bytes.
+    /// Makes the request repeatable: a second one with the key of one of the last 100 keyed requests of the service gives that
+    /// rollout and changes nothing. 1 to 255 bytes. Default: none, and each request is another rollout.
     pub key: Option<String>,
-    /// What happens when a rollout of the service is under way.
+    /// What happens when a rollout of the service is under way. Default: this one is refused.
     pub concurrency: Concurrency,
-    /// Why, for people; at most 1 KiB.
+    /// Why, for people; at most 1 KiB. Default empty.
     pub reason: String,
     /// Only if nothing has changed since this plan was made.
     pub(crate) base: Option<crate::plan::Base>,
@@ -177,8 +204,8 @@ impl DeployRequest {
 
     /// Scaled within these bounds.
     #[must_use]
-    pub fn with_bounds(mut self, bounds: RangeInclusive<u32>) -> Self {
-        self.bounds = Some(bounds);
+    pub fn with_bounds(mut self, bounds: impl Into<Bounds>) -> Self {
+        self.bounds = Some(bounds.into());
         self
     }
 
@@ -217,8 +244,11 @@ impl DeployRequest {
         self
     }
 
-    /// Refuses what is wrong in itself.
-    pub(crate) fn check(&self) -> Result<()> {
+    /// Refuses what is wrong in itself, without asking anybody. [`Deployer::plan`](crate::Deployer::plan) finds the rest.
+    ///
+    /// # Errors
+    /// `Invalid`, naming the field and what is accepted; `Unsupported` for a run-once job and for `placement`.
+    pub fn check(&self) -> Result<()> {
         self.strategy.check()?;
         if self.spec.name.as_str().ends_with(RolloutJob::SUFFIX) {
             return Err(Error::invalid(format!(
@@ -245,12 +275,12 @@ impl DeployRequest {
             .with_context("field", "replicas"));
         }
         if let Some(bounds) = &self.bounds
-            && (bounds.is_empty() || *bounds.end() > Self::MAX_REPLICAS)
+            && (bounds.least > bounds.most || bounds.most > Self::MAX_REPLICAS)
         {
             return Err(Error::invalid(format!(
                 "bounds of {} to {} instances; accepted: the least not above the most, at most {}",
-                bounds.start(),
-                bounds.end(),
+                bounds.least,
+                bounds.most,
                 Self::MAX_REPLICAS
             ))
             .with_context("field", "bounds"));
@@ -293,7 +323,8 @@ impl DeployRequest {
                 .with_context("field", "key"));
         }
         if self.reason.len() > 1024 {
-            return Err(Error::invalid("a reason of more than 1 KiB").with_context("field", "reason"));
+            return Err(Error::invalid("a reason of more than 1 KiB; accepted: at most 1,024 bytes")
+                .with_context("field", "reason"));
         }
         Ok(())
     }

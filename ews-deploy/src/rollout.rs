@@ -12,7 +12,8 @@ use crate::failure::FailureClass;
 use crate::job::JobReport;
 use crate::strategy::Strategy;
 
-/// Names a rollout: the service, and its number among the service's rollouts from 1.
+/// Names a rollout: the service, and its number among the service's rollouts from 1. It is all that there is to keep of one: `web#3` as
+/// text, and made of both wherever it is needed.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct RolloutId {
     /// The service.
@@ -99,6 +100,18 @@ pub struct UnitFailure {
 }
 
 impl UnitFailure {
+    /// A failure in this slot, of which no more is known: neither an instance nor how its program ended. A policy of one's own is tried
+    /// with it.
+    pub fn new(
+        slot: u32,
+        revision: RevisionId,
+        class: FailureClass,
+        reason: impl Into<String>,
+        at: Timestamp,
+    ) -> Self {
+        Self { slot, instance: None, revision, class, reason: reason.into(), exit: None, log: Vec::new(), at }
+    }
+
     /// The most lines that are kept.
     pub const LINES: usize = 50;
     /// The longest line, in bytes.
@@ -131,8 +144,8 @@ pub struct RolloutReport {
     pub reason: String,
     /// How far it is.
     pub progress: Progress,
-    /// How the jobs before and after it ended, as far as they have.
-    pub jobs: (Option<JobReport>, Option<JobReport>),
+    /// How the jobs before and after it stand or ended, as far as they were begun.
+    pub jobs: JobReports,
     /// Slots that keep what they had, since their new instance failed.
     pub skipped: usize,
     /// Which way it goes.
@@ -141,7 +154,7 @@ pub struct RolloutReport {
     pub paused: bool,
     /// How it proceeds.
     pub strategy: Strategy,
-    /// How many slots run the new revision, out of how many.
+    /// How many slots run the new revision, and out of how many, in this order.
     pub done: (usize, usize),
     /// The step of the canary under way; `None` where there is none, or all are made.
     pub step: Option<StepReport>,
@@ -160,6 +173,16 @@ pub struct RolloutReport {
 impl RolloutReport {
     /// The most failures that are kept.
     pub const FAILURES: usize = 10;
+}
+
+/// The jobs of a rollout, as [`Strategy::before`] and [`Strategy::after`] name them.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct JobReports {
+    /// The one before the rollout; `None` where there is none, or it was not begun.
+    pub before: Option<JobReport>,
+    /// The one after it.
+    pub after: Option<JobReport>,
 }
 
 /// How far a rollout is, as far as can be said.

@@ -57,7 +57,11 @@ impl Deployer {
             }
             of_the_service(&self.slots(service).await?, &change.victims)?;
             if input.value.removing {
-                return Err(Error::new(ErrorKind::Busy, "the service is being removed"));
+                return Err(Error::new(
+                    ErrorKind::Busy,
+                    "the service is being removed; accepted: one that stays",
+                )
+                .with_context("service", service));
             }
             if change.desired == now.desired {
                 return self.scale_of(service, &found, now).await;

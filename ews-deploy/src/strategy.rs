@@ -38,7 +38,7 @@ pub struct Strategy {
     pub first_batch: Batch,
     /// How many each further batch replaces. Default 25 %, rounded up (Kubernetes' surge).
     pub batch: Batch,
-    /// The pause between two batches. Default none.
+    /// The pause between two batches; at most a day. Default none.
     #[serde(with = "duration")]
     pub interval: Duration,
     /// How long a new instance must have been ready without a break before it counts. Default 10 s (Nomad's).
@@ -47,13 +47,14 @@ pub struct Strategy {
     /// How long a new instance may take to get there. Above `min_healthy`. Default 5 min (Nomad's).
     #[serde(with = "duration")]
     pub healthy_deadline: Duration,
-    /// How often a new instance may lose its readiness before it counts as failed though it is ready again. Default 3.
+    /// How often a new instance may lose its readiness before it counts as failed though it is ready again. Default 3, a choice of ours.
     pub flaps: u32,
     /// How long a rollout may go without another instance getting healthy before it has failed. At least
     /// `healthy_deadline`. Time while paused does not count. Default 10 min (Nomad's and Kubernetes').
     #[serde(with = "duration")]
     pub progress_deadline: Duration,
-    /// How long requests under way at an old instance may take before they are closed. Default 30 s (Kamal's).
+    /// How long requests under way at an old instance may take before they are closed; at most a day. Default 30 s
+    /// (Kamal's).
     #[serde(with = "duration")]
     pub drain: Duration,
     /// For how long each new instance is watched after it was found healthy: if it ends, or is found not to live, within this
@@ -137,6 +138,13 @@ impl Strategy {
         self
     }
 
+    /// Losing readiness at most so often.
+    #[must_use]
+    pub fn with_flaps(mut self, flaps: u32) -> Self {
+        self.flaps = flaps;
+        self
+    }
+
     /// With these deadlines, for one instance and for progress of the whole.
     #[must_use]
     pub fn with_deadlines(mut self, healthy: Duration, progress: Duration) -> Self {
@@ -214,7 +222,7 @@ impl Strategy {
     pub fn check(&self) -> Result<()> {
         const DAY: Duration = Duration::from_secs(24 * 3600);
         let wrong = |field: &'static str, accepted: String| {
-            Err(Error::invalid(format!("`{field}` of the strategy is out of range; accepted: {accepted}"))
+            Err(Error::invalid(format!("`{field}` of the strategy is refused; accepted: {accepted}"))
                 .with_context("field", field))
         };
         let counts = [("first_batch", Some(self.first_batch)), ("batch", Some(self.batch))];
@@ -235,8 +243,10 @@ impl Strategy {
         if self.monitor >= self.progress_deadline {
             return wrong("monitor", format!("less than `progress_deadline` ({:?})", self.progress_deadline));
         }
-        if self.interval > DAY || self.drain > DAY {
-            return wrong("interval, drain", "at most a day".to_owned());
+        for (field, time) in [("interval", self.interval), ("drain", self.drain)] {
+            if time > DAY {
+                return wrong(field, "at most a day".to_owned());
+            }
         }
         for (field, job) in [("before", &self.before), ("after", &self.after)] {
             let Some(job) = job else { continue };
@@ -254,9 +264,14 @@ impl Strategy {
             return wrong("rules", "at most 50".to_owned());
         }
         match (&self.canary, &self.blue_green) {
-            (Some(_), Some(_)) => return wrong("canary, blue_green", "one of the two".to_owned()),
+            (Some(_), Some(_)) => {
+                return wrong("blue_green", "none beside `canary`: one of the two".to_owned());
+            }
             (Some(canary), None) => {
                 canary.analysis.as_ref().map_or(Ok(()), crate::analysis::Analysis::check)?;
+            }
+            (None, Some(blue_green)) if blue_green.retire > 7 * DAY => {
+                return wrong("blue_green.retire", "at most 7 days".to_owned());
             }
             (None, Some(blue_green)) if blue_green.preview.len() > BlueGreen::PREVIEWS => {
                 return wrong("blue_green.preview", format!("at most {} domains", BlueGreen::PREVIEWS));
@@ -301,7 +316,7 @@ impl Strategy {
         }
     }
 
-    /// The sizes of the batches for so many slots; their sum is `slots`.
+    /// The sizes of the batches for so many slots, of at least one each; their sum is `slots`.
     pub fn batches(&self, slots: usize) -> Vec<usize> {
         let mut sizes = Vec::new();
         let mut left = slots;
@@ -337,7 +352,7 @@ pub struct RolloutJob {
     /// Its arguments, in place of the spec's.
     #[serde(default)]
     pub args: Vec<String>,
-    /// How long one attempt may take; at most 7 days. Default 1 h.
+    /// How long one attempt may take; above zero, at most 7 days. Default 1 h, a choice of ours.
     #[serde(default = "RolloutJob::hour", with = "duration")]
     pub deadline: Duration,
     /// How many further attempts follow a failed one; at most 100. Default 0.
@@ -431,6 +446,7 @@ impl fmt::Display for OnFailure {
 
 /// The size of a batch: `3` or `25%`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Batch {
     /// So many instances.
     Count(u32),

@@ -11,7 +11,7 @@ use std::time::Duration;
 use ews_core::testkit::fake::{Fault, FaultRule, Operation};
 use ews_core::testkit::tar;
 use ews_core::{ErrorKind, Instance, InstanceState, Runtime as _, ScaleChange, ScaleTarget as _};
-use ews_deploy::release::{Condition, Discovery, ReleaseSpec};
+use ews_deploy::release::{Discovery, MemberCondition, ReleaseSpec};
 use ews_deploy::{DeployRequest, Outcome};
 use futures_util::StreamExt as _;
 use release_rig::*;
@@ -19,7 +19,7 @@ use rig::*;
 
 /// A database and an API behind it.
 fn pair(version: &str) -> ReleaseSpec {
-    release([service("db", version), service("api", version).after(name("db"), Condition::Healthy)])
+    release([service("db", version), service("api", version).after(name("db"), MemberCondition::Healthy)])
 }
 
 async fn of(world: &World, service: &str) -> Vec<Instance> {
@@ -205,7 +205,7 @@ async fn the_environment_says_where_the_others_were_at_creation() {
     let mut db = service("db", "v1");
     db.traffic = request(spec("v1")).traffic;
     let report =
-        released(&controller, release([db, ask.clone().after(name("db"), Condition::Promoted)])).await;
+        released(&controller, release([db, ask.clone().after(name("db"), MemberCondition::Promoted)])).await;
     let log = report.member(&name("ask")).unwrap().job.clone().unwrap().log;
     let there = addresses(&world, "db").await;
     let value = |variable: &str| {
@@ -221,7 +221,7 @@ async fn the_environment_says_where_the_others_were_at_creation() {
     assert!(there.contains(&one.parse().unwrap()), "{log:?}");
     assert_eq!(value("DB_URL"), format!("http://{one}"));
     // And where nothing shall be told, nothing is.
-    let quiet = release([service("db", "v1"), ask.after(name("db"), Condition::Promoted)]);
+    let quiet = release([service("db", "v1"), ask.after(name("db"), MemberCondition::Promoted)]);
     let report = released(&controller, quiet.with_discovery(Discovery::off())).await;
     let log = report.member(&name("ask")).unwrap().job.clone().unwrap().log;
     assert!(log.iter().all(|line| line.ends_with('=')), "{log:?}");

@@ -55,7 +55,7 @@ async fn only_so_many_wait_and_what_is_superseded_before_it_began_has_an_end() {
         waiting.push(deployer.deploy(&asked(&format!("w{number}"), Concurrency::Queue)).await.unwrap());
     }
     let error = deployer.deploy(&asked("more", Concurrency::Queue)).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Busy, "{error}");
+    assert_eq!(error.kind(), ErrorKind::OutOfResources, "{error}");
     let last = deployer.deploy(&asked("last", Concurrency::Supersede)).await.unwrap();
     for id in &waiting {
         let report = ended(&controller, id).await;
@@ -317,6 +317,8 @@ fn imaged(version: &str, digest: ews_core::Digest) -> ews_core::ServiceSpec {
 
 #[tokio::test(start_paused = true)]
 async fn an_image_that_can_not_be_had_changes_nothing_not_even_on_the_way_back() {
+    use ews_core::ImageStore;
+    use ews_core::image::{EnsureOptions, PruneOptions};
     use ews_core::spec::platform::Platform;
     use ews_core::testkit::fake_images::ImageCall;
     use ews_core::testkit::{CallFault, FakeImages};
@@ -344,6 +346,27 @@ async fn an_image_that_can_not_be_had_changes_nothing_not_even_on_the_way_back()
     images.inject(ImageCall::Pull, CallFault::Fail(ErrorKind::Unavailable));
     assert_eq!(deploy(&controller, imaged("v3", third)).await.outcome, Some(Outcome::Succeeded));
     assert_eq!(controller.deployer.images_in_use().await.unwrap().len(), 3);
+
+    // Of what EWS made, only what no revision needs goes, and what the caller keeps stays too.
+    let ours = |name: &str| {
+        let mut image =
+            ews_core::image::Image::new(ews_core::Digest::of(name.as_bytes()), Platform::host().unwrap());
+        image.labels.insert("ews/owner".to_owned(), "acme".to_owned());
+        image
+    };
+    for name in ["spare", "kept"] {
+        let reference: ews_core::ImageRef = format!("shop/{name}:1").parse().unwrap();
+        images.offer(&reference, ours(name));
+        let source = ews_core::spec::source::ImageSource::new(reference);
+        let mut pulled = ImageStore::ensure(&images, &source, &EnsureOptions::default()).await.unwrap();
+        while futures_util::StreamExt::next(&mut pulled).await.is_some() {}
+    }
+    let mut options = PruneOptions::default();
+    (options.keep, options.dry_run) = (vec![ours("kept").id], true);
+    assert_eq!(controller.deployer.prune_images(&options).await.unwrap(), [ours("spare").id]);
+    options.dry_run = false;
+    assert_eq!(controller.deployer.prune_images(&options).await.unwrap(), [ours("spare").id]);
+    assert!(controller.deployer.prune_images(&options).await.unwrap().is_empty());
 
     // The image of before is gone everywhere: a rollback to it is refused, and what runs runs on.
     controller.kill();

@@ -11,7 +11,7 @@ use ews_core::event::Notice;
 use ews_core::event::RuntimeEvent;
 use ews_core::testkit::fake::FakeRuntime;
 use ews_core::{ErrorKind, EventStream, InstanceState, Runtime as _, Selector, Store};
-use ews_deploy::{DeployRequest, EventKind, OnFailure, Outcome, RolloutJob, Step, Strategy};
+use ews_deploy::{DeployRequest, EventKind, JobReports, OnFailure, Outcome, RolloutJob, Step, Strategy};
 use futures_util::{FutureExt as _, StreamExt as _};
 use rig::*;
 
@@ -36,7 +36,7 @@ async fn they_run_before_anything_and_after_all() {
     let strategy = jobs(job(&["print", "migrated"]), job(&["print", "tidied"]));
     let report = deployed(&controller, strategy).await;
     assert_eq!(report.outcome, Some(Outcome::Succeeded), "{report:?}");
-    let (before, after) = report.jobs;
+    let JobReports { before, after, .. } = report.jobs;
     assert_eq!(
         (before.unwrap().log, after.unwrap().log),
         (vec!["migrated".to_owned()], vec!["tidied".to_owned()])
@@ -66,7 +66,7 @@ async fn one_that_fails_before_changes_nothing_and_one_after_takes_all_back() {
         "{}",
         report.cause
     );
-    let job_report = report.jobs.0.unwrap();
+    let job_report = report.jobs.before.unwrap();
     assert_eq!(
         (job_report.exit.unwrap().code, job_report.log),
         (Some(3), vec!["out".to_owned(), "err".to_owned()])
@@ -75,7 +75,10 @@ async fn one_that_fails_before_changes_nothing_and_one_after_takes_all_back() {
     assert_eq!(world.instances().await, before);
 
     let report = deployed(&controller, jobs(None, job(&["exit", "4"]))).await;
-    assert_eq!((report.outcome, report.jobs.1.unwrap().succeeded), (Some(Outcome::RolledBack), Some(false)));
+    assert_eq!(
+        (report.outcome, report.jobs.after.unwrap().succeeded),
+        (Some(Outcome::RolledBack), Some(false))
+    );
     world.assert_whole(3, "v1").await;
     assert_eq!(world.guard.least(), 3);
 }
@@ -85,7 +88,7 @@ async fn it_is_tried_again_as_it_may_be_and_when_somebody_resumes() {
     let (world, controller) = running().await;
     let often = RolloutJob::new(["fake", "exit", "1"]).with_limits(Duration::from_secs(60), 2);
     let report = deployed(&controller, jobs(Some(often), None)).await;
-    assert_eq!(report.jobs.0.unwrap().attempt, 3);
+    assert_eq!(report.jobs.before.unwrap().attempt, 3);
 
     let strategy = jobs(job(&["exit", "1"]), None).with_on_failure(OnFailure::Pause);
     let id = controller.deployer.deploy(&request(spec("v2")).with_strategy(strategy)).await.unwrap();
@@ -141,11 +144,11 @@ async fn a_rollback_runs_none_and_a_first_deployment_does() {
     };
     for version in ["v1", "v2"] {
         let id = controller.deployer.deploy(&with(version)).await.unwrap();
-        assert!(ended(&controller, &id).await.jobs.0.is_some());
+        assert!(ended(&controller, &id).await.jobs.before.is_some());
     }
     let id = controller.deployer.rollback(&web(), None).await.unwrap();
     let report = ended(&controller, &id).await;
-    assert_eq!((report.outcome, report.jobs), (Some(Outcome::Succeeded), (None, None)));
+    assert_eq!((report.outcome, report.jobs), (Some(Outcome::Succeeded), JobReports::default()));
 }
 
 #[tokio::test(start_paused = true)]

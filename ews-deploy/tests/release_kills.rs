@@ -16,7 +16,7 @@ use ews_core::event::{Notice, RuntimeEvent};
 use ews_core::testkit::fake::FakeRuntime;
 use ews_core::{EventStream, InstanceState, Runtime as _, Selector, Store};
 use ews_deploy::Outcome;
-use ews_deploy::release::{Condition, MemberStage, ReleaseReport, ReleaseRequest, ReleaseSpec};
+use ews_deploy::release::{MemberCondition, MemberStage, ReleaseReport, ReleaseRequest, ReleaseSpec};
 use futures_util::{FutureExt as _, StreamExt as _};
 use release_rig::*;
 use rig::*;
@@ -33,8 +33,10 @@ struct Run {
 
 /// Two services of one instance, the second after the first.
 fn pair(version: &str) -> ReleaseSpec {
-    let mut spec =
-        release([service("db", version), service("api", version).after(name("db"), Condition::Healthy)]);
+    let mut spec = release([
+        service("db", version),
+        service("api", version).after(name("db"), MemberCondition::Healthy),
+    ]);
     for member in &mut spec.members {
         member.service.replicas = 1;
     }
@@ -161,7 +163,7 @@ async fn exactly(run: &Run, expected: &[(&str, &str)], place: &str) {
 #[tokio::test(start_paused = true)]
 async fn a_kill_at_any_point_of_a_release_that_succeeds() {
     let spec = || {
-        let mut extra = service("extra", "v2").after(name("api"), Condition::Promoted);
+        let mut extra = service("extra", "v2").after(name("api"), MemberCondition::Promoted);
         extra.service.replicas = 1;
         pair("v2").with_member(extra)
     };
@@ -180,8 +182,8 @@ async fn a_kill_at_any_point_of_a_release_that_goes_back() {
         extra.service.replicas = 1;
         let mut spec = pair("v2").with_member(extra);
         spec.members[1] = ailing("api", "v2")
-            .after(name("db"), Condition::Healthy)
-            .after(name("extra"), Condition::Healthy);
+            .after(name("db"), MemberCondition::Healthy)
+            .after(name("extra"), MemberCondition::Healthy);
         spec.members[1].service.replicas = 1;
         spec
     };
@@ -198,8 +200,9 @@ async fn a_kill_at_any_point_of_a_release_with_a_job_never_runs_it_twice() {
     let spec = || {
         let mut spec = pair("v2");
         spec.members[1].after.clear();
-        let migrate = job("migrate", &["exit", "0", "after", "3s"]).after(name("db"), Condition::Healthy);
-        spec.members[1] = spec.members[1].clone().after(name("migrate"), Condition::Completed);
+        let migrate =
+            job("migrate", &["exit", "0", "after", "3s"]).after(name("db"), MemberCondition::Healthy);
+        spec.members[1] = spec.members[1].clone().after(name("migrate"), MemberCondition::Completed);
         spec.with_member(migrate)
     };
     every_point("job", spec, 50, async |run, place| {
@@ -219,7 +222,7 @@ async fn a_kill_at_any_point_of_a_release_whose_job_fails() {
         retried.retries = 1;
         let migrate = job_with("migrate", &["exit", "3", "after", "1s"], retried);
         let mut spec = pair("v2").with_keep_failed(5 * S);
-        spec.members[1] = migrate.after(name("db"), Condition::Healthy);
+        spec.members[1] = migrate.after(name("db"), MemberCondition::Healthy);
         spec
     };
     every_point("failing job", spec, 40, async |run, place| {

@@ -14,7 +14,7 @@ use ews_core::event::{Notice, RuntimeEvent};
 use ews_core::testkit::fake::{FakeRuntime, Fault, FaultRule};
 use ews_core::{ErrorKind, EventStream, InstanceState, Runtime as _, Selector, Timestamp};
 use ews_deploy::Outcome;
-use ews_deploy::release::{Condition, MemberSpec, OnMemberFailure, ReleaseRequest, ReleaseSpec};
+use ews_deploy::release::{MemberCondition, MemberSpec, OnMemberFailure, ReleaseRequest, ReleaseSpec};
 use futures_util::{FutureExt as _, StreamExt as _};
 use proptest::prelude::*;
 use release_rig::*;
@@ -49,7 +49,7 @@ struct Member {
     /// Whether an earlier release brought it.
     known: bool,
     /// For each earlier member, what of it is waited for.
-    edges: Vec<Option<Condition>>,
+    edges: Vec<Option<MemberCondition>>,
 }
 
 #[derive(Debug, Clone)]
@@ -72,9 +72,9 @@ fn member(index: usize) -> impl Strategy<Value = Member> {
     ];
     let condition = prop_oneof![
         3 => Just(None),
-        1 => Just(Some(Condition::Started)),
-        1 => Just(Some(Condition::Healthy)),
-        1 => Just(Some(Condition::Promoted)),
+        1 => Just(Some(MemberCondition::Started)),
+        1 => Just(Some(MemberCondition::Healthy)),
+        1 => Just(Some(MemberCondition::Promoted)),
     ];
     (kind, any::<bool>(), prop::collection::vec(condition, index)).prop_map(|(kind, known, edges)| Member {
         kind,
@@ -276,7 +276,7 @@ fn in_order(case: &Case, seen: &Seen) {
             let place = format!("m{index} before {name} was {condition}: {case:?} {seen:?}");
             let times = seen.running.get(&name).unwrap_or_else(|| panic!("{place}"));
             match (is_job(before), condition) {
-                (_, Condition::Started) => assert!(times[0] <= *started, "{place}"),
+                (_, MemberCondition::Started) => assert!(times[0] <= *started, "{place}"),
                 (true, _) => assert!(seen.exited.get(&name).is_some_and(|at| at <= started), "{place}"),
                 // Both instances had been running for as long as a gate takes.
                 (false, _) => {

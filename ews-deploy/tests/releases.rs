@@ -9,9 +9,9 @@ use std::time::Duration;
 use ews_core::spec::lifecycle::Job;
 use ews_core::{ErrorKind, InstanceState, Runtime as _};
 use ews_deploy::release::{
-    Condition, Meeting, MemberAction, MemberStage, OnMemberFailure, ReleasePhase, ReleaseRequest,
+    MemberAction, MemberCondition, MemberStage, OnMemberFailure, ReleasePhase, ReleaseRequest,
 };
-use ews_deploy::{Approval, Batch, DeployRequest, Outcome};
+use ews_deploy::{Approval, AuditAction, Batch, Concurrency, DeployRequest, Outcome};
 use release_rig::*;
 use rig::*;
 
@@ -24,9 +24,9 @@ async fn members_go_when_their_conditions_hold_and_others_at_once() {
     let mut events = controller.deployer.release_events();
     let spec = release([
         service("front", "v1")
-            .after(name("api"), Condition::Promoted)
-            .after(name("mail"), Condition::Started),
-        service("api", "v1").after(name("db"), Condition::Healthy),
+            .after(name("api"), MemberCondition::Promoted)
+            .after(name("mail"), MemberCondition::Started),
+        service("api", "v1").after(name("db"), MemberCondition::Healthy),
         service("db", "v1"),
         service("mail", "v1"),
     ]);
@@ -52,7 +52,7 @@ async fn a_started_member_lets_others_go_before_it_is_healthy() {
     let controller = world.controller("first").await;
     let mut events = controller.deployer.release_events();
     let slow = service("db", "v1").with_strategy(quick().with_min_healthy(15 * S));
-    let spec = release([slow, service("api", "v1").after(name("db"), Condition::Started)]);
+    let spec = release([slow, service("api", "v1").after(name("db"), MemberCondition::Started)]);
     let report = released(&controller, spec).await;
     assert_eq!(report.outcome, Some(Outcome::Succeeded), "{report:?}");
     let lines = told(&mut events);
@@ -68,8 +68,8 @@ async fn healthy_opens_while_the_rollout_still_watches() {
     let watched = service("db", "v1").with_strategy(quick().with_monitor(30 * S));
     let spec = release([
         watched,
-        service("early", "v1").after(name("db"), Condition::Healthy),
-        service("late", "v1").after(name("db"), Condition::Promoted),
+        service("early", "v1").after(name("db"), MemberCondition::Healthy),
+        service("late", "v1").after(name("db"), MemberCondition::Promoted),
     ]);
     let report = released(&controller, spec).await;
     assert_eq!(report.outcome, Some(Outcome::Succeeded), "{report:?}");
@@ -85,9 +85,9 @@ async fn a_failure_takes_all_back_in_reverse_order() {
     assert_eq!(released(&controller, chain("v1")).await.outcome, Some(Outcome::Succeeded));
     let mut events = controller.deployer.release_events();
     let mut spec = chain("v2");
-    spec.members[2] = ailing("front", "v2").after(name("api"), Condition::Promoted);
+    spec.members[2] = ailing("front", "v2").after(name("api"), MemberCondition::Promoted);
     // One that is new with this release and had nothing before.
-    spec = spec.with_member(service("extra", "v2").after(name("db"), Condition::Healthy));
+    spec = spec.with_member(service("extra", "v2").after(name("db"), MemberCondition::Healthy));
     let report = released(&controller, spec).await;
     assert_eq!(report.outcome, Some(Outcome::RolledBack), "{report:?}");
     assert!(report.cause.contains("`front` failed"), "{}", report.cause);
@@ -127,7 +127,7 @@ async fn what_went_back_has_its_count_and_its_traffic_of_before_too() {
     let mut spec = chain("v2");
     spec.members[0].service.replicas = 3;
     spec.members[0].traffic = request(rig::spec("v2")).traffic;
-    spec.members[1] = ailing("api", "v2").after(name("db"), Condition::Healthy);
+    spec.members[1] = ailing("api", "v2").after(name("db"), MemberCondition::Healthy);
     let report = released(&controller, spec).await;
     assert_eq!(report.outcome, Some(Outcome::RolledBack), "{report:?}");
     eventually("five of the first run", || async { versions(&world).await["db"] == vec!["v1"; 5] }).await;
@@ -143,12 +143,12 @@ async fn frozen_stops_where_it_stands_and_keep_leaves_out_what_depends() {
         assert_eq!(released(&controller, first).await.outcome, Some(Outcome::Succeeded));
         let mut events = controller.deployer.release_events();
         let mut spec = chain("v2").with_on_failure(policy);
-        spec.members[1] = ailing("api", "v2").after(name("db"), Condition::Healthy);
+        spec.members[1] = ailing("api", "v2").after(name("db"), MemberCondition::Healthy);
         let slow = service("slow", "v2")
             .with_strategy(quick().with_deadlines(50 * S, 120 * S).with_min_healthy(40 * S));
         spec = spec
             .with_member(slow)
-            .with_member(service("extra", "v2").after(name("slow"), Condition::Promoted));
+            .with_member(service("extra", "v2").after(name("slow"), MemberCondition::Promoted));
         let report = released(&controller, spec).await;
         assert_eq!(report.outcome, Some(Outcome::Failed), "{policy:?}: {report:?}");
         assert!(report.cause.contains("`api` failed"), "{}", report.cause);
@@ -172,7 +172,7 @@ async fn what_runs_already_is_not_touched() {
     let before: Vec<_> = world.instances().await.into_iter().map(|instance| instance.id).collect();
     let mut events = controller.deployer.release_events();
     let mut spec = chain("v1");
-    spec.members[1] = service("api", "v2").after(name("db"), Condition::Promoted);
+    spec.members[1] = service("api", "v2").after(name("db"), MemberCondition::Promoted);
     let plan = controller.deployer.plan_release(&ReleaseRequest::new(spec.clone())).await.unwrap();
     let actions: Vec<_> =
         plan.members.iter().map(|member| matches!(member.action, MemberAction::Unchanged)).collect();
@@ -237,12 +237,17 @@ async fn a_plan_prints_the_order_and_a_stale_one_is_refused() {
 async fn a_request_of_one_key_is_one_release() {
     let world = World::new();
     let controller = world.controller("first").await;
-    let request =
-        ReleaseRequest::new(chain("v1")).with_key("build-1").with_initiator("ci").with_reason("because");
-    let id = controller.deployer.release(&request).await.unwrap();
+    let request = ReleaseRequest::new(chain("v1")).with_key("build-1").with_reason("because");
+    let id = controller.deployer.by("ci").release(&request).await.unwrap();
     assert_eq!(controller.deployer.release(&request).await.unwrap(), id);
     let report = ended_release(&controller.deployer, &id).await;
-    assert_eq!((report.initiator.as_str(), report.reason.as_str()), ("ci", "because"));
+    assert_eq!((report.by.as_str(), report.reason.as_str()), ("ci", "because"));
+    // What the release asked of its members was asked for by whoever asked for the release.
+    let asked = controller.deployer.audit(&name("db"), 10).await.unwrap();
+    let deployed: Vec<_> =
+        asked.iter().filter(|entry| matches!(entry.action, AuditAction::Deploy(_))).collect();
+    assert_eq!(deployed.len(), 1, "{asked:?}");
+    assert_eq!(deployed[0].by, "ci");
     assert_eq!(controller.deployer.release(&request).await.unwrap(), id, "after its end too");
     assert_eq!(controller.deployer.release_history(&shop()).await.unwrap().len(), 1);
     assert_eq!(controller.deployer.releases().await.unwrap(), [shop()]);
@@ -279,7 +284,7 @@ async fn a_hundred_members_fit_into_one_release() {
     let controller = world.controller("first").await;
     let mut spec = release([service("m0", "v1")]).with_parallel(100);
     for number in 1..100 {
-        let member = service(&format!("m{number}"), "v1").after(name("m0"), Condition::Started);
+        let member = service(&format!("m{number}"), "v1").after(name("m0"), MemberCondition::Started);
         spec = spec.with_member(member);
     }
     for member in &mut spec.members {
@@ -382,7 +387,7 @@ mod steered {
         let careful = service("db", "v1").with_strategy(
             quick().with_approval(Approval::EveryBatch).with_batches(Batch::Count(1), Batch::Count(1)),
         );
-        let spec = release([careful, service("api", "v1").after(name("db"), Condition::Promoted)]);
+        let spec = release([careful, service("api", "v1").after(name("db"), MemberCondition::Promoted)]);
         let id = controller.deployer.release(&ReleaseRequest::new(spec)).await.unwrap();
         tokio::time::sleep(3_600 * S).await;
         let report = controller.deployer.release_report(&id).await.unwrap();
@@ -414,7 +419,7 @@ mod steered {
 
     #[tokio::test(start_paused = true)]
     async fn of_two_that_meet_the_second_is_refused_queued_or_goes_first() {
-        for meeting in [Meeting::Reject, Meeting::Queue, Meeting::Supersede] {
+        for concurrency in [Concurrency::Reject, Concurrency::Queue, Concurrency::Supersede] {
             let world = World::new();
             let controller = world.controller("first").await;
             let first = controller.deployer.release(&ReleaseRequest::new(chain("v1"))).await.unwrap();
@@ -422,9 +427,9 @@ mod steered {
                 report.member(&name("db")).is_some_and(|member| member.stage == MemberStage::UnderWay)
             })
             .await;
-            let request = ReleaseRequest::new(chain("v2")).with_meeting(meeting);
+            let request = ReleaseRequest::new(chain("v2")).with_concurrency(concurrency);
             let second = controller.deployer.release(&request).await;
-            if meeting == Meeting::Reject {
+            if concurrency == Concurrency::Reject {
                 assert_eq!(second.unwrap_err().kind(), ErrorKind::Busy);
                 assert_eq!(
                     ended_release(&controller.deployer, &first).await.outcome,
@@ -437,7 +442,8 @@ mod steered {
             let waits = controller.deployer.release_report(&second).await.unwrap();
             assert_eq!(waits.phase, ReleasePhase::Queued);
             let first = ended_release(&controller.deployer, &first).await;
-            let expected = if meeting == Meeting::Queue { Outcome::Succeeded } else { Outcome::Cancelled };
+            let expected =
+                if concurrency == Concurrency::Queue { Outcome::Succeeded } else { Outcome::Cancelled };
             assert_eq!(first.outcome, Some(expected), "{first:?}");
             assert_eq!(ended_release(&controller.deployer, &second).await.outcome, Some(Outcome::Succeeded));
             runs(&world, &[("api", "v2"), ("db", "v2"), ("front", "v2")]).await;
@@ -451,19 +457,20 @@ mod steered {
         let controller = world.controller("first").await;
         let mut ids = Vec::new();
         for number in 1..=11 {
-            let request = ReleaseRequest::new(chain(&format!("v{number}"))).with_meeting(Meeting::Queue);
+            let request =
+                ReleaseRequest::new(chain(&format!("v{number}"))).with_concurrency(Concurrency::Queue);
             ids.push(controller.deployer.release(&request).await.unwrap());
             let began = |report: &ews_deploy::release::ReleaseReport| report.started_at.is_some();
             until(&controller.deployer, &ids[0], began).await;
         }
-        let request = ReleaseRequest::new(chain("v12")).with_meeting(Meeting::Queue);
+        let request = ReleaseRequest::new(chain("v12")).with_concurrency(Concurrency::Queue);
         assert_eq!(
             controller.deployer.release(&request).await.unwrap_err().kind(),
             ErrorKind::OutOfResources
         );
         let first = ended_release(&controller.deployer, &ids[0]).await;
         assert_eq!(first.outcome, Some(Outcome::Succeeded));
-        let request = ReleaseRequest::new(chain("v13")).with_meeting(Meeting::Supersede);
+        let request = ReleaseRequest::new(chain("v13")).with_concurrency(Concurrency::Supersede);
         eventually("there is room", || async {
             controller.deployer.release(&request.clone().with_key("k")).await.is_ok()
         })
@@ -538,8 +545,8 @@ mod jobs {
     fn with_job(version: &str, words: &[&str]) -> ews_deploy::release::ReleaseSpec {
         release([
             service("db", version),
-            job("migrate", words).after(name("db"), Condition::Healthy),
-            service("api", version).after(name("migrate"), Condition::Completed),
+            job("migrate", words).after(name("db"), MemberCondition::Healthy),
+            service("api", version).after(name("migrate"), MemberCondition::Completed),
         ])
     }
 

@@ -66,25 +66,25 @@ use crate::{AccessFile, AccessFormat, AccessLog, Gateway, GatewayBuilder, Gatewa
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct ServerConfig {
-    /// The gateway itself.
+    /// The gateway itself. One that listens nowhere is of no use but to a test.
     pub gateway: GatewayConfig,
     /// Where the admin endpoint listens. Default: nowhere, and then nothing can be changed.
     pub admin: Option<SocketAddr>,
     /// The file that holds the admin endpoint's tokens, one a line, each of at least 16 bytes. Needed where that listens.
     pub token_file: Option<PathBuf>,
     /// The directory whose files hold the chains and keys of certificates, as references name them. Without one no certificate
-    /// can be loaded. It takes the feature `tls`.
+    /// can be loaded. It takes the feature `tls`. Default: none.
     pub secrets: Option<PathBuf>,
     /// The file of the embedded store that keeps what was applied. Default: none, and a new process knows nothing.
     pub state: Option<PathBuf>,
-    /// Where the bound addresses are written as JSON once all listen; the file appears whole.
+    /// Where the bound addresses are written as JSON once all listen; the file appears whole, and goes at the end. Default: nowhere.
     pub addresses_file: Option<PathBuf>,
     /// The Unix socket where a successor asks to take over without a refused connection, and where this process asks whoever
     /// is there when it starts; see `handover`. Default: none, and on Unix only.
     pub handover: Option<PathBuf>,
     /// The access log: a file that others may rotate. Default: none.
     pub access_log: Option<PathBuf>,
-    /// How its lines look.
+    /// How its lines look. Default: JSON.
     pub access_format: AccessFormat,
     /// How long requests under way may take at the end. Default 30 s (Kubernetes' grace period).
     #[serde(with = "duration")]
@@ -114,8 +114,37 @@ impl ServerConfig {
     /// # Errors
     /// `Invalid`, saying what is wrong and where.
     pub fn from_toml(text: &str) -> Result<Self> {
-        toml::from_str(text)
-            .map_err(|error| Error::invalid(format!("the configuration can't be read: {}", error.message())))
+        toml::from_str(text).map_err(|error: toml::de::Error| {
+            let place = error.span().map(|span| place(text, span.start)).unwrap_or_default();
+            Error::invalid(format!("the configuration can't be read{place}: {}", error.message().trim_end()))
+        })
+    }
+
+    /// Refuses what can't work. What is in the files that it names shows when it is started.
+    ///
+    /// # Errors
+    /// `Invalid`, naming the field and what is accepted; `Unsupported` for what this build or this system lacks.
+    pub fn check(&self) -> Result<()> {
+        self.gateway.check()?;
+        if self.admin.is_some() && self.token_file.is_none() {
+            return Err(Error::invalid("an admin endpoint without tokens; accepted: one with `token_file`")
+                .with_context("field", "token_file"));
+        }
+        if self.handover.is_some() && !cfg!(unix) {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "`handover` gives open sockets away, which this system can't; accepted: none",
+            )
+            .with_context("field", "handover"));
+        }
+        if self.secrets.is_some() && !cfg!(feature = "tls") {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "`secrets` hold certificates, and this gateway is built without TLS; accepted: none, or ews-route's feature `tls`",
+            )
+            .with_context("field", "secrets"));
+        }
+        Ok(())
     }
 
     /// With this gateway.
@@ -177,6 +206,7 @@ impl ServerConfig {
 
 /// Where a gateway process listens.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Addresses {
     /// For traffic.
     pub http: Vec<SocketAddr>,
@@ -202,7 +232,9 @@ impl Addresses {
             Err(error) => return Err(io("the addresses can't be read", path, error)),
         };
         serde_json::from_slice(&text).map(Some).map_err(|error| {
-            Error::new(ErrorKind::Corrupt, "the file of addresses can't be read").with_source(error)
+            Error::new(ErrorKind::Corrupt, "the file of addresses holds something else")
+                .with_context("file", path.display())
+                .with_source(error)
         })
     }
 
@@ -252,9 +284,9 @@ impl Server {
     /// Starts everything, and returns once all listens and what was applied before is served.
     ///
     /// # Errors
-    /// Those of [`GatewayBuilder::start`](crate::GatewayBuilder::start), of the store, and of the files; `Invalid` for an
-    /// admin endpoint without tokens.
+    /// Those of [`ServerConfig::check`], of [`GatewayBuilder::start`](crate::GatewayBuilder::start), of the store, and of the files.
     pub async fn start(config: ServerConfig) -> Result<Self> {
+        config.check()?;
         let ServerConfig {
             gateway,
             admin,
@@ -268,23 +300,9 @@ impl Server {
             drain,
         } = config;
         #[cfg(not(unix))]
-        if socket.is_some() {
-            return Err(Error::new(
-                ErrorKind::Unsupported,
-                "`handover` gives open sockets away, which this system can't; accepted: none",
-            ));
-        }
+        let _ = socket;
         let (plain, secured) = (gateway.listen.len(), gateway.listen_tls.len());
-        let tokens = match (admin, &token_file) {
-            (None, _) => None,
-            (Some(_), Some(file)) => Some(tokens(file)?),
-            (Some(_), None) => {
-                return Err(Error::invalid(
-                    "an admin endpoint without tokens; accepted: one with `token_file`",
-                ));
-            }
-        };
-        gateway.check()?;
+        let tokens = token_file.filter(|_| admin.is_some()).map(|file| tokens(&file)).transpose()?;
         // From here on whoever is there waits for us, its store closed.
         #[cfg(unix)]
         let mut predecessor = match &socket {
@@ -304,16 +322,9 @@ impl Server {
             builder = builder.with_secrets(Arc::new(ews_core::secrets::FileSecrets::new(directory)?));
         }
         #[cfg(not(feature = "tls"))]
-        if secrets.is_some() {
-            return Err(Error::new(
-                ErrorKind::Unsupported,
-                "`secrets` hold certificates, and this gateway is built without TLS (ews-route's feature `tls`)",
-            ));
-        }
+        drop(secrets);
         if let Some(path) = access_log {
-            let file = AccessFile::open(&path)
-                .map_err(|error| io("the access log can't be opened", &path, error))?;
-            builder = builder.with_access_log(AccessLog::new(access_format, file));
+            builder = builder.with_access_log(AccessLog::new(access_format, AccessFile::open(path)?));
         }
         let mut store = None;
         if let Some(path) = state {
@@ -382,8 +393,8 @@ impl Server {
                 }
             };
             match outcome {
-                Ok(handover::Outcome::Taken { closed }) => return server.taken(closed).await,
-                Ok(handover::Outcome::Kept(reason)) => {
+                Ok(handover::HandoverOutcome::Taken { closed }) => return server.taken(closed).await,
+                Ok(handover::HandoverOutcome::Kept(reason)) => {
                     tracing::warn!(error = %reason, "a successor did not take over");
                 }
                 Err(error) => tracing::error!(%error, "a hand-over failed"),
@@ -395,8 +406,8 @@ impl Server {
 
     /// How it is handed over.
     #[cfg(unix)]
-    fn how(&self) -> handover::HandOver {
-        let mut how = handover::HandOver::default().with_drain(self.drain);
+    fn how(&self) -> handover::Handover {
+        let mut how = handover::Handover::default().with_drain(self.drain);
         if let Some(store) = &self.store {
             how = how.with_store(store.clone());
         }
@@ -586,8 +597,16 @@ pub async fn run(
 fn tokens(file: &Path) -> Result<Tokens> {
     let text = std::fs::read_to_string(file).map_err(|error| io("the tokens can't be read", file, error))?;
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-    Tokens::new(lines.map(SecretValue::new).collect::<Result<Vec<_>>>()?)
-        .map_err(|error| error.with_context("file", file.display()))
+    let all = lines.map(SecretValue::new).collect::<Result<Vec<_>>>().and_then(Tokens::new);
+    all.map_err(|error| error.with_context("file", file.display()))
+}
+
+/// Where in a text a byte is, for people.
+fn place(text: &str, at: usize) -> String {
+    let before = text.get(..at).unwrap_or(text);
+    let line = before.matches('\n').count() + 1;
+    let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+    format!(" (line {line}, column {column})")
 }
 
 fn io(what: &'static str, path: &Path, error: std::io::Error) -> Error {

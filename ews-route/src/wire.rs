@@ -1,4 +1,7 @@
 //! The requests of the admin endpoint that the contracts have no form of their own for.
+//!
+//! `RemoteBalancer` and `RemoteMetrics` speak this; whoever writes another client in Rust finds the same types here, and everybody else the
+//! endpoint's description in `admin::OPENAPI`.
 
 use ews_core::balancer::{ObjectKind, ObjectQuery, ObjectRef, ObserveQuery};
 use ews_core::endpoint::EndpointKey;
@@ -9,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 /// What a gateway can do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Capabilities {
     /// Which gateway.
     pub gateway: GatewayId,
@@ -21,6 +25,7 @@ pub struct Capabilities {
 /// An [`ObjectQuery`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct ObjectsRequest {
     /// Of which kinds. Empty: all.
     #[serde(default)]
@@ -61,6 +66,7 @@ impl From<ObjectsRequest> for ObjectQuery {
 /// An [`ObserveQuery`].
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct ObserveRequest {
     /// Only this pool.
     #[serde(default)]
@@ -87,6 +93,7 @@ impl From<ObserveRequest> for ObserveQuery {
 /// A question about a moment.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct InstantRequest {
     /// What is asked.
     pub query: MetricQuery,
@@ -95,9 +102,17 @@ pub struct InstantRequest {
     pub at: Option<Timestamp>,
 }
 
+impl InstantRequest {
+    /// This, at that moment.
+    pub fn new(query: MetricQuery, at: Option<Timestamp>) -> Self {
+        Self { query, at }
+    }
+}
+
 /// A question about a stretch of time.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct RangeRequest {
     /// What is asked.
     pub query: MetricQuery,
@@ -105,13 +120,28 @@ pub struct RangeRequest {
     pub range: TimeRange,
 }
 
+impl RangeRequest {
+    /// This, at those moments.
+    pub fn new(query: MetricQuery, range: TimeRange) -> Self {
+        Self { query, range }
+    }
+}
+
 /// A question about which metrics there are.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct DescribeRequest {
     /// Only those after this name.
     #[serde(default)]
     pub after: Option<String>,
     /// At most so many.
     pub limit: usize,
+}
+
+impl DescribeRequest {
+    /// So many after that name.
+    pub fn new(after: Option<String>, limit: usize) -> Self {
+        Self { after, limit }
+    }
 }

@@ -301,6 +301,14 @@ async fn what_can_not_be_started_says_why() {
     let address = taken.local_addr().unwrap();
     let error = Gateway::start(GatewayConfig::default().with_listen([address])).await.unwrap_err();
     assert_eq!(error.kind(), ews_core::ErrorKind::PortInUse);
+    assert!(error.message().contains(&address.to_string()), "{error}");
+    // Another gateway's address is taken too, though its threads share it among themselves.
+    let first = Gateway::start(config()).await.unwrap();
+    let twice = config().with_name("second").with_listen([first.addresses()[0]]);
+    let error = Gateway::start(twice.clone()).await.unwrap_err();
+    assert_eq!(error.kind(), ews_core::ErrorKind::PortInUse, "{error}");
+    first.shutdown(Duration::from_secs(5)).await;
+    Gateway::start(twice).await.unwrap();
     for wrong in [
         GatewayConfig::default().with_threads(0),
         GatewayConfig::default().with_name("not a name!"),
@@ -310,5 +318,7 @@ async fn what_can_not_be_started_says_why() {
         assert_eq!(error.kind(), ews_core::ErrorKind::Invalid, "{error}");
     }
     let views = Gateway::start(GatewayConfig::default()).await.unwrap();
+    let shown = format!("{views:?}");
+    assert_eq!(shown, r#"Gateway { id: GatewayId(gateway), addresses: [], connections: 0, .. }"#);
     assert_eq!(views.observe(&ObserveQuery::default()).await.unwrap()[0].generation, Some(0));
 }

@@ -24,7 +24,7 @@ use ews_core::balancer::{
 use ews_core::endpoint::{Endpoint, EndpointAddress, HostName, Scope};
 use ews_core::id::ChangeId;
 use ews_core::spec::network::Protocol;
-use ews_route::handover::{HandOver, Outcome, Predecessor, Successors};
+use ews_route::handover::{Handover, HandoverOutcome, Predecessor, Successors};
 use ews_route::server::{Server, ServerConfig};
 use ews_route::{Accept, Gateway, GatewayConfig, Resolver};
 use stage::upstream::ok;
@@ -204,10 +204,10 @@ async fn nothing_is_refused_while_one_process_after_the_other_takes_over() {
 struct Offered {
     stage: Stage,
     socket: PathBuf,
-    running: JoinHandle<ews_core::Result<Outcome>>,
+    running: JoinHandle<ews_core::Result<HandoverOutcome>>,
 }
 
-async fn offered(folder: &Path, config: GatewayConfig, how: HandOver, upstream: SocketAddr) -> Offered {
+async fn offered(folder: &Path, config: GatewayConfig, how: Handover, upstream: SocketAddr) -> Offered {
     let stage = Stage::with(config, &[upstream]).await;
     let socket = folder.join("gateway.socket");
     let running = offer(&stage.gateway, &socket, how);
@@ -215,7 +215,7 @@ async fn offered(folder: &Path, config: GatewayConfig, how: HandOver, upstream: 
 }
 
 /// Offers it once.
-fn offer(gateway: &Gateway, socket: &Path, how: HandOver) -> JoinHandle<ews_core::Result<Outcome>> {
+fn offer(gateway: &Gateway, socket: &Path, how: Handover) -> JoinHandle<ews_core::Result<HandoverOutcome>> {
     let mut successors = Successors::bind(socket).unwrap();
     let gateway = gateway.clone();
     tokio::spawn(async move { successors.next().await.unwrap().take_over(&gateway, how).await })
@@ -233,7 +233,7 @@ async fn a_drain_is_not_proved_while_a_predecessor_has_something_under_way() {
     let (upstream, gate) = holding().await;
     let folder = tempfile::tempdir().unwrap();
     let Offered { stage: old, socket, running } =
-        offered(folder.path(), config(), HandOver::default(), upstream.address).await;
+        offered(folder.path(), config(), Handover::default(), upstream.address).await;
     let mut client = old.client().await;
     client.send("GET /hold HTTP/1.1\r\nHost: a\r\n\r\n").await;
     until("it is under way", async || old.seen("i0").await.unwrap().in_flight == Some(1)).await;
@@ -247,7 +247,7 @@ async fn a_drain_is_not_proved_while_a_predecessor_has_something_under_way() {
     assert_eq!(new.get("a", "/").await.text(), "ok");
 
     // And the next one knows of both.
-    let second = offer(&new.gateway, &socket, HandOver::default());
+    let second = offer(&new.gateway, &socket, Handover::default());
     let newest = succeed(&socket, old.address).await;
     let names = async || -> Vec<String> {
         let views = newest.gateway.observe(&ObserveQuery::default()).await.unwrap();
@@ -265,7 +265,7 @@ async fn a_drain_is_not_proved_while_a_predecessor_has_something_under_way() {
     assert_eq!(client.answer().await.text(), "ok");
     for running in [running, second] {
         let outcome = tokio::time::timeout(PATIENCE, running).await.expect("it ends").unwrap().unwrap();
-        assert!(matches!(outcome, Outcome::Taken { closed: 0 }), "{outcome:?}");
+        assert!(matches!(outcome, HandoverOutcome::Taken { closed: 0 }), "{outcome:?}");
     }
     until("nobody is before it", async || names().await == ["gateway"]).await;
 }
@@ -274,7 +274,7 @@ async fn a_drain_is_not_proved_while_a_predecessor_has_something_under_way() {
 async fn what_a_predecessor_does_not_finish_is_cut_and_its_forced_close_is_obeyed() {
     let (upstream, _gate) = holding().await;
     let folder = tempfile::tempdir().unwrap();
-    let how = HandOver::default().with_drain(Duration::from_secs(20));
+    let how = Handover::default().with_drain(Duration::from_secs(20));
     let Offered { stage: old, socket, running } =
         offered(folder.path(), config(), how, upstream.address).await;
     let mut client = old.client().await;
@@ -285,7 +285,7 @@ async fn what_a_predecessor_does_not_finish_is_cut_and_its_forced_close_is_obeye
     assert_eq!(new.drain("i0", Duration::from_millis(300)).await, Drained::Forced(1));
     assert_eq!(client.answer().await.status, 503);
     let outcome = tokio::time::timeout(PATIENCE, running).await.expect("it ends").unwrap().unwrap();
-    assert!(matches!(outcome, Outcome::Taken { .. }), "{outcome:?}");
+    assert!(matches!(outcome, HandoverOutcome::Taken { .. }), "{outcome:?}");
 
     // And what hangs at the end of its own time is cut.
     new.apply([put_member("p", "i1", upstream.address)]).await;
@@ -293,10 +293,10 @@ async fn what_a_predecessor_does_not_finish_is_cut_and_its_forced_close_is_obeye
     client.send("GET /hold HTTP/1.1\r\nHost: a\r\n\r\n").await;
     until("it is under way", async || new.seen("i1").await.is_some_and(|seen| seen.in_flight == Some(1)))
         .await;
-    let running = offer(&new.gateway, &socket, HandOver::default().with_drain(Duration::from_millis(300)));
+    let running = offer(&new.gateway, &socket, Handover::default().with_drain(Duration::from_millis(300)));
     let newest = succeed(&socket, old.address).await;
     let outcome = tokio::time::timeout(PATIENCE, running).await.expect("it ends").unwrap().unwrap();
-    assert!(matches!(outcome, Outcome::Taken { closed: 1 }), "{outcome:?}");
+    assert!(matches!(outcome, HandoverOutcome::Taken { closed: 1 }), "{outcome:?}");
     assert!(client.is_closed().await);
     drop(newest);
 }
@@ -370,12 +370,15 @@ async fn a_successor_that_dies_before_it_serves_changes_nothing() {
 async fn one_that_is_too_slow_learns_that_it_was_given_up() {
     let (upstream, _gate) = holding().await;
     let folder = tempfile::tempdir().unwrap();
-    let how = HandOver::default().with_patience(Duration::from_millis(200));
+    let how = Handover::default().with_patience(Duration::from_millis(200));
     let Offered { stage: old, socket, running } =
         offered(folder.path(), config(), how, upstream.address).await;
     let predecessor = Predecessor::ask(&socket, "gateway").await.unwrap().unwrap();
     let outcome = running.await.unwrap().unwrap();
-    assert!(matches!(&outcome, Outcome::Kept(why) if why.kind() == ErrorKind::Timeout), "{outcome:?}");
+    assert!(
+        matches!(&outcome, HandoverOutcome::Kept(why) if why.kind() == ErrorKind::Timeout),
+        "{outcome:?}"
+    );
     let config = config().with_listen([old.address]);
     let started = Gateway::builder(config).with_predecessor(predecessor).start().await;
     // Two that both serve would be worse than none.
@@ -446,7 +449,7 @@ async fn what_checks_have_found_is_known_from_the_start() {
     let (upstream, _gate) = holding().await;
     let folder = tempfile::tempdir().unwrap();
     let Offered { stage: old, socket, running } =
-        offered(folder.path(), config(), HandOver::default(), upstream.address).await;
+        offered(folder.path(), config(), Handover::default(), upstream.address).await;
     let mut checked = HealthCheck::default();
     // The next one comes long after this test.
     checked.interval = Duration::from_secs(600);
@@ -491,7 +494,7 @@ async fn what_names_stand_for_is_known_from_the_start() {
     old.apply([Op::Put(Object::Endpoint(Member::new(pool("p"), endpoint)))]).await;
     until("it serves", async || old.get("a", "/").await.status == 200).await;
     let socket = folder.path().join("gateway.socket");
-    let running = offer(&old.gateway, &socket, HandOver::default());
+    let running = offer(&old.gateway, &socket, Handover::default());
 
     let predecessor = Predecessor::ask(&socket, "gateway").await.unwrap().unwrap();
     let builder =

@@ -94,11 +94,11 @@ impl Analysis {
     /// `Invalid`, naming the field and what is accepted.
     pub fn check(&self) -> Result<()> {
         let wrong = |field: &str, accepted: &str| {
-            Err(Error::invalid(format!("`{field}` of an analysis is out of range; accepted: {accepted}"))
+            Err(Error::invalid(format!("`{field}` of an analysis is refused; accepted: {accepted}"))
                 .with_context("field", field))
         };
         if self.checks.is_empty() || self.checks.len() > Self::CHECKS {
-            return wrong("checks", "1 to 20");
+            return wrong("checks", &format!("1 to {}", Self::CHECKS));
         }
         if !(Duration::from_secs(1)..=Duration::from_secs(24 * 3600)).contains(&self.interval) {
             return wrong("interval", "1 s to a day");
@@ -114,9 +114,10 @@ impl Analysis {
             if self.checks.iter().take(index).any(|other| other.name == check.name) {
                 return wrong("checks.name", "each name once");
             }
-            let numbers = [Some(check.pass), check.fail];
-            if numbers.into_iter().flatten().any(|condition| !condition.is_finite()) {
-                return wrong("checks.pass, checks.fail", "finite numbers, factors from 0");
+            for (field, condition) in [("checks.pass", Some(check.pass)), ("checks.fail", check.fail)] {
+                if condition.is_some_and(|condition| !condition.is_finite()) {
+                    return wrong(field, "finite numbers, factors from 0");
+                }
             }
             if check.missing == Missing::Zero && check.per.is_none() {
                 return wrong(

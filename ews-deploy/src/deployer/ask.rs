@@ -18,7 +18,7 @@ use crate::record::{
     ControlInput, Draft, End, Queued, Repository, RevisionRecord, RolloutRequest, RolloutState, ScaleInput,
     ServiceInput, numbered, within,
 };
-use crate::request::{Concurrency, DeployRequest};
+use crate::request::{Bounds, Concurrency, DeployRequest};
 use crate::rollout::RolloutId;
 use crate::strategy::Strategy;
 use crate::traffic::Director;
@@ -38,7 +38,7 @@ impl Deployer {
         let found = Found::read(&repository).await?;
         let revision = found.revision_for(request, self.inner.workshop.clock.now(), &repository).await?;
         let desired = found.desired_for(&revision, &repository).await?;
-        let asked = request.bounds.as_ref().map(|bounds| (*bounds.start(), *bounds.end()));
+        let asked = request.bounds.map(Bounds::pair);
         if let Some(bounds) = asked.or(found.input.as_ref().map(|input| input.value.bounds)) {
             within(bounds, desired)?;
         }
@@ -54,7 +54,7 @@ impl Deployer {
     ///
     /// # Errors
     /// `Invalid` for a request that is wrong in itself, `Unsupported` for a spec that the runtime can't run, `Busy` while
-    /// another rollout is under way, `Stale` where the plan that it expects is out of date, `AlreadyExists` for a domain that
+    /// another rollout is under way, `OutOfResources` where [`DeployRequest::QUEUE`] wait already, `Stale` where the plan that it expects is out of date, `AlreadyExists` for a domain that
     /// another service has; `ImageIncompatible`, `ImageMissing`, `PortInUse` or `OutOfResources` where no node will ever run it, with
     /// what stands against it on each; those of the store.
     pub async fn deploy(&self, request: &DeployRequest) -> Result<RolloutId> {
@@ -129,7 +129,7 @@ impl Deployer {
             by: self.by.to_string(),
             restart: None,
         };
-        let bounds = request.bounds.as_ref().map(|bounds| (*bounds.start(), *bounds.end()));
+        let bounds = request.bounds.map(Bounds::pair);
         let mut draft = Draft::new(repository)
             .expect("in/service", found.input.as_ref().map(|input| input.modified))?
             .put(&numbered("revision", revision.revision.number), &revision)?
@@ -138,8 +138,14 @@ impl Deployer {
             // It must be right when its turn comes, too.
             input.clone().admit(request.traffic.as_ref(), bounds, desired)?;
             if input.queue.len() >= DeployRequest::QUEUE {
-                let message = format!("{} requests wait already; that is the most", input.queue.len());
-                return Err(Error::new(ErrorKind::Busy, message).with_context("service", &input.name));
+                let waiting = input.queue.len();
+                let message = format!(
+                    "{waiting} requests for the service wait already; accepted: at most {}",
+                    DeployRequest::QUEUE
+                );
+                return Err(
+                    Error::new(ErrorKind::OutOfResources, message).with_context("service", &input.name)
+                );
             }
             let (traffic, desired) = (request.traffic.clone(), Some(desired));
             input.queue.push(Queued { request: asked, desired, traffic, bounds });
@@ -183,7 +189,8 @@ impl Deployer {
     /// like any rollout, and is never itself rolled back.
     ///
     /// # Errors
-    /// `NotFound` where there is no such revision or none before; `Busy` while a rollout is under way: abort that one instead.
+    /// `NotFound` where there is no such revision or none before; `Busy` while a rollout is under way: abort that one instead; those of
+    /// the store.
     pub async fn rollback(&self, service: &ServiceName, to: Option<&RevisionId>) -> Result<RolloutId> {
         let repository = self.repository(service);
         let mut last = None;
@@ -206,7 +213,9 @@ impl Deployer {
             };
             let Some(revision) = revision else {
                 return Err(match to {
-                    Some(wanted) => Error::not_found("revision of the service", wanted),
+                    Some(wanted) => {
+                        Error::not_found("revision of the service", wanted).with_context("service", service)
+                    }
                     None => Error::new(ErrorKind::NotFound, "there is no earlier revision to go back to")
                         .with_context("service", service),
                 });
@@ -241,7 +250,7 @@ impl Deployer {
     ///
     /// # Errors
     /// `NotFound` for a service that is not there or never ran; `Invalid` for the strategy, a canary included; `Busy` while a rollout
-    /// is under way.
+    /// is under way; those of the store.
     pub async fn restart(&self, service: &ServiceName, strategy: &Strategy) -> Result<RolloutId> {
         self.restart_slots(service, strategy, None).await
     }
@@ -302,7 +311,7 @@ impl Deployer {
     /// Begins no further unit of the rollout under way; supervision goes on.
     ///
     /// # Errors
-    /// `Busy` where no rollout is under way; `NotFound` for a service that is not there.
+    /// `Busy` where no rollout is under way; `NotFound` for a service that is not there; those of the store.
     pub async fn pause(&self, service: &ServiceName) -> Result<()> {
         self.control(service, AuditAction::Pause, |control| control.paused = true).await
     }
@@ -506,7 +515,10 @@ impl Deployer {
                 let capabilities = self.inner.workshop.balancer.as_ref().map(|balancer| balancer.capabilities());
                 match split {
                     Some(_) if !capabilities.is_some_and(|c| c.has(Capability::BalanceHash)) => {
-                        Err(Error::new(ErrorKind::Unsupported, "the balancer can't split traffic by a hash")
+                        Err(Error::new(
+                            ErrorKind::Unsupported,
+                            "the balancer can't split traffic by a hash (capability `balance_hash`); accepted: no `split_by`",
+                        )
                             .with_context("field", "canary.split_by"))
                     }
                     _ => Ok(()),

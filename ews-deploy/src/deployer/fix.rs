@@ -63,7 +63,11 @@ impl Deployer {
                 return Ok(RolloutId { service: service.clone(), number });
             }
             if input.value.removing {
-                return Err(Error::new(ErrorKind::Busy, "the service is being removed"));
+                return Err(Error::new(
+                    ErrorKind::Busy,
+                    "the service is being removed; accepted: one that stays",
+                )
+                .with_context("service", service));
             }
             found.free("fix it when that has ended")?;
             if found.scale.as_ref().is_some_and(|scale| scale.value.desired > INSTANCES) {
@@ -162,7 +166,7 @@ impl Deployer {
     }
 
     /// The present revision with its hotfixes and what they hold; `None` where it has none. A source is made of it (the module `source`,
-    /// `HotfixRequest`), and deployed like any other: what was mended in place is then part of what new instances are made from.
+    /// `OverlaidRequest`), and deployed like any other: what was mended in place is then part of what new instances are made from.
     ///
     /// # Errors
     /// `NotFound` for a service that is not there; those of the store.

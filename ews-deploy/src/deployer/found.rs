@@ -71,17 +71,19 @@ impl Found {
         if self.input.as_ref().is_some_and(|input| input.value.removing) {
             return Err(Error::new(
                 ErrorKind::Busy,
-                "the service is being removed; deploy it when it is gone",
-            ));
+                "the service is being removed; deploy it when it is gone (`wait_removed`)",
+            )
+            .with_context("service", &request.spec.name));
         }
         if request.concurrency == Concurrency::Reject {
-            self.free("ask for `supersede`")?;
+            self.free("ask for `supersede` or `queue`")?;
         }
         match request.base {
             Some(base) if base != self.base() => Err(Error::new(
                 ErrorKind::Stale,
                 "the service has changed since the plan was made; plan again",
-            )),
+            )
+            .with_context("service", &request.spec.name)),
             _ => Ok(()),
         }
     }

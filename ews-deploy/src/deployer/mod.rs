@@ -43,7 +43,8 @@ use crate::remedy::{RemedySeen, Treatment};
 use crate::slots::Slots;
 use crate::strategy::OnFailure;
 
-/// What a deployer stands on.
+/// What a deployer stands on: the embedder's drivers, and its code where it has any. Drivers want layers around them
+/// ([`ews_core::layer::stack`]), which trace, repeat and bound each call.
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct DeployParts {
@@ -69,6 +70,21 @@ pub struct DeployParts {
     pub remedies: Option<Arc<dyn Policy<RemedySeen, Treatment>>>,
     /// Who makes the tries of probes. Default: HTTP and TCP from this process, commands through the runtime.
     pub checker: Option<Arc<dyn Checker>>,
+}
+
+impl std::fmt::Debug for DeployParts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let hooks: Vec<_> = self.hooks.iter().map(|hook| hook.name()).collect();
+        f.debug_struct("DeployParts")
+            .field("balancer", &self.balancer.is_some())
+            .field("metrics", &self.metrics.is_some())
+            .field("images", &self.images.is_some())
+            .field("hooks", &hooks)
+            .field("failures", &self.failures.as_ref().map(|policy| policy.name()))
+            .field("remedies", &self.remedies.as_ref().map(|policy| policy.name()))
+            .field("checker", &self.checker.is_some())
+            .finish_non_exhaustive()
+    }
 }
 
 impl DeployParts {
@@ -263,12 +279,17 @@ impl Deployer {
         Ok(deployer)
     }
 
-    /// The same deployer, asked by somebody: what is asked for through it is in the audit trail under this name, of which at most
-    /// 255 characters are kept.
+    /// The same deployer, asked by somebody: what is asked for through it is in the audit trail and in reports under this name, of which
+    /// at most 255 characters are kept, control characters left out. Default: nobody, an empty name.
     #[must_use]
     pub fn by(&self, who: &str) -> Self {
         let by: String = who.chars().filter(|c| !c.is_control()).take(255).collect();
         Self { inner: Arc::clone(&self.inner), by: by.into() }
+    }
+
+    /// Who asks through this handle; empty where nobody said.
+    pub(crate) fn asks_as(&self) -> &str {
+        &self.by
     }
 
     /// A handle that asks and leads nothing: for the deployer's own tasks, which must not keep it alive.

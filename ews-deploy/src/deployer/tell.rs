@@ -7,6 +7,7 @@ use ews_core::spec::source::{ImagePin, Source};
 use ews_core::store::{ListRequest, Prefix};
 use ews_core::{Digest, Error, ErrorKind, Instance, Result, Revision, RevisionId, ServiceName};
 use futures_util::StreamExt as _;
+use serde::{Deserialize, Serialize};
 use tokio::time::{Duration, timeout};
 
 use super::Deployer;
@@ -16,16 +17,16 @@ use crate::report::report;
 use crate::rollout::{RolloutId, RolloutReport};
 
 /// How a service stands.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct ServiceStatus {
     /// Which service.
     pub service: ServiceName,
     /// How many instances it should have.
     pub desired: u32,
-    /// The revision that a rollout brought about last.
+    /// The revision that a rollout brought about last; `None` where none ever was.
     pub stable: Option<RevisionId>,
-    /// The rollout under way.
+    /// The rollout under way, where there is one.
     pub rollout: Option<RolloutReport>,
     /// Its instances as the runtime sees them now, by slot and generation.
     pub instances: Vec<Instance>,
@@ -46,7 +47,8 @@ impl Deployer {
         Ok(())
     }
 
-    /// Waits until a rollout has ended.
+    /// Waits until a rollout has ended, for as long as that takes: one that is paused waits for somebody. Dropping the future ends the wait
+    /// and nothing else.
     ///
     /// # Errors
     /// `NotFound` for one that is not there or no longer kept; those of the store.
@@ -137,16 +139,20 @@ impl Deployer {
         Ok(digests)
     }
 
-    /// Removes the images of EWS that no kept revision of any service runs, and says which; with `dry_run`, which would be.
+    /// Removes the images of EWS that no kept revision of any service runs, and says which; with
+    /// [`dry_run`](PruneOptions::dry_run), which would be. What a revision runs is kept besides what `options` keep.
     ///
     /// # Errors
     /// `Unsupported` where the deployer has no images; those of the store and of the images.
-    pub async fn prune_images(&self, dry_run: bool) -> Result<Vec<Digest>> {
+    pub async fn prune_images(&self, options: &PruneOptions) -> Result<Vec<Digest>> {
         let Some(images) = &self.workshop().images else {
-            return Err(Error::new(ErrorKind::Unsupported, "the deployer was given no images to look after"));
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "the deployer has no images to look after; accepted: an image store in its `DeployParts` (`with_images`)",
+            ));
         };
-        let mut options = PruneOptions::default();
-        (options.keep, options.dry_run) = (self.images_in_use().await?.into_iter().collect(), dry_run);
+        let mut options = options.clone();
+        options.keep.extend(self.images_in_use().await?);
         images.prune(&options).await
     }
 
@@ -164,7 +170,7 @@ impl Deployer {
     /// How a service stands.
     ///
     /// # Errors
-    /// `NotFound`; those of the store and the runtime.
+    /// `NotFound` for a service that is not there; those of the store and the runtime.
     pub async fn status(&self, service: &ServiceName) -> Result<ServiceStatus> {
         let repository = self.repository(service);
         let found = Found::read(&repository).await?;

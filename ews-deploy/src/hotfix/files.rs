@@ -65,7 +65,8 @@ fn unpack(archive: &[u8], path: &str) -> Result<Found> {
             _ if kind.is_dir() => "a directory".to_owned(),
             _ => "no ordinary file".to_owned(),
         };
-        return Err(Error::invalid(format!("`{path}` is {what}")).with_context("field", "files"));
+        return Err(Error::invalid(format!("`{path}` is {what}; accepted: a file, or nothing yet"))
+            .with_context("field", "files"));
     }
     let header = entry.header();
     let mode = header.mode().map_err(broken)? & 0o777;

@@ -45,9 +45,9 @@ pub struct Hotfix {
     /// How to proceed; a canary is refused, since new and old files run in instances of one revision. Default: one instance, then
     /// 25 %, watched like a rollout.
     pub strategy: Strategy,
-    /// Makes the request repeatable, as [`DeployRequest::key`](crate::DeployRequest::key) does.
+    /// Makes the request repeatable, as [`DeployRequest::key`](crate::DeployRequest::key) does. Default: none.
     pub key: Option<String>,
-    /// Why, for people; at most 1 KiB.
+    /// Why, for people; at most 1 KiB. Default empty.
     pub reason: String,
 }
 
@@ -163,7 +163,9 @@ impl Hotfix {
             _ if self.key.as_ref().is_some_and(|key| key.is_empty() || key.len() > 255) => {
                 wrong("key", "a key of no or more than 255 bytes; accepted: 1 to 255".to_owned())
             }
-            _ if self.reason.len() > 1024 => wrong("reason", "a reason of more than 1 KiB".to_owned()),
+            _ if self.reason.len() > 1024 => {
+                wrong("reason", "a reason of more than 1 KiB; accepted: at most 1,024 bytes".to_owned())
+            }
             _ => Ok(()),
         }
     }
@@ -274,7 +276,7 @@ pub struct FileFact {
     pub size: u64,
     /// Its permission bits.
     pub mode: u32,
-    /// Whose it is, by number.
+    /// Whose it is: the numbers of the user and of the group, in this order.
     pub owner: (u64, u64),
 }
 
@@ -315,7 +317,7 @@ pub struct OverlaidFile {
     pub content: Bytes,
     /// Its permission bits.
     pub mode: u32,
-    /// Whose it is, by number.
+    /// Whose it is: the numbers of the user and of the group, in this order.
     pub owner: (u64, u64),
 }
 

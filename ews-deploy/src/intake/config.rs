@@ -206,7 +206,7 @@ impl std::fmt::Display for Verb {
 
 macro_rules! limits {
     ($($(#[$doc:meta])* $field:ident: $kind:ty = $default:expr, $with:ident $(, $serde:literal)?;)+) => {
-        /// The bounds of an [`Intake`](super::Intake).
+        /// The bounds of an [`Intake`](super::Intake). The defaults are choices of ours for a team's CI, on a disk with 20 GiB to spare.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
         #[serde(default, deny_unknown_fields)]
         #[non_exhaustive]
@@ -234,37 +234,40 @@ macro_rules! limits {
 }
 
 limits! {
-    /// The largest body of a webhook, in bytes. Default 4 MiB; GitHub sends none above 25.
+    /// The largest body of a webhook, in bytes. From 1. Default 4 MiB; GitHub sends none above 25 MiB.
     hook_body: usize = 4 << 20, with_hook_body;
-    /// The largest document of the API, in bytes. Default 1 MiB.
+    /// The largest document of the API, in bytes. From 1. Default 1 MiB.
     api_body: usize = 1 << 20, with_api_body;
     /// How many delivery ids of each rule are remembered. From 1 to 4,096. Default 512.
     deliveries: usize = 512, with_deliveries;
-    /// How many times something is tried that may pass. From 1. Default 8: with a wait of 1 s that doubles up to 5 min, about 4 min.
+    /// How many times something is tried that may pass. From 1. Default 8: with waits of 1 s that double up to 5 min, about 2 min
+    /// until it is given up.
     attempts: u32 = 8, with_attempts;
-    /// How many ends of deployments are followed and told at once; the earliest is forgotten for the next. From 1. Default 1,000.
+    /// How many ends of deployments are followed and told at once; the earliest is forgotten for the next. 1 to 100,000. Default
+    /// 1,000.
     followed: usize = 1_000, with_followed;
-    /// How many things are made at once: sources of webhooks and of the API. From 1. Default 4.
+    /// How many things are made at once: sources of webhooks and of the API. 1 to 1,024. Default 4.
     making: usize = 4, with_making;
-    /// How long making one may take. Above zero. Default 30 min.
+    /// How long making one may take. Above zero, at most a day. Default 30 min.
     making_limit: Duration = Duration::from_secs(1_800), with_making_limit, "duration";
-    /// The largest upload, in bytes. Default 1 GiB.
+    /// The largest upload, in bytes. From 1. Default 1 GiB.
     upload: u64 = 1 << 30, with_upload;
-    /// How many uploads there are at once, and how many of one token. From 1. Default 200.
+    /// How many uploads there are at once. 1 to 100,000. Default 200.
     uploads: usize = 200, with_uploads;
     /// How many uploads of one token there are at once. From 1. Default 50.
     token_uploads: usize = 50, with_token_uploads;
-    /// How many bytes all uploads may come to, said or written. Default 16 GiB: that much of the disk, and some KiB for each.
+    /// How many bytes all uploads may come to, said or written. From 1. Default 16 GiB: that much of the disk, and some KiB
+    /// for each.
     disk: u64 = 16 << 30, with_disk;
-    /// How many bytes the uploads of one token may come to. Default 8 GiB.
+    /// How many bytes the uploads of one token may come to. From 1. Default 8 GiB.
     token_disk: u64 = 8 << 30, with_token_disk;
-    /// How long an upload is kept after its last byte. Above zero. Default a day.
+    /// How long an upload is kept after its last byte. Above zero, at most a year. Default a day.
     expiry: Duration = Duration::from_secs(24 * 3_600), with_expiry, "duration";
-    /// How long an upload's sender may be silent. Above zero. Default 30 s.
+    /// How long an upload's sender may be silent. Above zero, at most a day. Default 30 s.
     silence: Duration = Duration::from_secs(30), with_silence, "duration";
     /// How long one request of an upload may take. Above zero, at most a day. Default an hour.
     upload_limit: Duration = Duration::from_secs(3_600), with_upload_limit, "duration";
-    /// How many streams of events there are at once. From 1. Default 64.
+    /// How many streams of events there are at once. 1 to 65,536. Default 64.
     streams: usize = 64, with_streams;
 }
 
@@ -293,21 +296,25 @@ impl IntakeLimits {
         if !(1..=4_096).contains(&self.deliveries) {
             return wrong("deliveries", "1 to 4,096");
         }
-        if self.making > 1_024 || self.streams > 65_536 || self.followed > 100_000 || self.uploads > 100_000 {
-            return wrong(
-                "making, streams, followed or uploads",
-                "at most 1,024, 65,536, 100,000 and 100,000",
-            );
+        for (field, value, most, accepted) in [
+            ("making", self.making, 1_024, "1 to 1,024"),
+            ("streams", self.streams, 65_536, "1 to 65,536"),
+            ("followed", self.followed, 100_000, "1 to 100,000"),
+            ("uploads", self.uploads, 100_000, "1 to 100,000"),
+        ] {
+            if value > most {
+                return wrong(field, accepted);
+            }
         }
-        let day = Duration::from_secs(24 * 3_600);
-        for (field, value, most) in [
-            ("making_limit", self.making_limit, day),
-            ("expiry", self.expiry, day * 365),
-            ("silence", self.silence, day),
-            ("upload_limit", self.upload_limit, day),
+        let (day, of_a_day) = (Duration::from_secs(24 * 3_600), "above zero, at most a day");
+        for (field, value, most, accepted) in [
+            ("making_limit", self.making_limit, day, of_a_day),
+            ("expiry", self.expiry, day * 365, "above zero, at most a year"),
+            ("silence", self.silence, day, of_a_day),
+            ("upload_limit", self.upload_limit, day, of_a_day),
         ] {
             if value.is_zero() || value > most {
-                return wrong(field, "above zero, at most a day; for `expiry` a year");
+                return wrong(field, accepted);
             }
         }
         Ok(())

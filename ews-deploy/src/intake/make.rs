@@ -13,7 +13,7 @@ use crate::source::{
     ArtifactRequest, CompiledRequest, DockerfileRequest, ImageRequest, ProcessRequest, SourceRequest, Sources,
 };
 
-/// Turns a commit into its files; the embedder's, who has the keys of the forge.
+/// Turns a commit into its files; the embedder's, who has the keys of the forge. What is added to this trait later has a default.
 ///
 /// ```
 /// use async_trait::async_trait;
@@ -167,8 +167,11 @@ impl Inner {
         by: &str,
     ) -> Result<ServiceSpec> {
         let needed = |field: &'static str| {
-            Error::invalid(format!("a source of kind `{}` without `{field}`", made.kind))
-                .with_context("field", field)
+            Error::invalid(format!(
+                "a source of kind `{}` without `{field}`; accepted: one with it",
+                made.kind
+            ))
+            .with_context("field", field)
         };
         let on = || made.on.clone().ok_or_else(|| needed("on"));
         let name = || made.name.clone().ok_or_else(|| needed("name"));

@@ -1,7 +1,6 @@
 //! A webhook's rule: which provider, which events it is about, what becomes the source, and what is deployed.
 
 use std::collections::BTreeMap;
-use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use ews_core::time::duration;
@@ -13,7 +12,7 @@ use super::config::check_secrets;
 use super::glob::Glob;
 use super::heard::{Heard, HeardKind};
 use super::template::Template;
-use crate::request::{Concurrency, DeployRequest, Traffic};
+use crate::request::{Bounds, Concurrency, DeployRequest, Traffic};
 use crate::strategy::Strategy;
 
 /// Who sends a webhook, and so how it is signed and what it says.
@@ -68,7 +67,7 @@ pub struct Rule {
     /// What it is about. Default: pushes, of commits and of images.
     #[serde(default = "pushes")]
     pub events: Vec<HeardKind>,
-    /// Of these repositories. Default: all, since the secret says whose it is.
+    /// Of these repositories; of each filter at most 100 patterns. Default: all, since the secret says whose it is.
     #[serde(default)]
     pub repositories: Vec<Glob>,
     /// Of these branches. Default: all, unless `tags` are said.
@@ -96,7 +95,7 @@ pub struct Rule {
     pub traffic: Option<Traffic>,
     /// The least and the most instances. Default: as before.
     #[serde(default)]
-    pub bounds: Option<(u32, u32)>,
+    pub bounds: Option<Bounds>,
     /// What happens when a rollout is under way. Default: it waits its turn.
     #[serde(default = "queue")]
     pub concurrency: Concurrency,
@@ -187,8 +186,11 @@ impl MadeBy {
 
     pub(super) fn check(&self) -> Result<()> {
         let needs = |field: &'static str| {
-            Err(Error::invalid(format!("a source of kind `{}` without `{field}`", self.kind))
-                .with_context("field", field))
+            Err(Error::invalid(format!(
+                "a source of kind `{}` without `{field}`; accepted: one with it",
+                self.kind
+            ))
+            .with_context("field", field))
         };
         match self.kind {
             MadeKind::Artifact | MadeKind::Compiled if self.on.is_none() => needs("on"),
@@ -250,10 +252,87 @@ impl Rule {
         }
     }
 
+    /// About these events.
+    #[must_use]
+    pub fn with_events(mut self, events: impl IntoIterator<Item = HeardKind>) -> Self {
+        self.events = events.into_iter().collect();
+        self
+    }
+
+    /// Of these repositories.
+    #[must_use]
+    pub fn with_repositories(mut self, repositories: impl IntoIterator<Item = Glob>) -> Self {
+        self.repositories = repositories.into_iter().collect();
+        self
+    }
+
+    /// Of these branches.
+    #[must_use]
+    pub fn with_branches(mut self, branches: impl IntoIterator<Item = Glob>) -> Self {
+        self.branches = branches.into_iter().collect();
+        self
+    }
+
+    /// Of these tags.
+    #[must_use]
+    pub fn with_tags(mut self, tags: impl IntoIterator<Item = Glob>) -> Self {
+        self.tags = tags.into_iter().collect();
+        self
+    }
+
+    /// Where one of these files changed.
+    #[must_use]
+    pub fn with_paths(mut self, paths: impl IntoIterator<Item = Glob>) -> Self {
+        self.paths = paths.into_iter().collect();
+        self
+    }
+
+    /// Waiting for a later one for so long.
+    #[must_use]
+    pub fn with_debounce(mut self, debounce: Duration) -> Self {
+        self.debounce = debounce;
+        self
+    }
+
+    /// Proceeding like this.
+    #[must_use]
+    pub fn with_strategy(mut self, strategy: Strategy) -> Self {
+        self.strategy = strategy;
+        self
+    }
+
+    /// Getting this traffic.
+    #[must_use]
+    pub fn with_traffic(mut self, traffic: Traffic) -> Self {
+        self.traffic = Some(traffic);
+        self
+    }
+
+    /// Scaled within these bounds.
+    #[must_use]
+    pub fn with_bounds(mut self, bounds: impl Into<Bounds>) -> Self {
+        self.bounds = Some(bounds.into());
+        self
+    }
+
+    /// With this answer to a rollout that is under way.
+    #[must_use]
+    pub fn with_concurrency(mut self, concurrency: Concurrency) -> Self {
+        self.concurrency = concurrency;
+        self
+    }
+
+    /// With this of a generic webhook's body at this JSON pointer.
+    #[must_use]
+    pub fn with_pointer(mut self, what: Pointed, pointer: impl Into<String>) -> Self {
+        self.pointers.insert(what, pointer.into());
+        self
+    }
+
     /// Refuses what is wrong in itself.
     ///
     /// # Errors
-    /// `Invalid`, naming the field and what is accepted; what [`DeployRequest`] refuses.
+    /// `Invalid`, naming the field and what is accepted; what [`DeployRequest::check`] refuses.
     pub fn check(&self) -> Result<()> {
         let wrong = |field: &'static str, message: &str| {
             Err(Error::invalid(message.to_owned()).with_context("field", field))
@@ -262,9 +341,16 @@ impl Rule {
         if self.events.is_empty() {
             return wrong("events", "a rule about nothing; accepted: at least one event");
         }
-        let filters = [&self.repositories, &self.branches, &self.tags, &self.paths];
-        if filters.iter().any(|filter| filter.len() > 100) {
-            return wrong("branches", "a filter of more than 100 patterns; accepted: at most 100");
+        let filters = [
+            ("repositories", &self.repositories),
+            ("branches", &self.branches),
+            ("tags", &self.tags),
+            ("paths", &self.paths),
+        ];
+        for (field, filter) in filters {
+            if filter.len() > 100 {
+                return wrong(field, "a filter of more than 100 patterns; accepted: at most 100");
+            }
         }
         if self.debounce > Duration::from_secs(3_600) {
             return wrong("debounce", "a debounce of more than an hour; accepted: at most an hour");
@@ -295,7 +381,7 @@ impl Rule {
         let mut request =
             DeployRequest::new(spec).with_strategy(self.strategy.clone()).with_concurrency(self.concurrency);
         request.traffic.clone_from(&self.traffic);
-        request.bounds = self.bounds.map(|(least, most)| RangeInclusive::new(least, most));
+        request.bounds = self.bounds;
         Ok(request)
     }
 

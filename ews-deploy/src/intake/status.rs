@@ -48,7 +48,7 @@ pub enum StatusState {
 }
 
 /// Who is told. Each status at least once, `Pending` before the end; after as many failures as
-/// [`attempts`](super::IntakeLimits::attempts) no more.
+/// [`attempts`](super::IntakeLimits::attempts) no more. What is added to this trait later has a default.
 #[async_trait]
 pub trait StatusSink: Send + Sync + 'static {
     /// Tells one. It is dropped after 30 s and told again.

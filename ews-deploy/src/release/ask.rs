@@ -10,12 +10,13 @@ use super::members::is_unchanged;
 use super::plan::{MemberAction, PlannedMember, ReleaseBase, ReleasePlan};
 use super::record::{Records, ReleaseControl, ReleaseHead, ReleaseInput, SpecHead};
 use super::report::ReleaseId;
-use super::request::{Meeting, ReleaseRequest};
+use super::request::ReleaseRequest;
 use super::spec::MemberSpec;
 use crate::deployer::{Deployer, Found, collided};
 use crate::discovery::MemberOf;
 use crate::plan::Base;
 use crate::record::{Draft, End, Versioned};
+use crate::request::Concurrency;
 
 /// How often a write that collides with another is made anew.
 const ATTEMPTS: usize = 20;
@@ -98,7 +99,7 @@ impl Deployer {
     /// # Errors
     /// `Invalid` for a request that is wrong in itself or a job that is named like a service, `Unsupported` for a spec that the runtime
     /// can't run, `AlreadyExists` for a member that belongs to another release and for a domain that another service has, `Busy` while
-    /// another release of the name is under way, `OutOfResources` where too many wait, `Stale` where the plan that it expects is out of
+    /// another release of the name is under way, `OutOfResources` where [`ReleaseRequest::QUEUE`] wait already, `Stale` where the plan that it expects is out of
     /// date; those of the store.
     pub async fn release(&self, request: &ReleaseRequest) -> Result<ReleaseId> {
         let spec = &request.spec;
@@ -146,9 +147,9 @@ impl Deployer {
         let mut input = found.map(|found| found.value).unwrap_or_default();
         let number = input.next;
         let under_way = input.active.or_else(|| input.queue.first().copied());
-        match (request.meeting, under_way) {
+        match (request.concurrency, under_way) {
             (_, None) => {}
-            (Meeting::Reject, Some(under_way)) => {
+            (Concurrency::Reject, Some(under_way)) => {
                 return Err(Error::new(
                     ErrorKind::Busy,
                     format!(
@@ -156,16 +157,16 @@ impl Deployer {
                     ),
                 ));
             }
-            (Meeting::Queue, Some(_)) => {}
-            (Meeting::Supersede, Some(_)) => input.superseded = number,
+            (Concurrency::Queue, Some(_)) => {}
+            (Concurrency::Supersede, Some(_)) => input.superseded = number,
         }
-        if input.queue.len() >= ReleaseInput::QUEUE {
+        if input.queue.len() >= ReleaseRequest::QUEUE {
             return Err(Error::new(
                 ErrorKind::OutOfResources,
                 format!(
                     "{} releases of the name wait already; accepted: at most {}",
                     input.queue.len(),
-                    ReleaseInput::QUEUE
+                    ReleaseRequest::QUEUE
                 ),
             ));
         }
@@ -179,7 +180,7 @@ impl Deployer {
         let head = SpecHead {
             spec: request.spec.clone(),
             members: 0,
-            initiator: request.initiator.clone(),
+            by: self.asks_as().to_owned(),
             reason: request.reason.clone(),
             asked_at: self.workshop().clock.now(),
         };

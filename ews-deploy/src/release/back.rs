@@ -134,7 +134,7 @@ impl Leader {
             request.strategy = strategy.clone();
         }
         request.traffic = before.traffic;
-        request.bounds = Some(Bounds { least: before.bounds.0, most: before.bounds.1 }.range());
+        request.bounds = Some(Bounds::new(before.bounds.0, before.bounds.1));
         request.back = Some(before.desired);
         request.base = Some(found.base());
         self.desk.may_ask()?;

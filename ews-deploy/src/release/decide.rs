@@ -8,7 +8,7 @@ use ews_core::ServiceName;
 use super::graph::Graph;
 use super::record::{Back, MemberState, ReleaseState, Stage};
 use super::report::ReleasePhase;
-use super::spec::{Condition, OnMemberFailure};
+use super::spec::{MemberCondition, OnMemberFailure};
 use crate::rollout::Outcome;
 
 /// What a release does.
@@ -41,14 +41,14 @@ pub(crate) struct Rules<'a> {
 }
 
 /// Whether a condition holds of a member.
-pub(crate) fn holds(member: &MemberState, condition: Condition) -> bool {
+pub(crate) fn holds(member: &MemberState, condition: MemberCondition) -> bool {
     match member.stage {
         Stage::Unchanged | Stage::Succeeded => true,
         Stage::Failed | Stage::Skipped | Stage::Waiting => false,
         Stage::Asking | Stage::UnderWay => match condition {
-            Condition::Started => member.started,
-            Condition::Healthy => member.healthy,
-            Condition::Completed | Condition::Promoted => false,
+            MemberCondition::Started => member.started,
+            MemberCondition::Healthy => member.healthy,
+            MemberCondition::Completed | MemberCondition::Promoted => false,
         },
     }
 }
@@ -146,10 +146,12 @@ mod tests {
         };
         let spec = ReleaseSpec::new("shop".parse().unwrap())
             .with_member(member("a"))
-            .with_member(member("b").after(name("a"), Condition::Healthy))
-            .with_member(member("c").after(name("a"), Condition::Started))
+            .with_member(member("b").after(name("a"), MemberCondition::Healthy))
+            .with_member(member("c").after(name("a"), MemberCondition::Started))
             .with_member(
-                member("d").after(name("b"), Condition::Promoted).after(name("c"), Condition::Promoted),
+                member("d")
+                    .after(name("b"), MemberCondition::Promoted)
+                    .after(name("c"), MemberCondition::Promoted),
             );
         let members = spec.members.iter().map(|m| (m.name().clone(), MemberState::default())).collect();
         let state = ReleaseState {

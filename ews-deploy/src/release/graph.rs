@@ -116,7 +116,7 @@ mod tests {
     use ews_core::ServiceSpec;
     use ews_core::spec::source::{ArtifactSource, Source};
 
-    use super::super::spec::{Condition, MemberSpec};
+    use super::super::spec::{MemberCondition, MemberSpec};
     use super::*;
 
     fn name(text: &str) -> ServiceName {
@@ -129,7 +129,7 @@ mod tests {
             let source = Source::Artifact(ArtifactSource::new("/srv/x"));
             let mut spec = MemberSpec::new(ServiceSpec::new(name(member), source));
             for other in *after {
-                spec = spec.after(name(other), Condition::Healthy);
+                spec = spec.after(name(other), MemberCondition::Healthy);
             }
             release = release.with_member(spec);
         }
@@ -174,7 +174,7 @@ mod tests {
         let many: Vec<(&str, &[&str])> = names.iter().map(|name| (name.as_str(), &[] as &[&str])).collect();
         assert!(release(&many).check().unwrap_err().message().contains("101 members"));
         let mut completed = release(&[("a", &[]), ("b", &["a"])]);
-        completed.members[1].after[0].condition = Condition::Completed;
+        completed.members[1].after[0].condition = MemberCondition::Completed;
         assert!(completed.check().unwrap_err().message().contains("only a run-once job"));
         let text = r#"{"name":"shop","members":[],"memburs":1}"#;
         assert!(serde_json::from_str::<ReleaseSpec>(text).unwrap_err().to_string().contains("memburs"));

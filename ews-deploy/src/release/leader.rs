@@ -75,6 +75,8 @@ impl Desk {
 /// The release under way.
 pub(super) struct Active {
     pub(super) spec: ReleaseSpec,
+    /// Who asked for the release, and so for what it asks of its members.
+    pub(super) by: String,
     pub(super) graph: Graph,
     pub(super) state: ReleaseState,
 }

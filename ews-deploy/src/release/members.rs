@@ -7,8 +7,8 @@ use tokio::time::Instant;
 use super::leader::{LOOK, Leader};
 use super::record::{Before, Kept, ReleaseHead, Stage};
 use super::report::{ReleaseEventKind, ReleasePhase};
-use super::spec::{Condition, MemberSpec};
-use crate::deployer::Found;
+use super::spec::{MemberCondition, MemberSpec};
+use crate::deployer::{Deployer, Found};
 use crate::job::JobReport;
 use crate::record::{Draft, End, Repository};
 use crate::rollout::{Outcome, Phase, RolloutId};
@@ -83,7 +83,7 @@ impl Leader {
         let mut request = spec.request().with_key(key).with_reason(format!("release {}", self.release()));
         request.base = Some(found.base());
         self.desk.may_ask()?;
-        match self.desk.asker.deploy(&request).await {
+        match self.in_their_name().deploy(&request).await {
             Ok(id) => self.asked(member, id.number).await,
             Err(error) if is_passing(&error) => {
                 tracing::debug!(%member, %error, "it is asked again");
@@ -92,6 +92,11 @@ impl Leader {
             }
             Err(error) => self.failed(member, error.to_string()).await,
         }
+    }
+
+    /// Asks in the name of whoever asked for the release. Going back is nobody's wish, and is asked for in no name.
+    fn in_their_name(&self) -> Deployer {
+        self.desk.asker.by(self.active.as_ref().map_or("", |active| &active.by))
     }
 
     pub(super) fn release(&self) -> String {
@@ -213,7 +218,7 @@ impl Leader {
         if healthy && !state.healthy {
             self.change(member, |state| (state.started, state.healthy) = (true, true)).await?;
             self.tell(ReleaseEventKind::MemberHealthy { member: member.clone() });
-        } else if !state.started && self.is_waited_for(member, Condition::Started) {
+        } else if !state.started && self.is_waited_for(member, MemberCondition::Started) {
             // A runtime that can't be asked now is asked at the next look.
             let slots = self.desk.asker.slots(member).await;
             let to = repository.revision(report.to).await?.map(|record| record.revision.id);
@@ -227,7 +232,7 @@ impl Leader {
         Ok(())
     }
 
-    fn is_waited_for(&self, member: &ServiceName, condition: Condition) -> bool {
+    fn is_waited_for(&self, member: &ServiceName, condition: MemberCondition) -> bool {
         self.active.as_ref().is_some_and(|active| {
             let mut edges = active.spec.members.iter().flat_map(|spec| &spec.after);
             edges.any(|edge| edge.member == *member && edge.condition == condition)
@@ -264,7 +269,7 @@ impl Leader {
                 interrupt.send_replace(true);
             }
             let started = self.member(member).is_some_and(|state| state.started);
-            if !started && self.is_waited_for(member, Condition::Started) {
+            if !started && self.is_waited_for(member, MemberCondition::Started) {
                 let record = self.desk.records.job(self.number(), member).await?;
                 if record.is_some_and(|record| record.launched) {
                     self.change(member, |state| state.started = true).await?;
@@ -351,7 +356,7 @@ impl Leader {
             Some(input) if input.value.removing => Ok(()),
             Some(_) => {
                 self.desk.may_ask()?;
-                self.desk.asker.remove(&service).await?;
+                self.in_their_name().remove(&service).await?;
                 self.tell(ReleaseEventKind::Pruning { service });
                 Ok(())
             }
@@ -365,7 +370,7 @@ pub(super) async fn is_unchanged(spec: &MemberSpec, found: &Found, repository: &
     let input = &input.value;
     let whole = found.state.rollout.is_none() && found.state.slots.values().all(|number| *number == current);
     let traffic = spec.traffic.is_none() || spec.traffic == input.traffic;
-    let bounds = spec.bounds.is_none_or(|bounds| (bounds.least, bounds.most) == input.bounds);
+    let bounds = spec.bounds.is_none_or(|bounds| bounds.pair() == input.bounds);
     if !whole || !traffic || !bounds || input.removing || input.active.is_some() {
         return Ok(false);
     }

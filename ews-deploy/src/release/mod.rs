@@ -41,8 +41,8 @@ pub use plan::{MemberAction, PlannedMember, ReleasePlan};
 pub use report::{
     MemberReport, MemberStage, ReleaseEvent, ReleaseEventKind, ReleaseId, ReleasePhase, ReleaseReport,
 };
-pub use request::{Meeting, ReleaseRequest};
-pub use spec::{After, Condition, MemberSpec, OnMemberFailure, ReleaseSpec};
+pub use request::ReleaseRequest;
+pub use spec::{After, MemberCondition, MemberSpec, OnMemberFailure, ReleaseSpec};
 
 use crate::deployer::Deployer;
 use crate::reconcile::{self, Workshop};

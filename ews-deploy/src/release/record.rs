@@ -34,7 +34,7 @@ pub(crate) struct ReleaseInput {
     pub(crate) next: u64,
     /// The release under way.
     pub(crate) active: Option<u64>,
-    /// Those that follow it, the next one first; at most [`ReleaseInput::QUEUE`].
+    /// Those that follow it, the next one first; at most [`ReleaseRequest::QUEUE`](super::request::ReleaseRequest::QUEUE).
     pub(crate) queue: Vec<u64>,
     /// Every release with a lower number than this ends as cancelled.
     pub(crate) superseded: u64,
@@ -43,8 +43,6 @@ pub(crate) struct ReleaseInput {
 }
 
 impl ReleaseInput {
-    /// The most releases that wait.
-    pub(crate) const QUEUE: usize = 10;
     /// The most keys of requests that are remembered.
     pub(crate) const KEYS: usize = 100;
 }
@@ -81,7 +79,9 @@ impl Schema for ReleaseControl {
 pub(crate) struct SpecHead {
     pub(crate) spec: ReleaseSpec,
     pub(crate) members: usize,
-    pub(crate) initiator: String,
+    /// Who asked. Records of before call it the initiator.
+    #[serde(alias = "initiator")]
+    pub(crate) by: String,
     pub(crate) reason: String,
     pub(crate) asked_at: Timestamp,
 }

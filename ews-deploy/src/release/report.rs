@@ -105,8 +105,8 @@ pub struct ReleaseReport {
     pub cause: String,
     /// How it ended; `None` while it goes on.
     pub outcome: Option<Outcome>,
-    /// Who asked for it.
-    pub initiator: String,
+    /// Who asked for it, as [`Deployer::by`](crate::Deployer::by) said; empty where nobody did.
+    pub by: String,
     /// Why, in the words of who asked.
     pub reason: String,
     /// When it was asked for.

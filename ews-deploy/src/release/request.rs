@@ -1,39 +1,23 @@
 //! How a release is asked for.
 
-use ews_core::{Error, Result};
-use serde::{Deserialize, Serialize};
-
 use super::plan::{ReleaseBase, ReleasePlan};
 use super::spec::ReleaseSpec;
-
-/// What happens when a release of the same name is under way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-#[non_exhaustive]
-pub enum Meeting {
-    /// The new one is refused.
-    #[default]
-    Reject,
-    /// The new one follows when those before it have ended; at most 10 wait.
-    Queue,
-    /// The one under way and those that wait end as cancelled, and the new one goes on from where they stood. One that is going back
-    /// gets there first.
-    Supersede,
-}
+use crate::request::Concurrency;
+use ews_core::{Error, Result};
 
 /// A release that is asked for.
 ///
 /// ```
 /// use ews_core::spec::source::{ArtifactSource, Source};
 /// use ews_core::ServiceSpec;
-/// use ews_deploy::release::{Meeting, MemberSpec, ReleaseRequest, ReleaseSpec};
+/// use ews_deploy::Concurrency;
+/// use ews_deploy::release::{MemberSpec, ReleaseRequest, ReleaseSpec};
 ///
 /// let web = ServiceSpec::new("web".parse()?, Source::Artifact(ArtifactSource::new("/srv/web")));
 /// let release = ReleaseSpec::new("shop".parse()?).with_member(MemberSpec::new(web));
 /// let request = ReleaseRequest::new(release)
 ///     .with_key("build-4711")
-///     .with_meeting(Meeting::Supersede)
-///     .with_initiator("ci")
+///     .with_concurrency(Concurrency::Supersede)
 ///     .with_reason("the spring collection");
 /// request.check()?;
 /// # Ok::<(), ews_core::Error>(())
@@ -43,30 +27,25 @@ pub enum Meeting {
 pub struct ReleaseRequest {
     /// What is released.
     pub spec: ReleaseSpec,
-    /// Makes the request repeatable: a second one with the key of one of the last 100 gives that release and changes nothing.
-    /// At most 255 bytes.
+    /// Makes the request repeatable: a second one with the key of one of the last 100 keyed requests of the name gives that release and
+    /// changes nothing. 1 to 255 bytes. Default: none, and each request is another release.
     pub key: Option<String>,
-    /// What happens when a release of the name is under way.
-    pub meeting: Meeting,
-    /// Who asks, for people; at most 255 bytes.
-    pub initiator: String,
-    /// Why, for people; at most 1 KiB.
+    /// What happens when a release of the name is under way; at most [`ReleaseRequest::QUEUE`] wait. One that is going back gets there
+    /// first, superseded or not. Default: the new one is refused.
+    pub concurrency: Concurrency,
+    /// Why, for people; at most 1 KiB. Default empty. Who asks is what [`Deployer::by`](crate::Deployer::by) says.
     pub reason: String,
     /// Only if nothing has changed since this plan was made.
     pub(crate) base: Option<ReleaseBase>,
 }
 
 impl ReleaseRequest {
+    /// The most releases of one name that wait for those before them.
+    pub const QUEUE: usize = 10;
+
     /// Releases this.
     pub fn new(spec: ReleaseSpec) -> Self {
-        Self {
-            spec,
-            key: None,
-            meeting: Meeting::default(),
-            initiator: String::new(),
-            reason: String::new(),
-            base: None,
-        }
+        Self { spec, key: None, concurrency: Concurrency::default(), reason: String::new(), base: None }
     }
 
     /// Repeatable under this key.
@@ -78,15 +57,8 @@ impl ReleaseRequest {
 
     /// With this answer to a release that is under way.
     #[must_use]
-    pub fn with_meeting(mut self, meeting: Meeting) -> Self {
-        self.meeting = meeting;
-        self
-    }
-
-    /// Asked for by this one.
-    #[must_use]
-    pub fn with_initiator(mut self, initiator: impl Into<String>) -> Self {
-        self.initiator = initiator.into();
+    pub fn with_concurrency(mut self, concurrency: Concurrency) -> Self {
+        self.concurrency = concurrency;
         self
     }
 
@@ -104,7 +76,7 @@ impl ReleaseRequest {
         self
     }
 
-    /// Refuses what is wrong in itself.
+    /// Refuses what is wrong in itself, without asking anybody. [`Deployer::plan_release`](crate::Deployer::plan_release) finds the rest.
     ///
     /// # Errors
     /// `Invalid`, saying what is wrong and what is accepted.
@@ -114,13 +86,9 @@ impl ReleaseRequest {
             return Err(Error::invalid("a key of no or more than 255 bytes; accepted: 1 to 255")
                 .with_context("field", "key"));
         }
-        if self.initiator.len() > 255 {
-            return Err(
-                Error::invalid("an initiator of more than 255 bytes").with_context("field", "initiator")
-            );
-        }
         if self.reason.len() > 1024 {
-            return Err(Error::invalid("a reason of more than 1 KiB").with_context("field", "reason"));
+            return Err(Error::invalid("a reason of more than 1 KiB; accepted: at most 1,024 bytes")
+                .with_context("field", "reason"));
         }
         Ok(())
     }

@@ -22,7 +22,7 @@ use crate::strategy::Strategy;
 /// use ews_core::spec::lifecycle::Job;
 /// use ews_core::spec::source::{ArtifactSource, Source};
 /// use ews_core::ServiceSpec;
-/// use ews_deploy::release::{Condition, MemberSpec, ReleaseRequest, ReleaseSpec};
+/// use ews_deploy::release::{MemberCondition, MemberSpec, ReleaseRequest, ReleaseSpec};
 ///
 /// let artifact = |path: &str| Source::Artifact(ArtifactSource::new(path));
 /// let database = ServiceSpec::new("db".parse()?, artifact("/srv/db"));
@@ -31,11 +31,11 @@ use crate::strategy::Strategy;
 ///
 /// let release = ReleaseSpec::new("shop".parse()?)
 ///     .with_member(MemberSpec::new(database))
-///     .with_member(MemberSpec::new(migration).after("db".parse()?, Condition::Healthy))
-///     .with_member(MemberSpec::new(shop).after("migrate".parse()?, Condition::Completed));
+///     .with_member(MemberSpec::new(migration).after("db".parse()?, MemberCondition::Healthy))
+///     .with_member(MemberSpec::new(shop).after("migrate".parse()?, MemberCondition::Completed));
 /// release.check()?;
 /// // `deployer.release(&request).await?` brings it about, `deployer.wait_release(&id).await?` waits for the end.
-/// let request = ReleaseRequest::new(release).with_key("build-4711").with_initiator("ci");
+/// let request = ReleaseRequest::new(release).with_key("build-4711");
 /// # let _ = request;
 ///
 /// // The same as a document, in which a service is written as everywhere else.
@@ -236,6 +236,13 @@ pub struct MemberSpec {
     pub after: Vec<After>,
 }
 
+impl After {
+    /// This of that member.
+    pub fn new(member: ServiceName, condition: MemberCondition) -> Self {
+        Self { member, condition }
+    }
+}
+
 impl MemberSpec {
     /// A member that begins at once, with the default strategy.
     pub fn new(service: ServiceSpec) -> Self {
@@ -244,7 +251,7 @@ impl MemberSpec {
 
     /// Begun only when this holds of that member.
     #[must_use]
-    pub fn after(mut self, member: ServiceName, condition: Condition) -> Self {
+    pub fn after(mut self, member: ServiceName, condition: MemberCondition) -> Self {
         self.after.push(After { member, condition });
         self
     }
@@ -265,8 +272,8 @@ impl MemberSpec {
 
     /// Scaled within these bounds.
     #[must_use]
-    pub fn with_bounds(mut self, bounds: Bounds) -> Self {
-        self.bounds = Some(bounds);
+    pub fn with_bounds(mut self, bounds: impl Into<Bounds>) -> Self {
+        self.bounds = Some(bounds.into());
         self
     }
 
@@ -284,7 +291,7 @@ impl MemberSpec {
     pub(crate) fn request(&self) -> DeployRequest {
         let mut request = DeployRequest::new(self.service.clone()).with_strategy(self.strategy.clone());
         request.traffic.clone_from(&self.traffic);
-        request.bounds = self.bounds.map(Bounds::range);
+        request.bounds = self.bounds;
         request
     }
 
@@ -305,7 +312,7 @@ impl MemberSpec {
                     "it comes after `{member}` twice; accepted: one condition for each member"
                 ));
             }
-            if *condition == Condition::Completed && !other.is_job() {
+            if *condition == MemberCondition::Completed && !other.is_job() {
                 return wrong(format!(
                     "it waits until `{member}` is completed, which only a run-once job ever is; accepted: started, healthy, \
                      promoted"
@@ -326,12 +333,13 @@ impl MemberSpec {
 /// What must hold of another member.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct After {
     /// Which member.
     pub member: ServiceName,
     /// What must hold of it. Default: it is healthy.
     #[serde(default)]
-    pub condition: Condition,
+    pub condition: MemberCondition,
 }
 
 /// What may be waited for. Each holds of a member that is not touched, since it runs what it should already, and stays held
@@ -339,7 +347,7 @@ pub struct After {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
-pub enum Condition {
+pub enum MemberCondition {
     /// An instance of its new revision runs, healthy or not; a job: its instance was started.
     Started,
     /// Every one of its instances has passed its gate, though the rollout may still watch them; a job: it ended with 0.
@@ -351,7 +359,7 @@ pub enum Condition {
     Promoted,
 }
 
-impl fmt::Display for Condition {
+impl fmt::Display for MemberCondition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Started => "started",

@@ -32,7 +32,7 @@ impl Leader {
                     ));
                 };
                 let graph = Graph::new(&found.spec)?;
-                self.active = Some(Active { spec: found.spec, graph, state });
+                self.active = Some(Active { spec: found.spec, by: found.by, graph, state });
                 self.fresh();
                 self.tell(ReleaseEventKind::Resumed);
                 return Ok(());
@@ -97,7 +97,7 @@ impl Leader {
             return Ok(());
         }
         let members = graph.order().to_vec();
-        self.active = Some(Active { spec: found.spec, graph, state });
+        self.active = Some(Active { spec: found.spec, by: found.by, graph, state });
         self.fresh();
         self.tell(ReleaseEventKind::Started { members });
         Ok(())

@@ -123,7 +123,7 @@ impl Deployer {
             },
             cause: state.as_ref().map(|state| state.cause.clone()).unwrap_or_default(),
             outcome: state.as_ref().and_then(|state| state.outcome),
-            initiator: found.initiator,
+            by: found.by,
             reason: found.reason,
             asked_at: found.asked_at,
             started_at: state.as_ref().map(|state| state.started_at),

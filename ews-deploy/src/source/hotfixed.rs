@@ -12,7 +12,7 @@ use super::oci::append::over;
 use super::oci::image::read;
 use super::oci::push::{Moved, bring_layers, finish, push_layer};
 use super::process::pack;
-use super::request::HotfixRequest;
+use super::request::OverlaidRequest;
 use super::resolved::{Provenance, ProvenanceKind, Resolved};
 use super::scratch::blocking;
 use crate::hotfix::Overlaid;
@@ -20,7 +20,7 @@ use crate::hotfix::Overlaid;
 impl Sources {
     pub(super) async fn hotfixed(
         &self,
-        request: &HotfixRequest,
+        request: &OverlaidRequest,
         by: &str,
         spec: ServiceSpec,
     ) -> Result<Resolved> {
@@ -37,7 +37,7 @@ impl Sources {
     /// One more layer on the image, for each of its platforms.
     async fn layered(
         &self,
-        request: &HotfixRequest,
+        request: &OverlaidRequest,
         image: &ImageSource,
         by: &str,
         mut spec: ServiceSpec,

@@ -61,7 +61,7 @@ pub use dockerfile::BasePolicy;
 pub use oci::Moved;
 pub use preflight::preflight;
 pub use request::{
-    ArtifactRequest, CompiledRequest, DockerfileRequest, HotfixRequest, ImageRequest, ProcessRequest,
+    ArtifactRequest, CompiledRequest, DockerfileRequest, ImageRequest, OverlaidRequest, ProcessRequest,
     RebaseRequest, SourceRequest, SubmissionRequest, Wanted,
 };
 pub use resolved::{BaseUsed, Provenance, ProvenanceKind, Resolved, Warning, WarningAbout};

@@ -52,7 +52,7 @@ pub enum Wanted {
     /// An artifact that runs without an image.
     Process(ProcessRequest),
     /// What a revision runs, its hotfixes made part of it.
-    Hotfix(HotfixRequest),
+    Hotfix(OverlaidRequest),
 }
 
 macro_rules! wanted {
@@ -78,7 +78,7 @@ wanted! {
     Submission: SubmissionRequest,
     Rebase: RebaseRequest,
     Process: ProcessRequest,
-    Hotfix: HotfixRequest
+    Hotfix: OverlaidRequest
 }
 
 /// An image that somebody made.
@@ -157,6 +157,20 @@ impl CompiledRequest {
     pub fn new(tree: Artifact, on: impl Into<String>, name: ImageRef) -> Self {
         Self { tree: ArtifactRequest::new(tree, on, name), secrets: BTreeMap::new() }
     }
+
+    /// Takes one directory of the tree.
+    #[must_use]
+    pub fn with_root(mut self, root: impl Into<String>) -> Self {
+        self.tree.root = Some(root.into());
+        self
+    }
+
+    /// Lets the build mount a secret, by this id.
+    #[must_use]
+    pub fn with_secret(mut self, id: impl Into<String>, value: EnvValue) -> Self {
+        self.secrets.insert(id.into(), value);
+        self
+    }
 }
 
 /// A Dockerfile and its context.
@@ -193,6 +207,20 @@ impl DockerfileRequest {
         }
     }
 
+    /// Wants this stage in place of the last.
+    #[must_use]
+    pub fn with_target(mut self, stage: impl Into<String>) -> Self {
+        self.target = Some(stage.into());
+        self
+    }
+
+    /// Lets the build mount a secret, by this id.
+    #[must_use]
+    pub fn with_secret(mut self, id: impl Into<String>, value: EnvValue) -> Self {
+        self.secrets.insert(id.into(), value);
+        self
+    }
+
     /// Names the Dockerfile.
     #[must_use]
     pub fn with_dockerfile(mut self, path: impl Into<String>) -> Self {
@@ -215,7 +243,7 @@ impl DockerfileRequest {
     }
 }
 
-/// A submission that somebody approved.
+/// A submission that somebody approved. A container is submitted by a [`SubmitRequest`](super::SubmitRequest).
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct SubmissionRequest {
@@ -301,18 +329,18 @@ impl ProcessRequest {
 }
 
 /// A revision's hotfixes, made part of what it runs: one more layer on its image, made by manifest through the registry, or its artifact
-/// packed again.
+/// packed again. A hotfix itself is asked for by a [`Hotfix`](crate::Hotfix).
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
-pub struct HotfixRequest {
+pub struct OverlaidRequest {
     /// What lies over what; [`Deployer::overlaid`](crate::Deployer::overlaid) gives it.
     pub overlaid: Box<Overlaid>,
     /// The name that the image gets. Default: the image's own, its tag followed by the revision's id.
     pub name: Option<ImageRef>,
 }
 
-impl HotfixRequest {
-    /// These.
+impl OverlaidRequest {
+    /// What [`Deployer::overlaid`](crate::Deployer::overlaid) gave.
     pub fn new(overlaid: Overlaid) -> Self {
         Self { overlaid: Box::new(overlaid), name: None }
     }

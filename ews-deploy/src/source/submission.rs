@@ -33,7 +33,8 @@ const MAX_CHANGES: usize = 10_000;
 /// The longest text that stands in a comment, in bytes.
 const MAX_COMMENT: usize = 4096;
 
-/// A container that is to become an image.
+/// A container that is to become an image, for [`Sources::submit`]. What comes of it is a source by a
+/// [`SubmissionRequest`](super::SubmissionRequest), once somebody else has approved it.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct SubmitRequest {
@@ -147,10 +148,12 @@ impl Sources {
 
     async fn run_submit(&self, request: &SubmitRequest) -> Result<Submission> {
         if request.by.trim().is_empty() {
-            return Err(Error::invalid("nobody submits it; accepted: a name"));
+            return Err(Error::invalid("nobody submits it; accepted: a name").with_context("field", "by"));
         }
         if request.comment.len() > MAX_COMMENT {
-            return Err(Error::invalid(format!("the comment has more than {MAX_COMMENT} bytes")));
+            let message =
+                format!("a comment of {} bytes; accepted: at most {MAX_COMMENT}", request.comment.len());
+            return Err(Error::invalid(message).with_context("field", "comment"));
         }
         let (images, engine) = self.images()?;
         let mut commit = CommitSpec::new(request.name.clone());

@@ -19,7 +19,7 @@ use ews_core::spec::probe::{Check, HttpCheck, Probe};
 use ews_core::spec::source::{ArtifactSource, Source};
 use ews_core::{InstanceState, Labels, PortName, ReleaseName, ServiceName, ServiceSpec};
 use ews_deploy::release::{
-    Condition, MemberSpec, ReleaseEvent, ReleaseEventKind, ReleaseId, ReleaseReport, ReleaseRequest,
+    MemberCondition, MemberSpec, ReleaseEvent, ReleaseEventKind, ReleaseId, ReleaseReport, ReleaseRequest,
     ReleaseSpec,
 };
 use ews_deploy::{Batch, Deployer, Strategy};
@@ -88,8 +88,8 @@ pub(crate) fn release(members: impl IntoIterator<Item = MemberSpec>) -> ReleaseS
 pub(crate) fn chain(version: &str) -> ReleaseSpec {
     release([
         service("db", version),
-        service("api", version).after(name("db"), Condition::Healthy),
-        service("front", version).after(name("api"), Condition::Promoted),
+        service("api", version).after(name("db"), MemberCondition::Healthy),
+        service("front", version).after(name("api"), MemberCondition::Promoted),
     ])
 }
 

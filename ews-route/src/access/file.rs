@@ -1,9 +1,11 @@
 //! A log file that others may rotate.
 
 use std::fs::{File, Metadata, OpenOptions};
-use std::io::{Result, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+
+use ews_core::{Error, ErrorKind, Result};
 
 /// How often it is looked whether the file is still the one at its path.
 const LOOK: Duration = Duration::from_secs(1);
@@ -22,14 +24,22 @@ impl AccessFile {
     /// of clients and whatever they ask for.
     ///
     /// # Errors
-    /// Those of opening the file.
+    /// `Unauthorized` where this user may not write there; `Unavailable` where the file can't be opened, with the system's reason.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self> {
         let path = path.into();
-        let file = open(&path)?;
+        let file = open(&path).map_err(|error| {
+            let kind = match error.kind() {
+                io::ErrorKind::PermissionDenied => ErrorKind::Unauthorized,
+                _ => ErrorKind::Unavailable,
+            };
+            Error::new(kind, format!("the access log can't be opened: {error}"))
+                .with_context("file", path.display())
+                .with_source(error)
+        })?;
         Ok(Self { path, file, looked: Instant::now() })
     }
 
-    fn look(&mut self) -> Result<()> {
+    fn look(&mut self) -> io::Result<()> {
         if self.looked.elapsed() < LOOK {
             return Ok(());
         }
@@ -46,17 +56,17 @@ impl AccessFile {
 }
 
 impl Write for AccessFile {
-    fn write(&mut self, bytes: &[u8]) -> Result<usize> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.look()?;
         self.file.write(bytes)
     }
 
-    fn flush(&mut self) -> Result<()> {
+    fn flush(&mut self) -> io::Result<()> {
         self.file.flush()
     }
 }
 
-fn open(path: &Path) -> Result<File> {
+fn open(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.append(true).create(true);
     #[cfg(unix)]

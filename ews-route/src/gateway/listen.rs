@@ -1,8 +1,9 @@
 //! Listening sockets, and how connections reach the data threads.
 //!
 //! On Linux each thread has a listener of its own at the same address (`SO_REUSEPORT`): the kernel spreads connections, and
-//! no thread wakes for another's. A listener that is given already bound is shared by all threads instead. Elsewhere one
-//! task accepts and deals each connection to the thread that has the fewest.
+//! no thread wakes for another's. An address where another gateway listens is refused all the same. A listener that is given
+//! already bound is shared by all threads instead. Elsewhere one task accepts and deals each connection to the thread that has
+//! the fewest.
 
 use std::io::{Error, ErrorKind, Result};
 use std::net::{SocketAddr, TcpListener as StdListener};
@@ -107,6 +108,9 @@ pub(crate) fn bind(
             share(&mut result, kind, from_before, threads, deals)?;
             continue;
         }
+        if !deals {
+            claim(address)?;
+        }
         let first = open(address, !deals)?;
         let address = first.local_addr()?;
         result.addresses.push(address);
@@ -178,7 +182,26 @@ fn deal(result: &mut Bound, kind: Kind, listener: StdListener, threads: usize) -
     Ok(())
 }
 
+/// Refuses an address where somebody listens already. Sockets that share an address would share its connections too, and so would
+/// those of two gateways: half of the requests would meet one that knows nothing.
+fn claim(address: SocketAddr) -> Result<()> {
+    if address.port() == 0 {
+        return Ok(());
+    }
+    socket(address).and_then(|socket| socket.bind(&address.into())).map_err(|error| at(address, &error))
+}
+
+/// The error of an address, which it names.
+fn at(address: SocketAddr, error: &Error) -> Error {
+    Error::new(error.kind(), format!("{address}: {error}"))
+}
+
+/// Opens a listener; an error says at which address.
 fn open(address: SocketAddr, is_shared: bool) -> Result<StdListener> {
+    bound(address, is_shared).map_err(|error| at(address, &error))
+}
+
+fn socket(address: SocketAddr) -> Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
         // Or `[::]` would take the port from `0.0.0.0` as well.
@@ -187,6 +210,11 @@ fn open(address: SocketAddr, is_shared: bool) -> Result<StdListener> {
     // On Windows this option means that a port can be stolen.
     #[cfg(unix)]
     socket.set_reuse_address(true)?;
+    Ok(socket)
+}
+
+fn bound(address: SocketAddr, is_shared: bool) -> Result<StdListener> {
+    let socket = socket(address)?;
     #[cfg(target_os = "linux")]
     if is_shared {
         socket.set_reuse_port(true)?;

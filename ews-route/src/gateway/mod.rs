@@ -103,10 +103,21 @@ use thread::{Ending, Shared};
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Gateway {
     core: Arc<Core>,
     end: Arc<End>,
+}
+
+/// What it is and where it listens. What it was told may be a million domains, and headers that are nobody's business.
+impl std::fmt::Debug for Gateway {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Gateway")
+            .field("id", &self.core.id)
+            .field("addresses", &self.core.addresses)
+            .field("connections", &self.connections())
+            .finish_non_exhaustive()
+    }
 }
 
 /// Ends the threads when nobody holds the gateway any more.

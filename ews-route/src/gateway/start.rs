@@ -31,8 +31,25 @@ use crate::metrics::series::SeriesStore;
 /// How long the threads may take to begin.
 const START: Duration = Duration::from_secs(30);
 
-/// A gateway that is still to be started.
+/// A gateway that is still to be started, with what its configuration can't hold.
+///
+/// ```
+/// use std::sync::Arc;
+/// use ews_core::store::MemoryStore;
+/// use ews_route::{Gateway, GatewayConfig};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> ews_core::Result<()> {
+/// let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+/// let store = Arc::new(MemoryStore::new()); // Or a `RedbStore`, opened with `GatewayBuilder::store_config`.
+/// let builder = Gateway::builder(GatewayConfig::default()).with_listener(listener).with_store(store);
+/// let gateway = builder.start().await?;
+/// assert_eq!(gateway.addresses().len(), 1);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
+#[must_use = "a gateway is started by `start`"]
 pub struct GatewayBuilder {
     config: GatewayConfig,
     listeners: Vec<(TcpListener, Kind)>,
@@ -87,7 +104,6 @@ impl GatewayBuilder {
     }
 
     /// Takes over a listener that is bound already, beside the addresses of the configuration. All threads share it.
-    #[must_use]
     pub fn with_listener(mut self, listener: TcpListener) -> Self {
         self.listeners.push((listener, Kind::Plain));
         self
@@ -95,7 +111,6 @@ impl GatewayBuilder {
 
     /// The same for a listener where TLS is spoken.
     #[cfg(feature = "tls")]
-    #[must_use]
     pub fn with_tls_listener(mut self, listener: TcpListener) -> Self {
         self.listeners.push((listener, Kind::Tls));
         self
@@ -103,14 +118,12 @@ impl GatewayBuilder {
 
     /// Resolves the references of certificates there, when a handshake first asks for one.
     #[cfg(feature = "tls")]
-    #[must_use]
     pub fn with_secrets(mut self, secrets: Arc<dyn ews_core::Secrets>) -> Self {
         self.secrets = Some(SecretsOf(secrets));
         self
     }
 
     /// Writes a line there for each request when it has ended.
-    #[must_use]
     pub fn with_access_log(mut self, log: AccessLog) -> Self {
         self.access = Some(log);
         self
@@ -119,14 +132,12 @@ impl GatewayBuilder {
     /// Takes over from this gateway: its listening sockets where the configuration names their addresses, and what was applied
     /// where there is no store. A store must be the one that the predecessor has closed. See [`handover`](crate::handover).
     #[cfg(all(unix, feature = "handover"))]
-    #[must_use]
     pub fn with_predecessor(mut self, predecessor: Predecessor) -> Self {
         self.predecessor = Some(predecessor);
         self
     }
 
     /// Finds out there what names of endpoints stand for. Default: as the [system](SystemResolver) does.
-    #[must_use]
     pub fn with_resolver(mut self, resolver: Arc<dyn Resolver>) -> Self {
         self.resolver = Some(ResolverOf(resolver));
         self
@@ -137,7 +148,6 @@ impl GatewayBuilder {
     ///
     /// A change costs one transaction where the store takes as many writes in one as the change touches objects, and one
     /// more; see [`store_config`](Self::store_config).
-    #[must_use]
     pub fn with_store(mut self, store: Arc<dyn Store>) -> Self {
         self.store = Some(StoreOf(store));
         self
@@ -339,5 +349,7 @@ fn refused(error: std::io::Error) -> Error {
         std::io::ErrorKind::PermissionDenied => ErrorKind::Unauthorized,
         _ => ErrorKind::Unavailable,
     };
-    Error::new(kind, "an address can't be listened at").with_operation("gateway.start").with_source(error)
+    Error::new(kind, format!("an address can't be listened at: {error}"))
+        .with_operation("gateway.start")
+        .with_source(error)
 }

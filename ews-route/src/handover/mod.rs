@@ -18,7 +18,7 @@
 //!     │                                            ▼  ends
 //! ```
 //!
-//! - **Nothing is decided before `ready`.** A successor that fails, dies or takes longer than [`HandOver::patience`] before it is
+//! - **Nothing is decided before `ready`.** A successor that fails, dies or takes longer than [`Handover::patience`] before it is
 //!   forgotten: the predecessor opens its store again and goes on as if nothing had been.
 //! - **A drain stays proven.** While the predecessor finishes requests, the successor passes on every change and lists the
 //!   predecessor as a gateway of its own (`<name>.before`) in what it [observes](ews_core::Balancer::observe).
@@ -34,7 +34,7 @@
 //! ```no_run
 //! use std::path::Path;
 //! use std::time::Duration;
-//! use ews_route::handover::{HandOver, Outcome, Predecessor, Successors};
+//! use ews_route::handover::{Handover, HandoverOutcome, Predecessor, Successors};
 //! use ews_route::{Gateway, GatewayConfig};
 //!
 //! # async fn serve(config: GatewayConfig) -> ews_core::Result<()> {
@@ -48,9 +48,9 @@
 //! let mut successors = Successors::bind(path)?;
 //! loop {
 //!     let successor = successors.next().await?;
-//!     match successor.take_over(&gateway, HandOver::default().with_drain(Duration::from_secs(30))).await? {
-//!         Outcome::Taken { closed } => break println!("taken over; {closed} connections were cut"),
-//!         Outcome::Kept(reason) => eprintln!("still here: {reason}"),
+//!     match successor.take_over(&gateway, Handover::default().with_drain(Duration::from_secs(30))).await? {
+//!         HandoverOutcome::Taken { closed } => break println!("taken over; {closed} connections were cut"),
+//!         HandoverOutcome::Kept(reason) => eprintln!("still here: {reason}"),
 //!         _ => {}
 //!     }
 //! }
@@ -66,7 +66,7 @@ mod successor;
 
 pub use predecessor::Predecessor;
 pub(crate) use relay::Relay;
-pub use successor::{HandOver, KeptStore, Outcome, Successor, Successors};
+pub use successor::{Handover, HandoverOutcome, KeptStore, Successor, Successors};
 
 /// The version of what is spoken.
 const VERSION: u32 = 1;

@@ -112,7 +112,7 @@ fn inode(path: &Path) -> io::Result<(u64, u64)> {
     std::fs::metadata(path).map(|found| (found.dev(), found.ino()))
 }
 
-/// A store that has to be closed before a successor can open it, such as one in a file.
+/// A store that has to be closed before a successor can open it, such as one in a file. What is added to this trait later has a default.
 #[async_trait]
 pub trait KeptStore: Send {
     /// Closes it. The gateway does not hold it any more.
@@ -127,7 +127,7 @@ pub trait KeptStore: Send {
 
 /// How a gateway is handed over.
 #[non_exhaustive]
-pub struct HandOver {
+pub struct Handover {
     /// How long requests under way may take once the successor serves. Default 30 s (Kubernetes' grace period).
     pub drain: Duration,
     /// How long the successor may take until it serves. Default 2 minutes: a million domains take some 10 s.
@@ -136,13 +136,13 @@ pub struct HandOver {
     pub listeners: Vec<std::net::TcpListener>,
     /// The gateway's store, where one process at a time can have it. Default: none, for stores that several can.
     pub store: Option<Box<dyn KeptStore>>,
-    /// Is called when the successor serves, before what is under way is waited for.
+    /// Is called when the successor serves, before what is under way is waited for. Default: nothing.
     pub taken: Option<Box<dyn FnOnce() + Send>>,
 }
 
-impl std::fmt::Debug for HandOver {
+impl std::fmt::Debug for Handover {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("HandOver")
+        f.debug_struct("Handover")
             .field("drain", &self.drain)
             .field("patience", &self.patience)
             .field("listeners", &self.listeners)
@@ -150,7 +150,7 @@ impl std::fmt::Debug for HandOver {
     }
 }
 
-impl Default for HandOver {
+impl Default for Handover {
     fn default() -> Self {
         Self {
             drain: Duration::from_secs(30),
@@ -162,7 +162,7 @@ impl Default for HandOver {
     }
 }
 
-impl HandOver {
+impl Handover {
     /// With so much time for requests under way.
     #[must_use]
     pub fn with_drain(mut self, drain: Duration) -> Self {
@@ -199,10 +199,10 @@ impl HandOver {
     }
 }
 
-/// What came of it.
+/// What came of handing over.
 #[derive(Debug)]
 #[non_exhaustive]
-pub enum Outcome {
+pub enum HandoverOutcome {
     /// The successor serves, and this gateway has ended.
     Taken {
         /// How many connections were closed at the end of the time for them.
@@ -226,19 +226,19 @@ impl Successor {
     /// # Errors
     /// `Unavailable` where the successor did not come to serve and the store could not be opened again: the gateway goes on
     /// serving what was applied and can't be changed. `Stale` where the gateway was handed over before.
-    pub async fn take_over(self, gateway: &Gateway, how: HandOver) -> Result<Outcome> {
+    pub async fn take_over(self, gateway: &Gateway, how: Handover) -> Result<HandoverOutcome> {
         let gateway = gateway.clone();
         detach(async move { self.hand_over(&gateway, how).await }).await
     }
 
-    async fn hand_over(mut self, gateway: &Gateway, mut how: HandOver) -> Result<Outcome> {
+    async fn hand_over(mut self, gateway: &Gateway, mut how: Handover) -> Result<HandoverOutcome> {
         let core = gateway.core();
         let first = tokio::time::timeout(FIRST, self.channel.receive()).await;
         let first =
             first.unwrap_or_else(|_| Err(Error::new(ErrorKind::Timeout, "a successor said nothing for 5s")));
         if let Err(refused) = first.and_then(|asks| admitted(core, &asks)) {
             self.refuse(&refused).await;
-            return Ok(Outcome::Kept(refused));
+            return Ok(HandoverOutcome::Kept(refused));
         }
         // No change is under way any more, and the next one waits.
         let mut turn = core.turn.lock().await;
@@ -258,7 +258,7 @@ impl Successor {
             // It sees the end, and lets go of what it has opened.
             drop(self);
             core.take_back(&mut how).await?;
-            return Ok(Outcome::Kept(reason));
+            return Ok(HandoverOutcome::Kept(reason));
         }
         self.is_taken.store(true, Ordering::Release);
         core.relay.tenure.send_replace(Tenure::Ended);
@@ -303,7 +303,7 @@ impl Successor {
         if !is_told {
             let _ = tokio::time::timeout(FIRST, relayed).await;
         }
-        Ok(Outcome::Taken { closed })
+        Ok(HandoverOutcome::Taken { closed })
     }
 
     /// Says that nothing comes of it. It may be gone.
@@ -313,7 +313,7 @@ impl Successor {
     }
 
     /// Gives everything, and waits until the successor serves.
-    async fn prepare(&mut self, core: &Arc<Core>, how: &mut HandOver) -> Result<()> {
+    async fn prepare(&mut self, core: &Arc<Core>, how: &mut Handover) -> Result<()> {
         core.relay.tenure.send_replace(Tenure::Open);
         if let Some(store) = &mut how.store {
             core.release();
@@ -398,7 +398,7 @@ struct News {
 
 impl Core {
     /// Goes on as before. What was closed is opened again; whoever had it may take a moment to let it go.
-    async fn take_back(&self, how: &mut HandOver) -> Result<()> {
+    async fn take_back(&self, how: &mut Handover) -> Result<()> {
         let until = tokio::time::Instant::now() + how.patience;
         if let Some(store) = how.store.as_mut().filter(|_| self.is_released()) {
             loop {

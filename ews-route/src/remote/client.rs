@@ -32,9 +32,9 @@ pub struct RemoteConfig {
     /// The admin endpoint: `http://host:port`, with a path where it is mounted below one. TLS is not here yet: reach it over
     /// loopback or a private network.
     pub url: String,
-    /// The token that it wants.
+    /// The token that it wants. Default: none, which only an endpoint without access control takes.
     pub token: Option<SecretValue>,
-    /// How long one call may take. Default 10 s.
+    /// How long one call may take, above zero; a watch has no such limit once it is open. Default 10 s, a choice of ours.
     pub timeout: Duration,
 }
 
@@ -79,9 +79,15 @@ pub(super) struct Client {
 
 impl Client {
     pub(super) fn new(config: &RemoteConfig) -> Result<Self> {
+        if config.timeout.is_zero() {
+            return Err(Error::invalid("a call may take no time; accepted: above zero")
+                .with_context("field", "timeout"));
+        }
+        // What stands before an `@` may be a password.
+        let shown = config.url.rsplit('@').next().unwrap_or_default();
         let wrong = |what: &str| {
             Error::invalid(format!("{what}; accepted: `http://host:port`, optionally with a path"))
-                .with_context("url", &config.url)
+                .with_context("url", shown)
         };
         let url: Uri = config.url.parse().map_err(|_| wrong("the address can't be read"))?;
         if url.scheme_str() != Some("http") {
@@ -171,10 +177,14 @@ impl Client {
             answer(response, Kind::Reads).await?;
             Err(Error::new(ErrorKind::Decode, "the gateway answered with something else than a stream"))
         };
-        match tokio::time::timeout(self.timeout, open).await {
+        let result = match tokio::time::timeout(self.timeout, open).await {
             Ok(result) => result,
-            Err(_) => Err(Error::new(ErrorKind::Unavailable, "the gateway did not answer in time")),
-        }
+            Err(_) => Err(Error::new(
+                ErrorKind::Unavailable,
+                format!("the gateway did not answer within {:?}", self.timeout),
+            )),
+        };
+        result.map_err(|error| error.with_context("gateway", &self.authority))
     }
 
     async fn exchange(&self, method: &Method, path: &str, body: Bytes, kind: Kind) -> Result<Answered<'_>> {

@@ -5,9 +5,8 @@ use std::time::Duration;
 
 use ews_core::testkit::conformance::policy::PolicyHarness;
 use ews_core::{ExitStatus, Policy, PolicyState, Scale, Timestamp, Unavailable};
-use ews_deploy::{FailureSeen, OnFailure};
+use ews_deploy::{FailureClass, FailureSeen, OnFailure, Strategy, UnitFailure};
 use ews_scale::{ScaleDecision, ScaleObservation, SignalReading};
-use serde_json::json;
 
 use super::{Patience, Staircase, day, staircase_for};
 
@@ -79,19 +78,16 @@ impl PatienceHarness {
     pub const SKIPS: &[&str] =
         &["missing_data_never_lowers", "a_gap_in_the_data_never_lowers_further", "missing_data_is_named"];
 
-    /// A failure as the deployer shows it; `None` where it can't be read, which is a defect.
-    fn seen(class: &str, code: Option<i32>, tries: u32, done: usize) -> Option<FailureSeen> {
-        let failure = code.map(|code| {
-            json!({
-                "slot": 0, "instance": null, "revision": "r2", "class": class, "reason": "it ended",
-                "exit": ExitStatus::code(code, START), "log": [], "at": START,
-            })
-        });
-        let seen = json!({
-            "service": "web", "rollout": 2, "class": class, "reason": "it failed", "failure": failure,
-            "failed": tries.max(1), "tries": tries, "done": [done, 4], "strategy": {},
-        });
-        serde_json::from_value(seen).ok()
+    /// A failure as the deployer shows it; `None` where a name is none, which is a defect.
+    fn seen(class: FailureClass, code: Option<i32>, tries: u32, done: usize) -> Option<FailureSeen> {
+        let mut seen = FailureSeen::new("web".parse().ok()?, class, "it failed", Strategy::default());
+        (seen.failed, seen.tries, seen.done) = (usize::try_from(tries.max(1)).ok()?, tries, (done, 4));
+        if let Some(code) = code {
+            let mut failure = UnitFailure::new(0, "r2".parse().ok()?, class, "it ended", START);
+            failure.exit = Some(ExitStatus::code(code, START));
+            seen.failure = Some(failure);
+        }
+        Some(seen)
     }
 }
 
@@ -104,11 +100,11 @@ impl PolicyHarness<FailureSeen, OnFailure> for PatienceHarness {
         let mut run = Vec::new();
         for done in 0..4 {
             for tries in 1..5 {
-                run.extend(Self::seen("exited", Some(75), tries, done));
-                run.extend(Self::seen("refused", None, tries, done));
+                run.extend(Self::seen(FailureClass::Exited, Some(75), tries, done));
+                run.extend(Self::seen(FailureClass::Refused, None, tries, done));
             }
-            run.extend(Self::seen("exited", Some(1), 1, done));
-            run.extend(Self::seen("deadline", None, 0, done));
+            run.extend(Self::seen(FailureClass::Exited, Some(1), 1, done));
+            run.extend(Self::seen(FailureClass::Deadline, None, 0, done));
         }
         vec![run.into_iter().map(|seen| (seen, START)).collect()]
     }

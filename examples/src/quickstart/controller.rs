@@ -421,7 +421,7 @@ fn shop(root: &Path, version: &str) -> Result<ReleaseRequest> {
         }
         let mut member = MemberSpec::new(spec).with_strategy(strategy());
         if let Some(before) = before {
-            member = member.after(before.parse()?, release::Condition::Promoted);
+            member = member.after(before.parse()?, release::MemberCondition::Promoted);
         }
         if number + 1 == MEMBERS.len() {
             member = member.with_traffic(Traffic::new([DomainName::new(DOMAIN)?], PortName::new("http")?));

@@ -25,7 +25,9 @@ use ews_core::spec::probe::{Check, HttpCheck, Probe};
 use ews_core::spec::source::{ArtifactSource, Source};
 use ews_core::store::MemoryStore;
 use ews_core::{Instance, PortName, Runtime, Selector, ServiceName, ServiceSpec};
-use ews_deploy::release::{Condition, MemberSpec, MemberStage, ReleaseReport, ReleaseRequest, ReleaseSpec};
+use ews_deploy::release::{
+    MemberCondition, MemberSpec, MemberStage, ReleaseReport, ReleaseRequest, ReleaseSpec,
+};
 use ews_deploy::{Batch, DeployConfig, DeployParts, Deployer, Outcome, Strategy};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -151,8 +153,8 @@ fn member(of: &str, version: &str, calls: &str) -> MemberSpec {
 
 fn shop(db: &str, api: &str, front: &str) -> ReleaseSpec {
     ReleaseSpec::new("shop".parse().unwrap())
-        .with_member(member("front", front, "api").after(name("api"), Condition::Promoted))
-        .with_member(member("api", api, "db").after(name("db"), Condition::Healthy))
+        .with_member(member("front", front, "api").after(name("api"), MemberCondition::Promoted))
+        .with_member(member("api", api, "db").after(name("db"), MemberCondition::Healthy))
         .with_member(member("db", db, ""))
 }
 

@@ -1,6 +1,5 @@
 //! Deployments, and what they would do.
 
-use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use axum::Extension;
@@ -18,7 +17,7 @@ use crate::intake::answer::json;
 use crate::intake::config::Verb;
 use crate::intake::make::{Made, Wish};
 use crate::intake::rule::{MadeKind, spec_of};
-use crate::request::{Concurrency, DeployRequest, Traffic};
+use crate::request::{Bounds, Concurrency, DeployRequest, Traffic};
 use crate::rollout::RolloutId;
 use crate::strategy::Strategy;
 
@@ -31,7 +30,7 @@ struct DeployBody {
     spec: Option<Value>,
     strategy: Option<Strategy>,
     traffic: Option<Traffic>,
-    bounds: Option<(u32, u32)>,
+    bounds: Option<Bounds>,
     concurrency: Concurrency,
     reason: String,
 }
@@ -132,7 +131,7 @@ async fn request(
         .with_concurrency(body.concurrency)
         .with_reason(body.reason);
     request.traffic = body.traffic;
-    request.bounds = body.bounds.map(|(least, most)| RangeInclusive::new(least, most));
+    request.bounds = body.bounds;
     Ok(request)
 }
 

@@ -7,7 +7,7 @@ use axum::Extension;
 use axum::extract::{Path, State};
 use axum::http::{StatusCode, Uri};
 use ews_core::time::parse_duration;
-use ews_core::{Error, ErrorKind, Instance, Result, RevisionId, ServiceName};
+use ews_core::{Error, ErrorKind, Result};
 use serde::Serialize;
 use tokio::time::timeout;
 
@@ -18,17 +18,6 @@ use crate::intake::Inner;
 use crate::intake::answer::json;
 use crate::intake::config::Verb;
 use crate::rollout::{RolloutId, RolloutReport};
-
-/// How a service stands, on the wire.
-#[derive(Debug, Serialize)]
-struct StatusView {
-    service: ServiceName,
-    desired: u32,
-    stable: Option<RevisionId>,
-    rollout: Option<RolloutReport>,
-    instances: Vec<Instance>,
-    removing: bool,
-}
 
 /// A rollout that was asked for and not begun yet, or as it stands.
 #[derive(Debug, Serialize)]
@@ -47,15 +36,7 @@ pub(super) async fn status(
 ) -> Answered {
     let service = caller.may(Verb::Read, &name)?;
     let status = Box::pin(inner.deployer.status(&service)).await?;
-    let view = StatusView {
-        service: status.service,
-        desired: status.desired,
-        stable: status.stable,
-        rollout: status.rollout,
-        instances: status.instances,
-        removing: status.removing,
-    };
-    Ok(json(StatusCode::OK, &view))
+    Ok(json(StatusCode::OK, &status))
 }
 
 pub(super) async fn history(

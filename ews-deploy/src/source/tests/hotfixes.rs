@@ -42,7 +42,7 @@ async fn an_image_gets_one_more_layer_and_keeps_its_base() {
     let site = stage.site("hello").await;
     let before = stage.resolve(ArtifactRequest::new(site, "site", target("shop/site:1"))).await.unwrap();
     let old = stage.configs(&before).await;
-    let wanted = HotfixRequest::new(overlaid(before.spec.clone()));
+    let wanted = OverlaidRequest::new(overlaid(before.spec.clone()));
     let after = stage.resolve(wanted.clone()).await.unwrap();
     let Source::Image(image) = &after.spec.instance.source else { panic!("no image") };
     assert_eq!(image.reference, target("shop/site:1-r7-54a490e57a5a"));
@@ -93,7 +93,7 @@ async fn an_artifact_is_packed_again_with_the_files_in_it() {
     let stage = Stage::new().await;
     let two = made::tar_of("index.html", b"hello");
     let before = stage.resolve(ProcessRequest::new(stage.upload(two).await)).await.unwrap();
-    let after = stage.resolve(HotfixRequest::new(overlaid(before.spec.clone()))).await.unwrap();
+    let after = stage.resolve(OverlaidRequest::new(overlaid(before.spec.clone()))).await.unwrap();
     let Source::Artifact(artifact) = &after.spec.instance.source else { panic!("no artifact") };
     let bytes = std::fs::read(&artifact.location).unwrap();
     assert_eq!(artifact.digest, Some(Digest::of(&bytes)));
@@ -109,7 +109,7 @@ async fn an_artifact_is_packed_again_with_the_files_in_it() {
     );
     ews_core::Revision::new(1, Arc::new(after.spec.clone()), Timestamp::EPOCH).unwrap();
     // What was made is a source like any other.
-    let twice = stage.resolve(HotfixRequest::new(overlaid(after.spec.clone()))).await.unwrap();
+    let twice = stage.resolve(OverlaidRequest::new(overlaid(after.spec.clone()))).await.unwrap();
     assert_eq!(twice.provenance.result, after.provenance.result);
 }
 
@@ -119,7 +119,7 @@ async fn what_can_not_be_made_anew_is_refused_with_a_way_out() {
     let refused = async |source: Source| {
         let mut spec = spec();
         spec.instance.source = source;
-        stage.resolve(HotfixRequest::new(overlaid(spec))).await.unwrap_err()
+        stage.resolve(OverlaidRequest::new(overlaid(spec))).await.unwrap_err()
     };
     let mut local = ImageSource::new("shop/site:1".parse().unwrap());
     local.pin = Some(ImagePin::Local { engine: "one".to_owned(), image_id: Digest::of(b"x") });
@@ -144,6 +144,6 @@ async fn what_can_not_be_made_anew_is_refused_with_a_way_out() {
     // A directory of the artifact is no file.
     let mut directory = overlaid(other.spec.clone());
     directory.files.insert("/index.html/deeper".to_owned(), directory.files["/index.html"].clone());
-    let error = stage.resolve(HotfixRequest::new(directory)).await.unwrap_err();
+    let error = stage.resolve(OverlaidRequest::new(directory)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
 }

@@ -11,7 +11,8 @@ use tokio::sync::Semaphore;
 /// Finds out what names of endpoints stand for.
 ///
 /// It is asked in the gateway's control thread, at most 16 times at once, and each time for at most
-/// [`NamesConfig::timeout`](crate::NamesConfig::timeout); then the future is dropped. It must not block that thread.
+/// [`NamesConfig::timeout`](crate::NamesConfig::timeout); then the future is dropped. It must not block that thread. What is added to this
+/// trait later has a default.
 ///
 /// ```
 /// use std::net::IpAddr;

@@ -79,6 +79,6 @@ async fn request(api: &Api, service: &ServiceName, body: &[u8], caller: Caller) 
         .with_concurrency(body.concurrency)
         .with_reason(body.reason);
     (request.traffic, request.remedy, request.key) = (body.traffic, body.remedy, body.key);
-    request.bounds = body.bounds.map(|bounds| bounds.least..=bounds.most);
+    request.bounds = body.bounds;
     Ok(request)
 }
