@@ -6,7 +6,7 @@ use axum::extract::{Path, State};
 use axum::http::{StatusCode, Uri, header};
 use axum::response::IntoResponse as _;
 use ews_core::time::parse_duration;
-use ews_core::{Error, ErrorKind, Result, ScaleTarget as _, ServiceName};
+use ews_core::{Error, ErrorKind, Result, ServiceName};
 use ews_deploy::RolloutId;
 use ews_monitor::prometheus;
 use tokio::time::timeout;
@@ -48,11 +48,11 @@ pub(super) async fn service(State(api): State<Api>, Path(name): Path<String>) ->
 
 async fn view(api: &Api, service: &ServiceName) -> Result<ServiceView> {
     let status = Box::pin(api.deployer().status(service)).await?;
-    let scale = api.deployer().current(service).await?;
     Ok(ServiceView {
         service: status.service,
         desired: status.desired,
-        ready: scale.ready,
+        ready: status.ready,
+        unknown: status.unknown,
         stable: status.stable,
         rollout: status.rollout,
         instances: status.instances,
