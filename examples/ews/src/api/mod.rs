@@ -97,14 +97,16 @@ impl Api {
     /// Room for one more stream, taken before anything is gathered for it.
     fn room(&self) -> Result<Room> {
         match Arc::clone(&self.streams).try_acquire_owned() {
-            Ok(permit) => Ok(Room(permit)),
+            Ok(permit) => Ok(Room { _permit: permit }),
             Err(_) => Err(Error::new(ErrorKind::Unavailable, "too many streams are open; come back later")),
         }
     }
 }
 
 /// Room for a stream.
-struct Room(OwnedSemaphorePermit);
+struct Room {
+    _permit: OwnedSemaphorePermit,
+}
 
 impl Room {
     /// An answer that is a document a line, as long as somebody reads it.
