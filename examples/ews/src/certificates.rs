@@ -15,8 +15,7 @@ use ews_core::balancer::{
 use ews_core::event::Notice;
 use ews_core::id::CertificateId;
 use ews_core::{
-    CapabilitySet, ChangeId, Clock as _, Error, Result, SecretRef, SecretValue, Secrets,
-    SystemClock,
+    CapabilitySet, ChangeId, Clock as _, Error, Result, SecretRef, SecretValue, Secrets, SystemClock,
 };
 use ews_route::Gateway;
 use futures_util::stream::BoxStream;

@@ -7,6 +7,7 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ews_core::bus::Bus;
@@ -51,6 +52,8 @@ struct Running {
     deployer: Deployer,
     work: JoinSet<()>,
     listening: Listening,
+    /// Set when the host ends, for those who ask.
+    ending: Arc<AtomicBool>,
 }
 
 /// Runs a host until `stop` is done, then ends it in order. Where that is done before it serves, it ends at once: nothing that a successor
@@ -71,7 +74,7 @@ pub(crate) async fn serve(
         () = &mut stop => None,
         started = Box::pin(start(&config, &data)) => Some(started?),
     };
-    let Some(Running { gateway, deployer, mut work, listening }) = started else {
+    let Some(Running { gateway, deployer, mut work, listening, ending }) = started else {
         tracing::info!("ending before it has served");
         starter.stopping();
         data.remove(SOCKET);
@@ -87,13 +90,13 @@ pub(crate) async fn serve(
     stop.await;
 
     tracing::info!("ending: instances run on");
+    ending.store(true, Ordering::Relaxed);
     starter.stopping();
-    data.remove(HOST_FILE);
-    data.remove(SOCKET);
-    // Whoever waits for an answer of a moment gets it; streams have no end of their own.
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    // Whoever asks meanwhile is answered; streams have no end of their own.
     let leaving = timeout(config.drain.max(ANSWERS), deployer.leave());
     let (left, _) = tokio::join!(gateway.shutdown(config.drain), leaving);
+    data.remove(HOST_FILE);
+    data.remove(SOCKET);
     work.shutdown().await;
     if left > 0 {
         tracing::warn!(connections = left, "connections were closed before they had ended");
@@ -185,7 +188,9 @@ async fn start(config: &HostConfig, data: &DataDirectory) -> Result<Running> {
         data: data.path().to_owned(),
         listening: listening.clone(),
         since: SystemClock.now(),
+        ending: false,
     };
+    let ending = Arc::new(AtomicBool::new(false));
     let api = Api::new(ApiParts {
         deployer: deployer.clone(),
         runtime: Arc::clone(&runtime),
@@ -193,6 +198,7 @@ async fn start(config: &HostConfig, data: &DataDirectory) -> Result<Running> {
         live,
         bus: bus.clone(),
         host,
+        ending: Arc::clone(&ending),
         kind: config.runtime,
     });
     let by_socket = api::router(&api, Access::Open, "operator")?;
@@ -234,7 +240,7 @@ async fn start(config: &HostConfig, data: &DataDirectory) -> Result<Running> {
         }
     });
 
-    Ok(Running { gateway, deployer, work, listening })
+    Ok(Running { gateway, deployer, work, listening, ending })
 }
 
 /// The gateway, serving what it served before.

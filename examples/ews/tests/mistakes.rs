@@ -43,7 +43,8 @@ fn a_wrong_command_line_is_2_and_says_what_is_accepted() {
     // Whoever asks for JSON gets it though the rest of the line is wrong.
     for wrong in [&["deplyo", "--json"][..], &["scale", "web", "many", "--json"], &["--json"]] {
         let ran = ews(wrong).ends(2);
-        let error: serde_json::Value = serde_json::from_str(&ran.err).unwrap_or_else(|_| unreachable!("{ran:?}"));
+        let error: serde_json::Value =
+            serde_json::from_str(&ran.err).unwrap_or_else(|_| unreachable!("{ran:?}"));
         assert_eq!((error["exit"].as_u64(), ran.out.as_str()), (Some(2), ""), "{ran:?}");
     }
     ews(&["exec", "--", "--json"]).ends(2).says(&["error: "]);

@@ -95,13 +95,22 @@ fn a_rollout_outlives_the_end_of_the_host_and_who_waits_for_it_is_told_how_to_go
     let path = stage.hello("v2", "");
     let text = std::fs::read_to_string(&path).unwrap().replace("strategy = \"fast\"", slow);
     std::fs::write(&path, text).unwrap();
-    let mut waiting = going(&stage, &["deploy", &path]);
+    let said = |command: &mut Child| {
+        let mut said = String::new();
+        command.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+        said
+    };
+    let mut interrupted = going(&stage, &["deploy", &path]);
     wait("it is under way", || !stage.ews(&["status", "hello", "--json"]).json()["rollout"].is_null());
+    let mut waiting = going(&stage, &["wait", "hello"]);
+    kill("INT", interrupted.id());
+    assert_eq!(ended(&mut interrupted, "the interrupted command ends"), Some(130));
+    let text = said(&mut interrupted);
+    assert!(text.contains("`ews wait hello"), "{text}");
     assert_eq!(stage.end("TERM"), Some(0));
     assert_eq!(ended(&mut waiting, "the command ends"), Some(3));
-    let mut said = String::new();
-    waiting.stderr.take().unwrap().read_to_string(&mut said).unwrap();
-    assert!(said.contains("`ews wait hello 2`"), "{said}");
+    let text = said(&mut waiting);
+    assert!(text.contains("`ews wait hello 2`"), "{text}");
     stage.start();
     stage.ews(&["wait", "hello", "2"]).ends(0).says(&["rollout 2 of hello succeeded"]);
     assert_eq!(stage.ews(&["wait", "hello", "--json"]).ends(0).json()["id"]["number"], 2);
@@ -270,7 +279,9 @@ fn a_file_of_tokens_that_protects_nothing_keeps_the_host_from_starting() {
         ] {
             write(text, mode);
             let (config, data) = (config.to_str().unwrap(), data.to_str().unwrap());
-            for arguments in [&["check", "--config", config][..], &["serve", "--config", config, "--data", data]] {
+            for arguments in
+                [&["check", "--config", config][..], &["serve", "--config", config, "--data", data]]
+            {
                 let ran = ews(arguments).ends(code).says(&[&format!("`{section}.token_file`"), says]);
                 assert!(!format!("{ran:?}").contains("hunter2"), "{ran:?}");
             }
@@ -279,7 +290,8 @@ fn a_file_of_tokens_that_protects_nothing_keeps_the_host_from_starting() {
         ews(&["check", "--config", config.to_str().unwrap()]).ends(0);
     }
     // Nor does a client use one that everybody may read, or none.
-    for (text, mode, says) in [("hunter2hunter2hunter2", 0o644, "chmod 600"), ("\n", 0o600, "holds no token")] {
+    for (text, mode, says) in [("hunter2hunter2hunter2", 0o644, "chmod 600"), ("\n", 0o600, "holds no token")]
+    {
         write(text, mode);
         let tokens = tokens.to_str().unwrap();
         ews(&["--api", "http://127.0.0.1:1", "--token-file", tokens, "status"]).ends(2).says(&[says]);

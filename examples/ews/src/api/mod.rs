@@ -29,6 +29,7 @@ pub(crate) mod words;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -71,6 +72,8 @@ pub(crate) struct ApiParts {
     pub(crate) live: LiveStore,
     pub(crate) bus: Bus<HostEvent>,
     pub(crate) host: HostView,
+    /// Whether the host is about to end.
+    pub(crate) ending: Arc<AtomicBool>,
     pub(crate) kind: RuntimeKind,
 }
 

@@ -1,5 +1,6 @@
 //! How services and rollouts stand, and what there was.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::extract::{Path, State};
@@ -11,7 +12,7 @@ use ews_deploy::RolloutId;
 use ews_monitor::prometheus;
 use tokio::time::timeout;
 
-use super::wire::{HistoryView, RolloutView, ServiceView};
+use super::wire::{HistoryView, HostView, RolloutView, ServiceView};
 use super::{Answered, Api, WAIT, json, parameters, service_name};
 
 /// The most entries of the audit trail in one answer.
@@ -20,7 +21,8 @@ const AUDIT: usize = 200;
 const LOOK: Duration = Duration::from_millis(200);
 
 pub(super) async fn host(State(api): State<Api>) -> Answered {
-    Ok(json(StatusCode::OK, &api.parts.host))
+    let ending = api.parts.ending.load(Ordering::Relaxed);
+    Ok(json(StatusCode::OK, &HostView { ending, ..api.parts.host.clone() }))
 }
 
 pub(super) async fn metrics(State(api): State<Api>) -> Answered {

@@ -31,6 +31,9 @@ pub(crate) struct HostView {
     pub(crate) listening: Listening,
     /// Since when it runs.
     pub(crate) since: Timestamp,
+    /// Whether it is about to end: requests under way are finished, and nothing more is brought about.
+    #[serde(default)]
+    pub(crate) ending: bool,
 }
 
 /// Where a host listens.

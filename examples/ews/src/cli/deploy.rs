@@ -8,6 +8,7 @@ use clap::ArgMatches;
 use ews_core::ServiceName;
 use ews_deploy::{AuditAction, Concurrency, Plan, RolloutReport};
 use hyper::Method;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -18,6 +19,8 @@ use super::{Call, Failure, text};
 use crate::api::wire::{Accepted, DeployBody, EventLine, HistoryView, RolloutView};
 use crate::document;
 
+/// What a shell calls the end by Ctrl-C.
+const INTERRUPTED: u8 = 130;
 /// How long progress is waited for once the end is known.
 const LAST_WORDS: Duration = Duration::from_millis(300);
 /// How long it may take until progress is listened to.
@@ -61,7 +64,16 @@ pub(super) async fn rollout(
     doing: impl Future<Output = Result<Accepted, Failure>>,
 ) -> Result<u8, Failure> {
     let told = if detach || call.out.json { None } else { Some(tell(call, service).await) };
-    let accepted = doing.await?;
+    let mut interrupt = interrupt()?;
+    let accepted = tokio::select! {
+        accepted = doing => accepted?,
+        _ = interrupt.recv() => {
+            call.out.progress(&format!(
+                "it may have been asked for all the same: `ews wait {service}` waits for its end"
+            ));
+            return Ok(INTERRUPTED);
+        }
+    };
     if detach {
         if call.out.json {
             call.out.document(&accepted);
@@ -69,7 +81,7 @@ pub(super) async fn rollout(
         call.out.line(&format!("rollout {} of {} is asked for", accepted.rollout, accepted.service));
         return Ok(0);
     }
-    followed(call, &accepted, told).await
+    followed(call, &accepted, told, interrupt).await
 }
 
 /// Waits for a rollout that was asked for before, by whomever: the one that is named, the one under way, or the last.
@@ -93,12 +105,32 @@ pub(super) async fn wait(call: &Call, matches: &ArgMatches) -> Result<u8, Failur
             last.ok_or_else(|| Failure::missing(format!("nobody has asked for a rollout of {service} yet")))?
         }
     };
-    followed(call, &Accepted { service, rollout }, told).await
+    followed(call, &Accepted { service, rollout }, told, interrupt()?).await
 }
 
-/// Waits for the end of a rollout and shows it.
-async fn followed(call: &Call, accepted: &Accepted, told: Option<JoinHandle<()>>) -> Result<u8, Failure> {
-    let report = ended(call, accepted).await;
+/// Hears of Ctrl-C from now on.
+fn interrupt() -> Result<Signal, Failure> {
+    signal(SignalKind::interrupt())
+        .map_err(|error| Failure::odd(format!("signals can't be listened for: {error}")))
+}
+
+/// Waits for the end of a rollout and shows it. Who does not wait any more leaves it to the host.
+async fn followed(
+    call: &Call,
+    accepted: &Accepted,
+    told: Option<JoinHandle<()>>,
+    mut interrupt: Signal,
+) -> Result<u8, Failure> {
+    let report = tokio::select! {
+        report = ended(call, accepted) => report,
+        _ = interrupt.recv() => {
+            let Accepted { service, rollout } = accepted;
+            call.out.progress(&format!(
+                "rollout {rollout} goes on: `ews wait {service} {rollout}` waits for its end, `ews abort {service}` turns it round"
+            ));
+            return Ok(INTERRUPTED);
+        }
+    };
     if let Some(told) = told {
         // It has no end of its own.
         let _ = timeout(LAST_WORDS, told).await;

@@ -26,6 +26,11 @@ pub(super) async fn status(call: &Call, matches: &ArgMatches) -> Result<u8, Fail
         age(SystemClock.now().since(host.since)),
         host.listening.traffic()
     ));
+    if host.ending {
+        call.out.line(
+            "it ends: requests under way are finished, and its next start brings about what is asked for now",
+        );
+    }
     if services.is_empty() {
         call.out.line("no services yet: `ews deploy FILE` deploys one");
         return Ok(0);
