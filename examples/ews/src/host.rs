@@ -223,11 +223,13 @@ async fn start(config: &HostConfig, data: &DataDirectory) -> Result<Running> {
     let telling = bus.clone();
     work.spawn(async move {
         while let Some(notice) = told.next().await {
-            if let Notice::Event(event) = notice {
-                let event = event.event;
-                let (at, service, text) = (event.at, Some(event.service.clone()), words::of(&event));
-                telling.publish(HostEvent { at, service, text, what: Happening::Deploy(Box::new(event)) });
-            }
+            let Notice::Event(event) = notice else {
+                tracing::warn!("more happened at once than is kept: some events are missing");
+                continue;
+            };
+            let event = event.event;
+            let (at, service, text) = (event.at, Some(event.service.clone()), words::of(&event));
+            telling.publish(HostEvent { at, service, text, what: Happening::Deploy(Box::new(event)) });
         }
     });
     work.spawn(async move {

@@ -221,6 +221,44 @@ fn a_command_whose_input_breaks_off_does_not_take_a_part_for_the_whole() {
 }
 
 #[test]
+fn clients_that_go_away_leave_nothing_behind() {
+    let stage = Stage::new("");
+    stage.ews(&["deploy", &stage.hello("v1", "")]).ends(0);
+    // More than there may be at once of streams, and of connections.
+    for path in ["events?follow=true", "services/hello/logs?follow=true"] {
+        for number in 0..300 {
+            let mut stream = UnixStream::connect(stage.data().join("api.sock")).unwrap();
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            write!(stream, "GET /v1/{path} HTTP/1.1\r\nHost: ews\r\n\r\n").unwrap();
+            let mut status = String::new();
+            BufReader::new(stream).read_line(&mut status).unwrap();
+            assert!(status.contains(" 200 "), "{path}, the {number}th: {status}");
+        }
+    }
+    // A command that nobody hears of any more ends, however quiet it is.
+    let seconds = format!("{}.5", 100_000 + std::process::id());
+    let runs = || {
+        let named = |process: std::fs::DirEntry| {
+            let line = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
+            line == format!("sleep\0{seconds}\0").as_bytes()
+        };
+        std::fs::read_dir("/proc").unwrap().flatten().any(named)
+    };
+    let body = serde_json::json!({ "command": ["sleep", seconds] }).to_string();
+    let mut stream = UnixStream::connect(stage.data().join("api.sock")).unwrap();
+    let length = body.len();
+    write!(
+        stream,
+        "POST /v1/services/hello/exec HTTP/1.1\r\nHost: ews\r\nContent-Length: {length}\r\n\r\n{body}"
+    )
+    .unwrap();
+    wait("the command runs", &runs);
+    drop(stream);
+    wait("the command has ended", || !runs());
+    stage.clear();
+}
+
+#[test]
 fn whoever_started_the_host_is_told_when_it_serves_and_when_it_ends() {
     let mut stage = Stage::new("");
     stage.ews(&["deploy", &stage.hello("v1", "")]).ends(0);

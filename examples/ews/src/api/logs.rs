@@ -235,7 +235,8 @@ impl Following {
             match self.known.get(&instance.id) {
                 None => self.add(instance, None, None).await,
                 Some(known) if !known.is_open && instance.incarnation > known.incarnation => {
-                    let since = known.last.map(|at| at + Duration::from_micros(1));
+                    // Where nothing of it was seen, what an earlier start wrote is not wanted either.
+                    let since = known.last.map(|at| at + Duration::from_micros(1)).or(instance.started_at);
                     self.add(instance, since, None).await;
                 }
                 Some(_) => {}

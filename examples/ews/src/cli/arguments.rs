@@ -13,6 +13,7 @@ const EXIT: &str = "Exit codes:
   3  no host answers
   4  what is named is not there
   5  it can't be done now (something is under way, another host has the directory) or may not be (token)
+130  Ctrl-C while a rollout was waited for, which goes on
 `ews exec` exits with what the command exits with, or 128 and the number of the signal that ended it.";
 
 /// The whole command line.

@@ -19,7 +19,7 @@ mod tree;
 
 use std::path::{Path, PathBuf};
 
-use ews_core::document::{Format, Limits, Problem, Tree, read};
+use ews_core::document::{Format, Limits, Problem, Tree, nearest, read};
 use ews_core::{Error, Result, ServiceSpec, Source};
 use ews_deploy::{Concurrency, Traffic};
 
@@ -131,12 +131,7 @@ fn reworded(mut problem: Problem) -> Problem {
     let Some(ews_core::document::Step::Key(key)) = problem.path.steps().first().cloned() else {
         return problem;
     };
-    let near = SHORT
-        .iter()
-        .map(|name| (tree::distance(&key, name), *name))
-        .filter(|(distance, name)| *distance <= (name.len() / 3).max(1))
-        .min_by_key(|(distance, _)| *distance);
-    if let Some((_, name)) = near
+    if let Some(name) = nearest(&key, SHORT)
         && !problem.message.contains("did you mean")
     {
         problem.message = format!("{}, did you mean `{name}`?", problem.message);
