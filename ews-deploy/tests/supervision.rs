@@ -189,3 +189,40 @@ async fn a_controller_that_was_frozen_beyond_its_lease_changes_nothing_any_more(
     tokio::time::sleep(Duration::from_secs(120)).await;
     world.assert_whole(3, "v2").await;
 }
+
+/// A probe that wants two passes, behind one of the start: both say "not ready" to whoever knows nothing.
+fn slow_to_believe() -> ews_core::ServiceSpec {
+    let mut spec = spec("v1");
+    let probe = spec.instance.probes.readiness.as_mut().unwrap();
+    (probe.success, probe.interval) = (2, Duration::from_secs(5));
+    let mut startup = Probe::new(Check::Http(HttpCheck::new("/")));
+    startup.interval = Duration::from_secs(1);
+    spec.instance.probes.startup = Some(startup);
+    spec
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_served_serves_on_under_a_successor_however_many_passes_its_probe_wants() {
+    let world = World::new();
+    let controller = world.controller("first").await;
+    assert_eq!(deploy(&controller, slow_to_believe()).await.outcome, Some(Outcome::Succeeded));
+    controller.kill();
+    let controller = world.controller("first").await;
+    let mut known = false;
+    for _ in 0..3_000 {
+        assert_eq!(world.serving().await.len(), 3, "nothing has failed");
+        let status = controller.deployer.status(&web()).await.unwrap();
+        assert_eq!(status.ready + status.unknown, 3, "nobody has seen that one is not ready: {status:?}");
+        known |= status.unknown == 0;
+        assert!(!known || status.unknown == 0, "what is known is not forgotten: {status:?}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(known, "nobody looked");
+    // What fails from now on is found out as ever.
+    let victim = world.instances().await[0].id.clone();
+    world.checks.fail_readiness(&victim);
+    let rests = || async { !world.serving().await.contains(&victim.to_string()) };
+    eventually("it takes no traffic", rests).await;
+    assert_eq!(controller.deployer.status(&web()).await.unwrap().ready, 2);
+    drop(controller);
+}

@@ -21,6 +21,7 @@ use std::str::FromStr;
 
 pub use problem::{Path, Position, Problem, Problems, Step};
 pub use tree::{Entry, Table, Tree, Value};
+pub use walk::nearest;
 
 use crate::error::{Error, Result};
 use crate::time::Shown;

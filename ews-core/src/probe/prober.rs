@@ -84,6 +84,14 @@ pub struct State {
     pub last: Vec<(ProbeKind, Outcome)>,
 }
 
+impl State {
+    /// Whether it is known if the instance is ready: it is, or a probe that decides about it was tried.
+    pub fn is_known(&self) -> bool {
+        let decides = |kind: &ProbeKind| matches!(kind, ProbeKind::Readiness | ProbeKind::Startup);
+        self.status.ready || self.last.iter().any(|(kind, _)| decides(kind))
+    }
+}
+
 /// A transition of an instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -92,7 +100,7 @@ pub struct Probed {
     pub instance: InstanceId,
     /// What changed.
     pub transition: Transition,
-    /// The reason of the try that tipped it; empty for a new incarnation.
+    /// The reason of the try that tipped it; empty for a new incarnation, and for what a predecessor knew.
     pub reason: std::borrow::Cow<'static, str>,
 }
 
@@ -237,6 +245,24 @@ impl Prober {
         drop(book);
         self.shared.changed.notify_one();
         Ok(())
+    }
+
+    /// Takes over that this start of an instance was ready when a predecessor looked last. It counts as ready until its probe fails
+    /// as often as it would have had to before; nothing happens for one that is not probed, or of which another start is.
+    pub fn was_ready(&self, instance: &InstanceId, incarnation: Incarnation) {
+        let mut book = self.shared.lock();
+        let Some(entry) = book.entries.get_mut(instance) else { return };
+        let Some(transition) = entry.thresholds.was_ready(incarnation, self.shared.clock.now()) else {
+            return;
+        };
+        if transition.from.startup != transition.to.startup {
+            for kind in ProbeKind::ALL {
+                book.schedule(instance, kind, Try::First);
+            }
+        }
+        self.shared.bus.publish(Probed { instance: instance.clone(), transition, reason: "".into() });
+        drop(book);
+        self.shared.changed.notify_one();
     }
 
     /// Probes this instance no longer; nothing happens where it was not. Tries under way are ended.

@@ -79,7 +79,7 @@ pub struct Status {
 pub struct Transition {
     /// Of which start.
     pub incarnation: Incarnation,
-    /// The probe that tipped it; `None` for a new incarnation.
+    /// The probe that tipped it; `None` for a new incarnation, and for what a predecessor knew.
     pub by: Option<ProbeKind>,
     /// Before.
     pub from: Status,
@@ -216,6 +216,18 @@ impl Thresholds {
         self.changed(from, None, now)
     }
 
+    /// Takes over what a predecessor knew of this start: it was ready. So it stays, until `failure` failures in a row say otherwise,
+    /// as they would have said to the predecessor. Nothing happens for another start, for one that failed, and for one that is ready.
+    pub fn was_ready(&mut self, incarnation: Incarnation, now: Timestamp) -> Option<Transition> {
+        if incarnation != self.incarnation || self.status.startup == Startup::Failed {
+            return None;
+        }
+        let from = self.status;
+        self.status.startup = Startup::Passed;
+        self.status.ready = true;
+        self.changed(from, None, now)
+    }
+
     fn changed(&self, from: Status, by: Option<ProbeKind>, at: Timestamp) -> Option<Transition> {
         let (incarnation, to) = (self.incarnation, self.status);
         (from != to).then_some(Transition { incarnation, by, from, to, at })
@@ -283,6 +295,24 @@ mod tests {
         let failed = machine.observe(FIRST, ProbeKind::Startup, Verdict::Fail, NOW).unwrap();
         assert_eq!((failed.to.startup, failed.to.ready), (Startup::Failed, false));
         assert!(ProbeKind::ALL.iter().all(|kind| !machine.wants(*kind)));
+    }
+
+    #[test]
+    fn what_a_predecessor_knew_holds_until_failures_say_otherwise() {
+        let mut machine = Thresholds::new(&probes(probe(1, 1), probe(3, 2), None), FIRST);
+        assert_eq!(machine.was_ready(Incarnation(2), NOW), None);
+        let known = machine.was_ready(FIRST, NOW).unwrap();
+        assert_eq!((known.by, known.to.startup, known.to.ready), (None, Startup::Passed, true));
+        assert!(!machine.wants(ProbeKind::Startup) && machine.wants(ProbeKind::Readiness));
+        assert_eq!(machine.was_ready(FIRST, NOW), None);
+        // One pass of three and one failure of two change nothing.
+        let seen = run(&mut machine, ProbeKind::Readiness, "+-+--+++", ready);
+        assert_eq!(seen, "....n..R");
+        assert_eq!(machine.status().flaps, 1);
+
+        let mut failed = Thresholds::new(&probes(probe(1, 1), None, None), FIRST);
+        failed.observe(FIRST, ProbeKind::Startup, Verdict::Fail, NOW);
+        assert_eq!(failed.was_ready(FIRST, NOW), None);
     }
 
     #[test]

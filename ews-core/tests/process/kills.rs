@@ -6,7 +6,9 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use ews_core::process::{Cgroups, ProcessRuntime};
-use ews_core::runtime::{CreateOptions, ExecSpec, RemoveOptions, Runtime, StopOptions, WaitOptions};
+use ews_core::runtime::{
+    CreateOptions, ExecSpec, LogOptions, RemoveOptions, Runtime, StopOptions, WaitOptions,
+};
 use ews_core::spec::lifecycle::Signal;
 use ews_core::testkit::conformance::runtime::{Workload, processes_with};
 use ews_core::{ErrorKind, Incarnation, InstanceState, Selector};
@@ -317,4 +319,17 @@ async fn what_nobody_knows_of_is_swept() {
         until_gone(&mark).await;
         assert_eq!(place.hidden(), Vec::<String>::new());
     }
+}
+
+#[tokio::test]
+async fn who_follows_a_quiet_log_and_goes_away_keeps_no_place() {
+    let place = Place::new(Cgroups::Off);
+    let runtime = place.open().await;
+    let instance = launch(&runtime, &shell("exec sleep 1000"), 0).await;
+    // More than a shim answers at once: were they still there, nobody would be answered any more.
+    for _ in 0..300 {
+        drop(runtime.logs(&instance.id, &LogOptions::follow()).await.unwrap());
+    }
+    runtime.signal(&instance.id, Signal::TERM).await.unwrap();
+    runtime.remove(&instance.id, &RemoveOptions::force()).await.unwrap();
 }

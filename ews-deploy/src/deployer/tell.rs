@@ -24,6 +24,11 @@ pub struct ServiceStatus {
     pub service: ServiceName,
     /// How many instances it should have.
     pub desired: u32,
+    /// How many of its instances run and are known to be ready.
+    pub ready: u32,
+    /// How many run of which nobody knows here yet whether they are ready: nobody has looked since this deployer was started, or another
+    /// controller leads the service and looks.
+    pub unknown: u32,
     /// The revision that a rollout brought about last; `None` where none ever was.
     pub stable: Option<RevisionId>,
     /// The rollout under way, where there is one.
@@ -183,12 +188,24 @@ impl Deployer {
             Some(number) => Some(repository.revision_id(*number).await?),
             None => None,
         };
+        let instances: Vec<Instance> = self.slots(service).await?.iter().cloned().collect();
+        let (mut ready, mut unknown) = (0, 0);
+        for instance in instances.iter().filter(|instance| instance.state.is_running()) {
+            let state = self.prober().state(&instance.id).filter(|s| s.incarnation == instance.incarnation);
+            match state {
+                Some(state) if state.status.ready => ready += 1,
+                Some(state) if state.is_known() => {}
+                _ => unknown += 1,
+            }
+        }
         Ok(ServiceStatus {
             service: service.clone(),
+            ready,
+            unknown,
             desired: found.scale.as_ref().map_or(0, |scale| scale.value.desired),
             stable,
             rollout,
-            instances: self.slots(service).await?.iter().cloned().collect(),
+            instances,
             removing: input.value.removing,
         })
     }

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use ews_core::balancer::MemberState;
+use ews_core::probe::Target;
 use ews_core::probe::prober::State;
-use ews_core::probe::{ProbeKind, Target};
 use ews_core::store::{ListRequest, WatchStream};
 use ews_core::{EventStream, Instance, InstanceState, Result};
 use tokio::time::{self, Duration, timeout};
@@ -124,17 +124,36 @@ impl Leader {
 
     /// Takes up the traffic that an earlier controller directed.
     pub(super) async fn adopt(&mut self) -> bool {
-        let Some(director) = &self.tools.director else { return true };
+        let Some(director) = &self.tools.director else {
+            self.recall();
+            return true;
+        };
         let instances: Vec<_> = self.observed.iter().cloned().collect();
         let revisions = self.revisions.values().map(|record| record.key().clone());
         let adopted = timeout(self.config.call_limit, director.adopt(revisions, &instances)).await;
         match adopted {
-            Ok(Ok(())) => true,
+            Ok(Ok(())) => {
+                self.recall();
+                true
+            }
             Ok(Err(error)) => {
                 tracing::warn!(service = %self.tools.service, %error, "the balancer can't be asked");
                 false
             }
             Err(_) => false,
+        }
+    }
+
+    /// What took traffic, or was told of to others, was ready when it was looked at last: a probe that wants several passes, or that waits
+    /// for another one, would take all of it out of traffic at once, though nothing has failed.
+    fn recall(&self) {
+        let told = self.tools.book.instances();
+        for instance in self.observed.iter().filter(|instance| instance.state.is_running()) {
+            let serves = self.tools.director.as_ref().is_some_and(|d| d.serves(&instance.id));
+            let is_told = || told.contains(&(instance.key.slot, instance.id.clone(), instance.incarnation));
+            if serves || is_told() {
+                self.tools.prober.was_ready(&instance.id, instance.incarnation);
+            }
         }
     }
 
@@ -173,12 +192,10 @@ impl Leader {
             let probed =
                 self.tools.prober.state(&instance.id).filter(|s| s.incarnation == instance.incarnation);
             let (Some(probed), Some(status)) = (probed, health(&instance.id)) else { continue };
-            let tried =
-                probed.last.iter().any(|(kind, _)| matches!(kind, ProbeKind::Readiness | ProbeKind::Startup));
             match status.ready && instance.state == InstanceState::Running {
                 true => book.announce(instance, revision.spec()),
                 // Not tried yet: what was known before holds.
-                false if tried => {
+                false if probed.is_known() => {
                     book.withdraw(&instance.id);
                 }
                 false => {}
@@ -210,13 +227,10 @@ impl Leader {
                 self.tools.prober.state(&instance.id).filter(|s| s.incarnation == instance.incarnation);
             let Some(mut status) = health(&instance.id).filter(|_| probed.is_some()) else { continue };
             status.ready &= !self.care.ejected.contains(slot);
-            let tried = |state: &State| {
-                state.last.iter().any(|(kind, _)| matches!(kind, ProbeKind::Readiness | ProbeKind::Startup))
-            };
             let wanted = match (status.ready, director.serves(&instance.id)) {
                 (true, _) => MemberState::Active,
                 // Not tried yet: what was known before holds.
-                (false, true) if !probed.as_ref().is_some_and(tried) => continue,
+                (false, true) if !probed.as_ref().is_some_and(State::is_known) => continue,
                 (false, true) => MemberState::Draining,
                 (false, false) => continue,
             };

@@ -5,9 +5,7 @@
 //! way back, so that what the deployer compares is what it wrote itself.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Read as _;
-use std::os::unix::fs::MetadataExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 use ews_core::balancer::{
@@ -17,13 +15,13 @@ use ews_core::balancer::{
 use ews_core::event::Notice;
 use ews_core::id::CertificateId;
 use ews_core::{
-    CapabilitySet, ChangeId, Clock as _, Error, ErrorKind, Result, SecretRef, SecretValue, Secrets,
-    SystemClock,
+    CapabilitySet, ChangeId, Clock as _, Error, Result, SecretRef, SecretValue, Secrets, SystemClock,
 };
 use ews_route::Gateway;
 use futures_util::stream::BoxStream;
 
 use crate::config::CertificateSection;
+use crate::files;
 
 /// What ids of certificates begin with that are ours.
 const OURS: &str = "host-file-";
@@ -196,31 +194,6 @@ impl Secrets for CertificateFiles {
     }
 }
 
-fn read(path: &std::path::Path, is_key: bool) -> Result<SecretValue> {
-    let failed = |error: std::io::Error| {
-        let kind = match error.kind() {
-            std::io::ErrorKind::NotFound => ErrorKind::NotFound,
-            std::io::ErrorKind::PermissionDenied => ErrorKind::Unauthorized,
-            _ => ErrorKind::Unavailable,
-        };
-        Error::new(kind, format!("the file {} can't be read: {error}", path.display()))
-    };
-    let metadata = std::fs::metadata(path).map_err(failed)?;
-    if !metadata.is_file() {
-        return Err(Error::invalid(format!("{} is no file", path.display())));
-    }
-    let mode = metadata.mode() & 0o7777;
-    if is_key && mode & 0o007 != 0 {
-        let shown = path.display();
-        return Err(Error::new(
-            ErrorKind::Unauthorized,
-            format!(
-                "everybody may read the key {shown} (mode {mode:04o}); accepted: at most 0640, so `chmod 600 {shown}`"
-            ),
-        ));
-    }
-    let mut value = Vec::new();
-    let file = std::fs::File::open(path).map_err(failed)?;
-    file.take(SecretValue::MAX_LEN as u64 + 1).read_to_end(&mut value).map_err(failed)?;
-    SecretValue::new(value)
+fn read(path: &Path, is_key: bool) -> Result<SecretValue> {
+    if is_key { files::secret(path, "the key") } else { files::public(path, "the chain") }
 }

@@ -4,6 +4,7 @@
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use ews_core::http::Problem;
@@ -19,13 +20,17 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::time::timeout;
 
 use crate::cli::Failure;
+use crate::files;
 
 /// The largest answer that is no stream.
 const ANSWER: usize = 64 << 20;
 /// The longest line of a stream.
 const LINE: usize = 1 << 20;
+/// How long a connection over TCP may take.
+const CONNECT: Duration = Duration::from_secs(10);
 /// As much of the standard input as is sent at once.
 const PIECE: usize = 16 << 10;
 
@@ -67,13 +72,14 @@ impl Client {
                     .to_owned(),
             ));
         };
-        let text = std::fs::read_to_string(file).map_err(|error| {
-            Failure::usage(format!("the token in {} can't be read: {error}", file.display()))
-        })?;
-        let token = text.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
-        let mut token = HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| {
-            Failure::usage(format!("the token in {} holds what no token may", file.display()))
-        })?;
+        let wrong = |what: &str| Failure::usage(format!("the token file {} {what}", file.display()));
+        let text = files::secret(file, "the token file")
+            .map_err(|error| Failure::usage(error.message().to_owned()))?;
+        let text = text.expose_str().map_err(|_| wrong("is no UTF-8 text"))?;
+        let token = text.lines().map(str::trim).find(|line| !line.is_empty());
+        let token = token.ok_or_else(|| wrong("holds no token; accepted: one on its first line"))?;
+        let mut token = HeaderValue::from_str(&format!("Bearer {token}"))
+            .map_err(|_| wrong("holds what no token may"))?;
         token.set_sensitive(true);
         Ok(Self { place: Place::Tcp { authority: authority.to_owned(), token } })
     }
@@ -103,6 +109,14 @@ impl Client {
         Failure::unreachable(format!("the answer of the host at {} broke off: {error}", self.shown()))
     }
 
+    fn silent(&self, limit: Duration) -> Failure {
+        Failure::unreachable(format!(
+            "the host at {} does not answer within {} s",
+            self.shown(),
+            limit.as_secs()
+        ))
+    }
+
     /// Reads a document.
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
         Ok(self.call(Method::GET, path, None).await?.1)
@@ -124,10 +138,14 @@ impl Client {
         path: &str,
         body: Option<Sent>,
     ) -> Result<(StatusCode, T), Failure> {
-        let response = self.send(method, path, body).await?;
-        let status = response.status();
-        let body = Limited::new(response.into_body(), ANSWER).collect().await;
-        let body = body.map_err(|error| self.broken(&error))?.to_bytes();
+        let limit = limit(&method);
+        let answer = async {
+            let response = self.send(method, path, body).await?;
+            let status = response.status();
+            let body = Limited::new(response.into_body(), ANSWER).collect().await;
+            Ok((status, body.map_err(|error| self.broken(&error))?.to_bytes()))
+        };
+        let (status, body) = timeout(limit, answer).await.unwrap_or_else(|_| Err(self.silent(limit)))?;
         let value = serde_json::from_slice(&body)
             .map_err(|error| Failure::odd(format!("the host's answer can't be read: {error}")))?;
         Ok((status, value))
@@ -141,7 +159,9 @@ impl Client {
         body: Option<Sent>,
         mut each: impl FnMut(T) -> Result<ControlFlow<()>, Failure>,
     ) -> Result<(), Failure> {
-        let mut body = self.send(method, path, body).await?.into_body();
+        let limit = limit(&method);
+        let begun = timeout(limit, self.send(method, path, body)).await;
+        let mut body = begun.unwrap_or_else(|_| Err(self.silent(limit)))?.into_body();
         let mut kept = Vec::new();
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|error| self.broken(&error))?;
@@ -191,7 +211,9 @@ impl Client {
                 self.over(stream, request).await?
             }
             Place::Tcp { authority, .. } => {
-                let stream = TcpStream::connect(authority).await.map_err(|error| self.unreachable(&error))?;
+                let connected = timeout(CONNECT, TcpStream::connect(authority)).await;
+                let connected = connected.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()));
+                let stream = connected.map_err(|error| self.unreachable(&error))?;
                 self.over(stream, request).await?
             }
         };
@@ -222,6 +244,12 @@ impl Client {
         });
         sender.send_request(request).await.map_err(|error| self.broken(&error))
     }
+}
+
+/// How long an answer may take to begin, a little longer than the host itself lets it take: only deployments take longer, for what they
+/// copy.
+fn limit(method: &Method) -> Duration {
+    Duration::from_secs(if *method == Method::POST { 930 } else { 100 })
 }
 
 /// A document as it is sent.
@@ -256,4 +284,23 @@ pub(crate) fn encoded(text: &str) -> String {
     text.bytes()
         .map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_host_that_takes_connections_and_says_nothing_is_not_waited_for_for_ever() {
+        let folder = tempfile::tempdir().unwrap();
+        // It is there, and never looks at who connects.
+        let _listener = tokio::net::UnixListener::bind(folder.path().join(crate::host::SOCKET)).unwrap();
+        let client = Client::of_data(folder.path());
+        let failure = client.get::<serde_json::Value>("/v1/host").await.unwrap_err();
+        assert!(failure.message().contains("does not answer within 100 s"), "{}", failure.message());
+        assert_eq!(failure.code(), 3);
+        let each = |_: serde_json::Value| Ok(ControlFlow::Continue(()));
+        let failure = client.lines(Method::GET, "/v1/events", None, each).await.unwrap_err();
+        assert_eq!(failure.code(), 3);
+    }
 }

@@ -10,15 +10,14 @@ use std::time::Duration;
 
 use ews_core::balancer::DomainName;
 use ews_core::time::duration;
-use ews_core::{Error, ErrorKind, OwnerId, Result, ServiceName};
+use ews_core::{Error, OwnerId, Result, ServiceName};
 use ews_deploy::intake::{IntakeConfig, IntakeLimits, Rule, TokenScope};
 use ews_monitor::AlertRule;
 use ews_route::AccessFormat;
 use ews_scale::{ScalePolicy, TargetTracking};
 use serde::Deserialize;
 
-/// The largest configuration file, in bytes.
-const MOST: u64 = 1 << 20;
+use crate::files;
 
 /// What a host is.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -210,34 +209,33 @@ impl Default for ProcessSection {
 }
 
 impl HostConfig {
-    /// Reads a file and checks what it says.
+    /// Reads a file and checks what it says. Relative paths in it begin where the file is.
     pub(crate) fn read(path: &Path) -> Result<Self> {
-        let failed = |error: std::io::Error| {
-            let kind = match error.kind() {
-                std::io::ErrorKind::NotFound => ErrorKind::NotFound,
-                std::io::ErrorKind::PermissionDenied => ErrorKind::Unauthorized,
-                _ => ErrorKind::Unavailable,
-            };
-            Error::new(kind, format!("the configuration {} can't be read: {error}", path.display()))
-        };
-        let length = std::fs::metadata(path).map_err(failed)?.len();
-        if length > MOST {
-            return Err(Error::invalid(format!(
-                "the configuration {} has {length} bytes; accepted: at most {MOST}",
-                path.display()
-            )));
-        }
-        let text = std::fs::read_to_string(path).map_err(failed)?;
-        Self::parse(&text).map_err(|error| {
+        let text = files::text(path, "the configuration")?;
+        let mut config = Self::parse(&text).map_err(|error| {
             Error::invalid(format!("the configuration {} can't be used: {}", path.display(), error.message()))
-        })
+        })?;
+        let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let folder = path.parent().map(Path::to_owned).unwrap_or_default();
+        for named in config.paths() {
+            *named = folder.join(&*named);
+        }
+        Ok(config)
+    }
+
+    /// Every path that it names.
+    fn paths(&mut self) -> impl Iterator<Item = &mut PathBuf> {
+        let endpoints = [&mut self.gateway.admin, &mut self.api.tcp].into_iter().flatten();
+        let certificates = &mut self.gateway.certificates;
+        endpoints
+            .map(|endpoint| &mut endpoint.token_file)
+            .chain(certificates.iter_mut().flat_map(|section| [&mut section.chain, &mut section.key]))
+            .chain(&mut self.data)
     }
 
     /// Reads a text and checks what it says.
     pub(crate) fn parse(text: &str) -> Result<Self> {
-        // Its words show the line, the key and what is accepted.
-        let config: Self =
-            toml::from_str(text).map_err(|error| Error::invalid(error.to_string().trim_end().to_owned()))?;
+        let config: Self = toml::from_str(text).map_err(|error| wrong(text, &error))?;
         config.check()?;
         Ok(config)
     }
@@ -306,9 +304,55 @@ impl HostConfig {
     }
 }
 
+/// What is wrong and what is accepted, with its place. The line itself is not repeated, since it may hold what somebody took for the
+/// place of a secret; neither is a text that stands where something else should.
+fn wrong(text: &str, error: &toml::de::Error) -> Error {
+    let message = error.message();
+    let message = match message.split_once("string \"").and_then(|(before, rest)| {
+        let (_, after) = rest.rsplit_once("\", expected")?;
+        Some(format!("{before}string, expected{after}"))
+    }) {
+        Some(without) => without,
+        None => message.to_owned(),
+    };
+    let before = error.span().and_then(|span| text.get(..span.start));
+    let place = before.map_or_else(String::new, |before| {
+        let line = before.matches('\n').count() + 1;
+        let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+        format!("line {line}, column {column}: ")
+    });
+    Error::invalid(format!("{place}{message}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_secret_in_the_wrong_place_is_not_repeated() {
+        for text in [
+            "[intake]\nlisten = \"127.0.0.1:1\"\n[intake.tokens.ci]\ntoken = \"hunter2\"",
+            "[intake]\nlisten = \"127.0.0.1:1\"\n[intake.tokens.ci]\nsecrets = \"hunter2\"",
+            "[intake]\nlisten = \"127.0.0.1:1\"\n[intake.tokens]\nci = \"hunter2 \\\", expected x\"",
+        ] {
+            let error = HostConfig::parse(text).expect_err(text).to_string();
+            assert!(error.contains("line ") && !error.contains("hunter2"), "{error}");
+        }
+    }
+
+    #[test]
+    fn relative_paths_begin_where_the_file_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ews.toml");
+        let text = "data = \"state\"\n[api.tcp]\nlisten = \"127.0.0.1:1\"\ntoken_file = \"t\"\n\
+                    [[gateway.certificates]]\ndomains = [\"*\"]\nchain = \"c\"\nkey = \"/k\"\n";
+        std::fs::write(&path, text).unwrap();
+        let config = HostConfig::read(&path).unwrap();
+        assert_eq!(config.data, Some(folder.path().join("state")));
+        assert_eq!(config.api.tcp.unwrap().token_file, folder.path().join("t"));
+        let certificate = &config.gateway.certificates[0];
+        assert_eq!((&*certificate.chain, &*certificate.key), (&*folder.path().join("c"), Path::new("/k")));
+    }
 
     #[test]
     fn the_documented_file_says_the_defaults_and_every_field_that_it_shows_is_read() {

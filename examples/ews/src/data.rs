@@ -142,10 +142,11 @@ fn lock(path: &Path) -> Result<File> {
         }
         Err(TryLockError::Error(error)) => return Err(failed(error)),
     }
-    lock.set_len(0)
+    // Only for the message above: a disk that is full keeps nobody from taking over what runs.
+    let _ = lock
+        .set_len(0)
         .and_then(|()| lock.rewind())
-        .and_then(|()| lock.write_all(std::process::id().to_string().as_bytes()))
-        .map_err(failed)?;
+        .and_then(|()| lock.write_all(std::process::id().to_string().as_bytes()));
     Ok(lock)
 }
 

@@ -7,19 +7,15 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ews_core::bus::Bus;
 use ews_core::event::Notice;
 use ews_core::http::{Access, Tokens};
-use ews_core::process::{ProcessConfig, ProcessRuntime};
 use ews_core::secrets::{FileSecrets, SecretsByProvider};
 use ews_core::store::{RedbConfig, RedbStore};
-use ews_core::{
-    Balancer, Clock as _, Digest, Error, ErrorKind, Metrics, Result, Runtime, SecretValue, Secrets, Selector,
-    Source, SystemClock,
-};
-use ews_deploy::source::{Catalogue, Sources, SourcesConfig};
+use ews_core::{Balancer, Clock as _, Error, ErrorKind, Metrics, Result, Secrets, Selector, SystemClock};
 use ews_deploy::{DeployConfig, DeployParts, Deployer};
 use ews_monitor::{Alerts, Collection, LiveConfig, LiveStore, LogNotifier, Relay, RuntimeCollector};
 use ews_route::{AccessFile, AccessLog, Gateway, GatewayBuilder, GatewayConfig};
@@ -30,10 +26,14 @@ use tokio::time::timeout;
 
 use crate::api::wire::{Happening, HostEvent, HostView, Listening};
 use crate::api::{self, Api, ApiParts, words};
+use crate::artifacts::Artifacts;
 use crate::certificates::{CertificateFiles, Certified};
-use crate::config::{EndpointSection, HostConfig, RuntimeKind};
+use crate::config::{EndpointSection, HostConfig};
 use crate::data::DataDirectory;
-use crate::intake;
+use crate::ground::Ground;
+use crate::notify::Starter;
+use crate::serving::{self, Door};
+use crate::{files, intake};
 
 /// How often is measured.
 const EVERY: Duration = Duration::from_secs(5);
@@ -46,13 +46,18 @@ pub(crate) const HOST_FILE: &str = "host.json";
 /// The operator's socket.
 pub(crate) const SOCKET: &str = "api.sock";
 
-/// Where instances run, and what else is known of that place.
-struct Ground {
-    runtime: Arc<dyn Runtime>,
-    sources: Sources,
+/// A host that serves.
+struct Running {
+    gateway: Gateway,
+    deployer: Deployer,
+    work: JoinSet<()>,
+    listening: Listening,
+    /// Set when the host ends, for those who ask.
+    ending: Arc<AtomicBool>,
 }
 
-/// Runs a host until `stop` is done, then ends it in order.
+/// Runs a host until `stop` is done, then ends it in order. Where that is done before it serves, it ends at once: nothing that a successor
+/// does not find was begun.
 ///
 /// # Errors
 /// What keeps it from starting; once it runs, none.
@@ -62,13 +67,65 @@ pub(crate) async fn serve(
     ready: impl FnOnce(&Listening),
     stop: impl Future<Output = ()>,
 ) -> Result<()> {
+    let starter = Starter::of_environment();
+    tokio::pin!(stop);
+    let started = tokio::select! {
+        biased;
+        () = &mut stop => None,
+        started = Box::pin(start(&config, &data)) => Some(started?),
+    };
+    let Some(Running { gateway, deployer, mut work, listening, ending }) = started else {
+        tracing::info!("ending before it has served");
+        starter.stopping();
+        data.remove(SOCKET);
+        return Ok(());
+    };
+    // It says where the host listens, to people; nothing that runs is left alone for it where the disk is full.
+    let text = serde_json::to_vec(&listening).unwrap_or_default();
+    if let Err(error) = data.write(HOST_FILE, &text) {
+        tracing::warn!(%error, "nobody can read where the host listens");
+    }
+    ready(&listening);
+    starter.ready(&format!("serving {}", listening.traffic()));
+    stop.await;
+
+    tracing::info!("ending: instances run on");
+    ending.store(true, Ordering::Relaxed);
+    starter.stopping();
+    // Whoever asks meanwhile is answered; streams have no end of their own.
+    let leaving = timeout(config.drain.max(ANSWERS), deployer.leave());
+    let (left, _) = tokio::join!(gateway.shutdown(config.drain), leaving);
+    data.remove(HOST_FILE);
+    data.remove(SOCKET);
+    work.shutdown().await;
+    if left > 0 {
+        tracing::warn!(connections = left, "connections were closed before they had ended");
+    }
+    Ok(())
+}
+
+/// What the host would refuse at its start of the files that its configuration names.
+///
+/// # Errors
+/// The first that can't be used, by the field that names it.
+pub(crate) fn check_files(config: &HostConfig) -> Result<()> {
+    CertificateFiles::new(&config.gateway.certificates)?;
+    tokens_of(config.api.tcp.as_ref(), "api.tcp.token_file")?;
+    tokens_of(config.gateway.admin.as_ref(), "gateway.admin.token_file")?;
+    Ok(())
+}
+
+async fn start(config: &HostConfig, data: &DataDirectory) -> Result<Running> {
+    // What a person has to mend is found before anything is opened.
+    let api_tokens = tokens_of(config.api.tcp.as_ref(), "api.tcp.token_file")?;
+    let admin_tokens = tokens_of(config.gateway.admin.as_ref(), "gateway.admin.token_file")?;
     let files: Arc<dyn Secrets> = Arc::new(FileSecrets::new(data.at("secrets"))?);
     let secrets: Arc<dyn Secrets> =
         Arc::new(SecretsByProvider::new().with("file", Arc::clone(&files))?.with_default(files));
     let owner = config.owner()?;
-    let Ground { runtime, sources } = ground(&config, &data, &secrets).await?;
+    let Ground { runtime, sources } = Ground::open(config, data, &secrets).await?;
     let store = Arc::new(RedbStore::open(data.at("store.redb"), RedbConfig::default()).await?);
-    let (gateway, routes) = gateway(&config, &data).await?;
+    let (gateway, routes) = gateway(config, data).await?;
     let balancer: Arc<dyn Balancer> =
         Arc::new(Certified::start(gateway.clone(), &config.gateway.certificates).await?);
 
@@ -85,7 +142,9 @@ pub(crate) async fn serve(
     let bus: Bus<HostEvent> = Bus::new(EVENTS)?;
     let deployer = Deployer::start(parts, deploy).await?;
     let (mut told, mut work) = (deployer.events(), JoinSet::new());
-    forget_artifacts(&deployer, &sources).await;
+    let artifacts =
+        Artifacts { directory: data.at("artifacts"), deployer: deployer.clone(), sources: sources.clone() };
+    artifacts.forget().await;
 
     let signals = ["ews.route.requests", "http.server.request.duration"];
     let collection = Collection::new(live.clone())
@@ -109,17 +168,17 @@ pub(crate) async fn serve(
     let mut listening = routes;
     let opened = match &config.intake {
         Some(section) => {
-            Some(intake::open(section, &data, &deployer, Arc::clone(&secrets), sources.clone()).await?)
+            Some(intake::open(section, data, &deployer, Arc::clone(&secrets), sources.clone()).await?)
         }
         None => None,
     };
     listening.intake = opened.as_ref().and_then(|opened| opened.listener.local_addr().ok());
-    let tcp = listener_of(config.api.tcp.as_ref(), "api.tcp.listen").await?;
+    let tcp = listener_of(config.api.tcp.as_ref(), api_tokens, "api.tcp.listen").await?;
     listening.api = tcp.as_ref().and_then(|(listener, _)| listener.local_addr().ok());
-    let admin = listener_of(config.gateway.admin.as_ref(), "gateway.admin.listen").await?;
+    let admin = listener_of(config.gateway.admin.as_ref(), admin_tokens, "gateway.admin.listen").await?;
     listening.admin = admin.as_ref().and_then(|(listener, _)| listener.local_addr().ok());
     listening.socket = data.at(SOCKET);
-    let socket = socket(&data)?;
+    let socket = socket(data)?;
 
     let host = HostView {
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -129,7 +188,9 @@ pub(crate) async fn serve(
         data: data.path().to_owned(),
         listening: listening.clone(),
         since: SystemClock.now(),
+        ending: false,
     };
+    let ending = Arc::new(AtomicBool::new(false));
     let api = Api::new(ApiParts {
         deployer: deployer.clone(),
         runtime: Arc::clone(&runtime),
@@ -137,34 +198,38 @@ pub(crate) async fn serve(
         live,
         bus: bus.clone(),
         host,
+        ending: Arc::clone(&ending),
         kind: config.runtime,
     });
     let by_socket = api::router(&api, Access::Open, "operator")?;
-    work.spawn(async move { served(axum::serve(socket, by_socket).await) });
+    work.spawn(serving::serve(Door::Unix(socket), by_socket));
     if let Some((listener, tokens)) = tcp {
         let router = api::router(&api, Access::Tokens(tokens), "operator (token)")?;
-        work.spawn(async move { served(axum::serve(listener, router).await) });
+        work.spawn(serving::serve(Door::Tcp(listener), router));
     }
     if let Some((listener, tokens)) = admin {
         let router = ews_route::admin::router(&gateway, Access::Tokens(tokens))?;
-        work.spawn(async move { served(axum::serve(listener, router).await) });
+        work.spawn(serving::serve(Door::Tcp(listener), router));
     }
     if let Some(opened) = opened {
-        work.spawn(async move { served(axum::serve(opened.listener, opened.router).await) });
+        work.spawn(serving::serve(Door::Tcp(opened.listener), opened.router));
         work.spawn(async move { opened.intake.run().await });
     }
     let never = std::future::pending::<()>;
     work.spawn(async move { collection.run(never()).await });
     work.spawn(async move { autoscaler.run(never()).await });
     work.spawn(async move { alerts.run(never()).await });
+    work.spawn(artifacts.keep_small());
     let telling = bus.clone();
     work.spawn(async move {
         while let Some(notice) = told.next().await {
-            if let Notice::Event(event) = notice {
-                let event = event.event;
-                let (at, service, text) = (event.at, Some(event.service.clone()), words::of(&event));
-                telling.publish(HostEvent { at, service, text, what: Happening::Deploy(Box::new(event)) });
-            }
+            let Notice::Event(event) = notice else {
+                tracing::warn!("more happened at once than is kept: some events are missing");
+                continue;
+            };
+            let event = event.event;
+            let (at, service, text) = (event.at, Some(event.service.clone()), words::of(&event));
+            telling.publish(HostEvent { at, service, text, what: Happening::Deploy(Box::new(event)) });
         }
     });
     work.spawn(async move {
@@ -177,71 +242,7 @@ pub(crate) async fn serve(
         }
     });
 
-    let text = serde_json::to_vec(&listening)
-        .map_err(|error| Error::internal("addresses can't be written as JSON").with_source(error))?;
-    data.write(HOST_FILE, &text)?;
-    ready(&listening);
-    stop.await;
-
-    tracing::info!("ending: instances run on");
-    data.remove(HOST_FILE);
-    data.remove(SOCKET);
-    // Whoever waits for an answer of a moment gets it; streams have no end of their own.
-    tokio::time::sleep(Duration::from_millis(50)).await;
-    let leaving = timeout(config.drain.max(ANSWERS), deployer.leave());
-    let (left, _) = tokio::join!(gateway.shutdown(config.drain), leaving);
-    work.shutdown().await;
-    if left > 0 {
-        tracing::warn!(connections = left, "connections were closed before they had ended");
-    }
-    Ok(())
-}
-
-fn served(result: std::io::Result<()>) {
-    if let Err(error) = result {
-        tracing::error!(%error, "an endpoint of the host has ended");
-    }
-}
-
-/// Where instances run.
-async fn ground(config: &HostConfig, data: &DataDirectory, secrets: &Arc<dyn Secrets>) -> Result<Ground> {
-    let made = SourcesConfig::new(data.at("scratch")).with_artifacts(data.at("artifacts"));
-    let sources = Sources::new(made, Catalogue::built_in()?)?;
-    match config.runtime {
-        RuntimeKind::Process => {
-            let (first, last) = config.process.ports;
-            let mut process = ProcessConfig::new(data.at("runtime"))
-                .with_secrets(Arc::clone(secrets))
-                .with_ports(first..=last)?;
-            for name in &config.process.inherit {
-                process = process.with_inherited(name.clone());
-            }
-            if let Some(address) = config.process.advertise {
-                process = process.with_advertise(address);
-            }
-            Ok(Ground { runtime: Arc::new(ProcessRuntime::open(process).await?), sources })
-        }
-        RuntimeKind::Docker => docker(sources, secrets).await,
-    }
-}
-
-#[cfg(feature = "docker")]
-async fn docker(sources: Sources, secrets: &Arc<dyn Secrets>) -> Result<Ground> {
-    use ews_docker::{DockerConfig, DockerImages, DockerRuntime};
-    let config = DockerConfig::from_env()?;
-    let builder = DockerRuntime::builder(config.clone()).with_secrets(Arc::clone(secrets));
-    let runtime = builder.connect().await?;
-    let images = DockerImages::connect(config).await?;
-    let sources = sources.with_images(Arc::new(images), runtime.engine_id());
-    Ok(Ground { runtime: Arc::new(runtime), sources })
-}
-
-#[cfg(not(feature = "docker"))]
-async fn docker(sources: Sources, _: &Arc<dyn Secrets>) -> Result<Ground> {
-    // The configuration's check has refused it; it is refused here too, whoever calls.
-    std::future::ready(()).await;
-    drop(sources);
-    Err(Error::new(ErrorKind::Unsupported, "this program was built without Docker"))
+    Ok(Running { gateway, deployer, work, listening, ending })
 }
 
 /// The gateway, serving what it served before.
@@ -267,43 +268,31 @@ async fn gateway(config: &HostConfig, data: &DataDirectory) -> Result<(Gateway, 
     Ok((gateway, listening))
 }
 
-/// Removes artifacts that no revision runs any more. What can't be is tried again at the next start.
-async fn forget_artifacts(deployer: &Deployer, sources: &Sources) {
-    let forget = async {
-        let mut keep: Vec<Digest> = Vec::new();
-        for service in deployer.services().await? {
-            for revision in deployer.revisions(&service).await? {
-                if let Source::Artifact(artifact) = &revision.spec.instance.source {
-                    keep.extend(artifact.digest);
-                }
-            }
-        }
-        sources.forget_artifacts(&keep).await
-    };
-    match forget.await {
-        Ok(removed) if removed.is_empty() => {}
-        Ok(removed) => tracing::info!(count = removed.len(), "artifacts that nothing runs were removed"),
-        Err(error) => tracing::warn!(%error, "artifacts that nothing runs could not be removed"),
-    }
-}
-
 /// The operator's socket, for its owner alone.
 fn socket(data: &DataDirectory) -> Result<UnixListener> {
     use std::os::unix::fs::PermissionsExt as _;
     let path = data.at(SOCKET);
-    // The directory's lock is ours: whoever had a socket there is gone.
-    data.remove(SOCKET);
-    let listener = UnixListener::bind(&path)
+    // Made where nobody else may look and put in its place when it is its owner's alone; whoever had a socket there is gone, since the
+    // directory's lock is ours.
+    let made = data.at("scratch").join(SOCKET);
+    let _ = std::fs::remove_file(&made);
+    UnixListener::bind(&made)
         .and_then(|listener| {
-            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).map(|()| listener)
+            std::fs::set_permissions(&made, std::fs::Permissions::from_mode(0o600))?;
+            std::fs::rename(&made, &path)?;
+            Ok(listener)
         })
         .map_err(|error| {
+            let advice = if error.kind() == std::io::ErrorKind::InvalidInput {
+                "; a socket's path has at most 107 bytes, so name a shorter directory with `--data`"
+            } else {
+                ""
+            };
             Error::new(
                 ErrorKind::Unavailable,
-                format!("the socket {} can't be made: {error}", path.display()),
+                format!("the socket {} can't be made: {error}{advice}", path.display()),
             )
-        })?;
-    Ok(listener)
+        })
 }
 
 /// Listens for TCP; the error names the field of the configuration.
@@ -318,17 +307,21 @@ pub(crate) async fn bind(address: SocketAddr, field: &str) -> Result<TcpListener
     })
 }
 
+/// The tokens of an endpoint that is configured; the error names the field of the configuration.
+fn tokens_of(section: Option<&EndpointSection>, field: &str) -> Result<Option<Tokens>> {
+    let Some(section) = section else { return Ok(None) };
+    files::tokens(&section.token_file)
+        .map(Some)
+        .map_err(|error| Error::new(error.kind(), format!("`{field}`: {}", error.message())))
+}
+
 async fn listener_of(
     section: Option<&EndpointSection>,
+    tokens: Option<Tokens>,
     field: &str,
 ) -> Result<Option<(TcpListener, Tokens)>> {
-    let Some(section) = section else { return Ok(None) };
-    let path = &section.token_file;
-    let text = std::fs::read_to_string(path).map_err(|error| {
-        Error::new(ErrorKind::NotFound, format!("the tokens in {} can't be read: {error}", path.display()))
-    })?;
-    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-    let tokens = Tokens::new(lines.map(SecretValue::new).collect::<Result<Vec<_>>>()?)
-        .map_err(|error| error.with_context("file", path.display()))?;
-    Ok(Some((bind(section.listen, field).await?, tokens)))
+    match section.zip(tokens) {
+        Some((section, tokens)) => Ok(Some((bind(section.listen, field).await?, tokens))),
+        None => Ok(None),
+    }
 }

@@ -31,5 +31,9 @@ pub(crate) async fn open(
     let intake = Intake::start(parts, section.config(data.at("uploads")))?;
     let router = intake.router()?;
     let listener = bind(section.listen, "intake.listen").await?;
+    if !section.listen.ip().is_loopback() {
+        let listen = section.listen;
+        tracing::warn!(%listen, "`intake.listen` is reached by others and speaks without TLS: whoever is between reads its tokens");
+    }
     Ok(Opened { intake, router, listener })
 }

@@ -10,12 +10,14 @@
 //! ```
 //!
 //! # In reading order
-//! [`config`] (the file), [`data`] (the directory), [`host`] (how the parts are put together, started and ended), [`certificates`],
-//! [`api`] and its [`wire`](api::wire) types, [`document`] (a service as its author writes it), [`client`] and [`cli`]; [`demo`] is the
-//! service of the first five minutes.
+//! [`config`] (the file), [`data`] (the directory), [`host`] (how the parts are put together, started and ended), [`ground`] (where
+//! instances run), [`certificates`], [`artifacts`] (what may go), [`serving`] (connections), [`notify`] (the service manager), [`api`] and its
+//! [`wire`](api::wire) types, [`document`] (a service as its author writes it), [`client`] and [`cli`]; [`demo`] is the service of the
+//! first five minutes.
 #![cfg(target_os = "linux")]
 
 mod api;
+mod artifacts;
 mod certificates;
 mod cli;
 mod client;
@@ -23,8 +25,12 @@ mod config;
 mod data;
 mod demo;
 mod document;
+mod files;
+mod ground;
 mod host;
 mod intake;
+mod notify;
+mod serving;
 mod trail;
 
 pub use cli::run;

@@ -117,6 +117,8 @@ fn a_request_under_way_is_finished_before_the_host_ends_and_a_second_signal_does
     let _stream = ask(&stage);
     kill("TERM", stage.pid());
     pause(300);
+    // Whoever asks meanwhile is told.
+    stage.ews(&["status"]).ends(0).says(&["it ends: requests under way are finished"]);
     // One that waits for the request ends with 0.
     assert_eq!(stage.end("TERM"), Some(1));
     stage.start();

@@ -40,6 +40,16 @@ fn a_wrong_command_line_is_2_and_says_what_is_accepted() {
     let error: serde_json::Value = serde_json::from_str(&ran.err).unwrap();
     assert_eq!(error["exit"], 2);
     assert!(error["error"].as_str().unwrap().contains("did you mean `my-shop`?"), "{error}");
+    // Whoever asks for JSON gets it though the rest of the line is wrong.
+    for wrong in [&["deplyo", "--json"][..], &["scale", "web", "many", "--json"], &["--json"]] {
+        let ran = ews(wrong).ends(2);
+        let error: serde_json::Value =
+            serde_json::from_str(&ran.err).unwrap_or_else(|_| unreachable!("{ran:?}"));
+        assert_eq!((error["exit"].as_u64(), ran.out.as_str()), (Some(2), ""), "{ran:?}");
+    }
+    ews(&["exec", "--", "--json"]).ends(2).says(&["error: "]);
+    ews(&["help", "deploy"]).ends(0).says(&["Examples:", "--queue"]);
+    ews(&["help", "deplyo"]).ends(2).says(&["deplyo"]);
     ews(&["--help"]).ends(0).says(&["Exit codes:", "3  no host answers"]);
 }
 

@@ -3,7 +3,7 @@
 //! A line is written and flushed before its change is acknowledged. A line that a crash cut short was acknowledged to nobody
 //! and is dropped; a line that can't be taken back leaves the journal closed and the change in doubt, which the error says.
 
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -62,11 +62,13 @@ impl Journal {
         let path = root.join("changes.jsonl");
         let opened = File::options().create(true).read(true).append(true).open(&path);
         let file = opened.map_err(|error| failed("opening", &path, error))?;
-        if let Err(error) = file.try_lock() {
-            let error = Error::new(ErrorKind::Busy, "another process has this balancer's directory open")
-                .with_context("path", root.display())
-                .with_source(error);
-            return Err(error);
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let message = "another process has this balancer's directory open";
+                return Err(Error::new(ErrorKind::Busy, message).with_context("path", root.display()));
+            }
+            Err(TryLockError::Error(error)) => return Err(failed("locking", &path, error)),
         }
 
         let image_path = root.join("table.json");

@@ -5,6 +5,8 @@
 //! generation at a socket of its own, and it is served in full when the workers that accept connections are as many as there
 //! should be, none of them old: those that finish what they have say so in their title.
 
+use std::fs::File;
+use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -24,7 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// How often nginx is asked meanwhile.
 const POLL: Duration = Duration::from_millis(20);
 /// How much of nginx's words is kept with an error.
-const MOST_WORDS: usize = 2_000;
+const MOST_WORDS: u64 = 2_000;
 
 /// The files of a driver's directory that both nginx and the driver know.
 pub(super) struct Files<'a>(pub(super) &'a Path);
@@ -151,8 +153,35 @@ impl Nginx {
 
     /// The end of the log.
     fn last_words(&self) -> String {
-        let log = std::fs::read(Files(&self.root).log()).unwrap_or_default();
-        let end = log.get(log.len().saturating_sub(MOST_WORDS)..).unwrap_or_default();
-        String::from_utf8_lossy(end).into_owned()
+        end_of(&Files(&self.root).log(), MOST_WORDS).unwrap_or_default()
+    }
+}
+
+/// The last bytes of a file, however long it has become.
+fn end_of(path: &Path, most: u64) -> std::io::Result<String> {
+    let mut file = File::open(path)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(most)))?;
+    let mut end = Vec::new();
+    file.take(most).read_to_end(&mut end)?;
+    Ok(String::from_utf8_lossy(&end).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_log_that_has_grown_only_the_end_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("error.log");
+        let file = File::create(&path).unwrap();
+        // A hole: as long as no memory is, and nothing on disk.
+        file.set_len(1 << 40).unwrap();
+        (&file).seek(SeekFrom::End(0)).unwrap();
+        std::io::Write::write_all(&mut &file, "the last words ä\n".as_bytes()).unwrap();
+        assert_eq!(end_of(&path, 18).unwrap(), "the last words ä\n");
+        assert_eq!(end_of(&path, 2).unwrap(), "\u{fffd}\n");
+        assert!(end_of(&folder.path().join("none"), 2).is_err());
     }
 }

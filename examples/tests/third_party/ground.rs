@@ -24,7 +24,7 @@ use crate::program::Program;
 /// The port of every program in its container.
 const PORT: u16 = 8080;
 
-/// The first of the ports that no runtime has yet.
+/// The first of the ports that no runtime of this process has yet; runs side by side begin at different places.
 static NEXT: AtomicU16 = AtomicU16::new(24_000);
 
 pub(crate) struct Ground {
@@ -47,7 +47,7 @@ impl Ground {
         let folder = folder();
         let shim = ShimProgram::Path(env!("CARGO_BIN_EXE_quickstart").into());
         // Runtimes side by side that know nothing of each other would allot the same ports.
-        let first = NEXT.fetch_add(100, Ordering::Relaxed);
+        let first = NEXT.fetch_add(100, Ordering::Relaxed) + (std::process::id() % 8) as u16 * 1_000;
         let config = ProcessConfig::new(folder.path().join("runtime")).with_shim(shim);
         let config = config.with_ports(first..=first + 99).unwrap();
         let runtime = Arc::new(ProcessRuntime::open(config).await.unwrap());
@@ -183,7 +183,8 @@ impl Drop for Ground {
         };
         match &self.engine {
             Some(engine) => {
-                for container in engine.containers(&self.word) {
+                // Nothing here fails the test again: a panic while another is under way would hide it.
+                for container in engine.listed(&self.word).unwrap_or_default() {
                     quietly("docker", &["-H", &engine.host, "rm", "-f", "-v", &container]);
                 }
                 quietly("docker", &["-H", &engine.host, "volume", "rm", &self.word]);
@@ -202,8 +203,15 @@ impl Engine {
     }
 
     fn containers(&self, word: &str) -> Vec<String> {
+        self.listed(word).expect("the engine lists its containers")
+    }
+
+    fn listed(&self, word: &str) -> Option<Vec<String>> {
         let filter = format!("label=ews.owner={word}");
-        self.docker(&["ps", "-aq", "--filter", &filter]).lines().map(str::to_owned).collect()
+        let mut command = Command::new("docker");
+        command.args(["-H", &self.host, "ps", "-aq", "--filter", &filter]).stdin(Stdio::null());
+        let output = command.output().ok().filter(|output| output.status.success())?;
+        Some(String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect())
     }
 
     /// Lays the tree `own` of this folder over the base.

@@ -12,4 +12,5 @@ mod words;
 pub(crate) use at::At;
 pub(crate) use fields::Fields;
 pub(crate) use sink::{Finding, Sink};
-pub(crate) use words::{Quoted, Whole, nearest};
+pub use words::nearest;
+pub(crate) use words::{Quoted, Whole};

@@ -2,8 +2,15 @@
 
 use std::fmt;
 
-/// The name that this is most likely a slip of, compared without case, `-` and `_`.
-pub(crate) fn nearest<'n>(found: &str, names: impl IntoIterator<Item = &'n str>) -> Option<&'n str> {
+/// The name that this is most likely a slip of, compared without case, `-` and `_`. None for what is longer than 40 bytes.
+///
+/// ```
+/// use ews_core::document::nearest;
+///
+/// assert_eq!(nearest("domian", ["port", "domain"]), Some("domain"));
+/// assert_eq!(nearest("colour", ["port", "domain"]), None);
+/// ```
+pub fn nearest<'n>(found: &str, names: impl IntoIterator<Item = &'n str>) -> Option<&'n str> {
     // Comparing is quadratic in the length, and no slip of a short name is long.
     if found.len() > 40 {
         return None;
@@ -18,7 +25,9 @@ pub(crate) fn nearest<'n>(found: &str, names: impl IntoIterator<Item = &'n str>)
     names
         .into_iter()
         .map(|name| (strsim::damerau_levenshtein(&found, &plain(name)), name))
-        .filter(|(distance, name)| *distance <= (name.len().max(found.len()) / 3).max(1).min(name.len() - 1))
+        .filter(|(distance, name)| {
+            *distance <= (name.len().max(found.len()) / 3).max(1).min(name.len().saturating_sub(1))
+        })
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, name)| name)
 }

@@ -73,7 +73,7 @@ async fn answer(shim: &Rc<Shim>, connection: Connection) -> std::io::Result<()> 
             };
             say(&mut write, &tell).await
         }
-        Some(Frame::Words(Ask::Follow)) => follow(shim, &mut write).await,
+        Some(Frame::Words(Ask::Follow)) => follow(shim, &mut reader, &mut write).await,
         Some(Frame::Words(Ask::Exec(plan))) => exec(shim, *plan, reader, write).await,
         Some(_) => say(&mut write, &Tell::Refused { reason: "these are no first words".to_owned() }).await,
         None => Ok(()),
@@ -100,14 +100,25 @@ pub(super) async fn watch(
     result
 }
 
-/// Tells of each change of the log. A controller that does not read is told once, when it does.
-async fn follow(shim: &Rc<Shim>, write: &mut WriteHalf<Connection>) -> std::io::Result<()> {
+/// Tells of each change of the log, or sees the controller go: a program that writes nothing would keep its place for ever. A controller
+/// that does not read is told once, when it does.
+async fn follow(
+    shim: &Rc<Shim>,
+    reader: &mut FrameReader<tokio::io::ReadHalf<Connection>>,
+    write: &mut WriteHalf<Connection>,
+) -> std::io::Result<()> {
     let mut changes = shim.log.changes();
     say(write, &Tell::Done).await?;
-    while changes.changed().await.is_ok() {
-        say(write, &Tell::Changed).await?;
+    let tell = async {
+        while changes.changed().await.is_ok() {
+            say(write, &Tell::Changed).await?;
+        }
+        Ok(())
+    };
+    tokio::select! {
+        told = tell => told,
+        _gone = reader.next::<Ask>() => Ok(()),
     }
-    Ok(())
 }
 
 /// Asks the program to end. A later call may only bring its kill nearer.

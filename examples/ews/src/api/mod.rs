@@ -29,6 +29,7 @@ pub(crate) mod words;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -45,7 +46,7 @@ use ews_monitor::LiveStore;
 use futures_util::Stream;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::config::RuntimeKind;
 use wire::{HostEvent, HostView};
@@ -71,6 +72,8 @@ pub(crate) struct ApiParts {
     pub(crate) live: LiveStore,
     pub(crate) bus: Bus<HostEvent>,
     pub(crate) host: HostView,
+    /// Whether the host is about to end.
+    pub(crate) ending: Arc<AtomicBool>,
     pub(crate) kind: RuntimeKind,
 }
 
@@ -94,20 +97,32 @@ impl Api {
         &*self.parts.runtime
     }
 
+    /// Room for one more stream, taken before anything is gathered for it.
+    fn room(&self) -> Result<Room> {
+        match Arc::clone(&self.streams).try_acquire_owned() {
+            Ok(permit) => Ok(Room { _permit: permit }),
+            Err(_) => Err(Error::new(ErrorKind::Unavailable, "too many streams are open; come back later")),
+        }
+    }
+}
+
+/// Room for a stream.
+struct Room {
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Room {
     /// An answer that is a document a line, as long as somebody reads it.
-    fn lines<T: Serialize>(&self, lines: impl Stream<Item = T> + Send + 'static) -> Result<Response> {
+    fn lines<T: Serialize>(self, lines: impl Stream<Item = T> + Send + 'static) -> Response {
         use futures_util::StreamExt as _;
-        let Ok(permit) = Arc::clone(&self.streams).try_acquire_owned() else {
-            return Err(Error::new(ErrorKind::Unavailable, "too many streams are open; come back later"));
-        };
         let lines = lines.map(move |line| {
-            let _held = &permit;
+            let _held = &self;
             let mut text = serde_json::to_vec(&line).unwrap_or_default();
             text.push(b'\n');
             Ok::<_, std::convert::Infallible>(Bytes::from(text))
         });
         let headers = [(header::CONTENT_TYPE, "application/x-ndjson"), (header::CACHE_CONTROL, "no-store")];
-        Ok((headers, Body::from_stream(lines)).into_response())
+        (headers, Body::from_stream(lines)).into_response()
     }
 }
 

@@ -1,17 +1,18 @@
 //! How services and rollouts stand, and what there was.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::extract::{Path, State};
 use axum::http::{StatusCode, Uri, header};
 use axum::response::IntoResponse as _;
 use ews_core::time::parse_duration;
-use ews_core::{Error, ErrorKind, Result, ScaleTarget as _, ServiceName};
+use ews_core::{Error, ErrorKind, Result, ServiceName};
 use ews_deploy::RolloutId;
 use ews_monitor::prometheus;
 use tokio::time::timeout;
 
-use super::wire::{HistoryView, RolloutView, ServiceView};
+use super::wire::{HistoryView, HostView, RolloutView, ServiceView};
 use super::{Answered, Api, WAIT, json, parameters, service_name};
 
 /// The most entries of the audit trail in one answer.
@@ -20,7 +21,8 @@ const AUDIT: usize = 200;
 const LOOK: Duration = Duration::from_millis(200);
 
 pub(super) async fn host(State(api): State<Api>) -> Answered {
-    Ok(json(StatusCode::OK, &api.parts.host))
+    let ending = api.parts.ending.load(Ordering::Relaxed);
+    Ok(json(StatusCode::OK, &HostView { ending, ..api.parts.host.clone() }))
 }
 
 pub(super) async fn metrics(State(api): State<Api>) -> Answered {
@@ -48,11 +50,11 @@ pub(super) async fn service(State(api): State<Api>, Path(name): Path<String>) ->
 
 async fn view(api: &Api, service: &ServiceName) -> Result<ServiceView> {
     let status = Box::pin(api.deployer().status(service)).await?;
-    let scale = api.deployer().current(service).await?;
     Ok(ServiceView {
         service: status.service,
         desired: status.desired,
-        ready: scale.ready,
+        ready: status.ready,
+        unknown: status.unknown,
         stable: status.stable,
         rollout: status.rollout,
         instances: status.instances,

@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, BodyDataStream, Bytes};
@@ -15,6 +14,7 @@ use ews_core::runtime::{ExecOutput, ExecSession, ExecSpec, OutputStream};
 use ews_core::{Error, ErrorKind, InstanceState, Result, ServiceName};
 use futures_util::{StreamExt as _, stream};
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};
+use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
@@ -30,6 +30,7 @@ pub(super) async fn events(State(api): State<Api>, uri: Uri) -> Answered {
     let parameters = parameters(&uri, &["service", "follow", "past"])?;
     let service = parameters.get("service").map(|name| service_name(name)).transpose()?;
     let follow = flag(&parameters, "follow")?;
+    let room = api.room()?;
     // A cursor of no bus leads to all that is kept, after a gap that only says so.
     let mut kept = api.parts.bus.resume(Cursor { bus: 0, sequence: 0 });
     let _ = kept.try_next();
@@ -42,7 +43,7 @@ pub(super) async fn events(State(api): State<Api>, uri: Uri) -> Answered {
     }
     let past = stream::iter(past);
     if !follow {
-        return Ok(api.lines(past)?);
+        return Ok(room.lines(past));
     }
     let coming = stream::unfold((kept, service), |(mut kept, service)| async move {
         let line = next(&mut kept, service.as_ref()).await?;
@@ -50,7 +51,7 @@ pub(super) async fn events(State(api): State<Api>, uri: Uri) -> Answered {
     });
     // At once, so that whoever acts next knows that it is heard.
     let here = stream::iter([EventLine::Still]);
-    Ok(api.lines(past.chain(here).chain(coming))?)
+    Ok(room.lines(past.chain(here).chain(coming)))
 }
 
 async fn next(events: &mut Subscription<HostEvent>, service: Option<&ServiceName>) -> Option<EventLine> {
@@ -102,10 +103,11 @@ pub(super) async fn exec(State(api): State<Api>, Path(name): Path<String>, uri: 
     let mut spec = ExecSpec::new(command);
     spec.env = env;
     spec.stdin = has_stdin;
+    let room = api.room()?;
     let mut session = api.runtime().exec(&found.id, &spec).await?;
     let feeding = session.stdin.take().map(|stdin| Feeding::start(stdin, first, body));
     let begin = stream::iter([ExecLine::Instance(found.id)]);
-    Ok(api.lines(begin.chain(output(session, feeding)))?)
+    Ok(room.lines(begin.chain(output(session, feeding))))
 }
 
 /// The document at the head of a body, and what came with it.
@@ -130,10 +132,15 @@ async fn head(body: &mut BodyDataStream, to_line_break: bool) -> Result<(Vec<u8>
 }
 
 /// A task that hands on a command's standard input, for as long as this value lives.
-struct Feeding(AbortHandle);
+struct Feeding {
+    task: AbortHandle,
+    /// Says so where the input broke off; nothing once it is known that it did not.
+    broke: Option<oneshot::Receiver<()>>,
+}
 
 impl Feeding {
     fn start(mut stdin: Pin<Box<dyn AsyncWrite + Send>>, first: Bytes, mut body: BodyDataStream) -> Self {
+        let (breaks, broke) = oneshot::channel();
         let feed = async move {
             let mut piece = Some(first);
             while let Some(bytes) = piece {
@@ -141,43 +148,88 @@ impl Feeding {
                 if stdin.write_all(&bytes).await.is_err() {
                     return;
                 }
-                piece = body.next().await.and_then(std::result::Result::ok);
+                piece = match body.next().await.transpose() {
+                    Ok(piece) => piece,
+                    Err(_) => {
+                        // Its end is not told to the command, which would take a part for the whole: it is ended instead.
+                        let _ = breaks.send(());
+                        return std::future::pending().await;
+                    }
+                };
             }
             let _ = stdin.shutdown().await;
         };
-        Self(tokio::spawn(feed).abort_handle())
+        Self { task: tokio::spawn(feed).abort_handle(), broke: Some(broke) }
     }
 }
 
 impl Drop for Feeding {
     fn drop(&mut self) {
-        self.0.abort();
+        self.task.abort();
     }
 }
 
-/// What a session writes, and how it ends. Dropping the stream ends the session.
+/// A session that is read. It is dropped before what feeds it: an input that is let go of is an input that has ended.
+struct Reading {
+    session: ExecSession,
+    feeding: Option<Feeding>,
+    is_over: bool,
+}
+
+/// What a session writes, and how it ends. Dropping the stream ends the session; so does an input that breaks off.
 fn output(
     session: ExecSession,
     feeding: Option<Feeding>,
 ) -> impl futures_util::Stream<Item = ExecLine> + Send {
-    let ExecSession { output, control, .. } = session;
-    let control = Arc::new(control);
-    let held = Arc::clone(&control);
-    let written = output.map(move |piece| {
-        let _held = (&held, &feeding);
-        match piece {
-            Ok(ExecOutput { stream, bytes }) => written(stream, &bytes),
-            Err(error) => ExecLine::Failed(Problem::from(&error)),
+    let reading = Reading { session, feeding, is_over: false };
+    stream::unfold(reading, |mut reading| async move {
+        if reading.is_over {
+            return None;
         }
-    });
-    let ended = stream::once(async move {
-        let ended: Result<_> = control.wait().await;
-        match ended {
-            Ok(status) => ExecLine::Ended(status),
-            Err(error) => ExecLine::Failed(Problem::from(&error)),
+        let line = reading.next().await;
+        reading.is_over = matches!(line, ExecLine::Ended(_) | ExecLine::Failed(_));
+        Some((line, reading))
+    })
+}
+
+impl Reading {
+    async fn next(&mut self) -> ExecLine {
+        let broke = async {
+            let Some(feeding) = &mut self.feeding else { return std::future::pending().await };
+            let Some(broke) = &mut feeding.broke else { return std::future::pending().await };
+            if broke.await.is_err() {
+                // All there was has been handed on.
+                feeding.broke = None;
+                std::future::pending().await
+            }
+        };
+        let ExecSession { output, control, .. } = &mut self.session;
+        let control = &*control;
+        let piece = async {
+            match output.next().await {
+                Some(Ok(ExecOutput { stream, bytes })) => written(stream, &bytes),
+                Some(Err(error)) => ExecLine::Failed(Problem::from(&error)),
+                None => match control.wait().await {
+                    Ok(status) => ExecLine::Ended(status),
+                    Err(error) => ExecLine::Failed(Problem::from(&error)),
+                },
+            }
+        };
+        tokio::select! {
+            biased;
+            line = piece => line,
+            () = broke => {
+                if let Err(error) = control.terminate().await {
+                    tracing::debug!(%error, "a command could not be ended at once");
+                }
+                let error = Error::new(
+                    ErrorKind::Cancelled,
+                    "the command's input broke off or is too large, so that the command was ended",
+                );
+                ExecLine::Failed(Problem::from(&error))
+            }
         }
-    });
-    written.chain(ended)
+    }
 }
 
 fn written(stream: OutputStream, bytes: &[u8]) -> ExecLine {

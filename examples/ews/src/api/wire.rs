@@ -31,6 +31,9 @@ pub(crate) struct HostView {
     pub(crate) listening: Listening,
     /// Since when it runs.
     pub(crate) since: Timestamp,
+    /// Whether it is about to end: requests under way are finished, and nothing more is brought about.
+    #[serde(default)]
+    pub(crate) ending: bool,
 }
 
 /// Where a host listens.
@@ -48,6 +51,14 @@ pub(crate) struct Listening {
     pub(crate) intake: Option<SocketAddr>,
     /// The gateway's admin endpoint.
     pub(crate) admin: Option<SocketAddr>,
+}
+
+impl Listening {
+    /// Where traffic comes in, in words.
+    pub(crate) fn traffic(&self) -> String {
+        let all: Vec<_> = self.http.iter().chain(&self.https).map(ToString::to_string).collect();
+        all.join(", ")
+    }
 }
 
 /// `POST /v1/services/{name}/deploy` and `/plan`.
@@ -105,8 +116,10 @@ pub(crate) struct ServiceView {
     pub(crate) service: ServiceName,
     /// How many instances it should have.
     pub(crate) desired: u32,
-    /// How many of them take work.
+    /// How many of them are known to be ready.
     pub(crate) ready: u32,
+    /// How many run of which the host does not know yet whether they are, such as right after its start.
+    pub(crate) unknown: u32,
     /// What a rollout brought about last.
     pub(crate) stable: Option<RevisionId>,
     /// The rollout under way.

@@ -42,9 +42,18 @@ pub(super) async fn scale(call: &Call, matches: &ArgMatches) -> Result<u8, Failu
         let view: ServiceView = call.client.get(&format!("/v1/services/{service}")).await?;
         let all = usize::try_from(view.desired).unwrap_or(usize::MAX);
         let running = view.instances.iter().filter(|one| one.state == InstanceState::Running).count();
-        if view.desired != replicas || Instant::now() > until {
-            call.out
-                .document_or_line(&view, &format!("{service} has {running} of {} instances", view.desired));
+        let is_late = Instant::now() > until;
+        if view.desired != replicas || is_late {
+            let why = if is_late {
+                format!("that is {} s after they were asked for", PATIENCE.as_secs())
+            } else {
+                format!("somebody has asked for {} since", view.desired)
+            };
+            let ready = view.ready;
+            call.out.document_or_line(
+                &view,
+                &format!("{service} has {running} of {replicas} instances, {ready} of them ready: {why}"),
+            );
             return Ok(FAILED);
         }
         if view.instances.len() == all && running == all && view.ready >= view.desired {
@@ -149,25 +158,23 @@ pub(super) async fn steer(call: &Call, name: &str, matches: &ArgMatches) -> Resu
 pub(super) async fn remove(call: &Call, matches: &ArgMatches) -> Result<u8, Failure> {
     let service = named(matches)?;
     let detach = matches.get_flag("detach");
-    let path = format!("/v1/services/{service}?wait={}", if detach { "0s" } else { "30s" });
-    let mut asked = false;
-    loop {
-        match call.client.call::<Value>(Method::DELETE, &path, None).await {
-            Ok((StatusCode::ACCEPTED, _)) if !detach => asked = true,
-            Ok((_, done)) => {
-                let said = if detach { "is being removed" } else { "is gone" };
-                call.out.document_or_line(&done, &format!("{service} {said}"));
-                return Ok(0);
-            }
-            // It went between two looks.
-            Err(failure) if asked && failure.is_not_found() => {
-                call.out.document_or_line(
-                    &serde_json::json!({ "service": service }),
-                    &format!("{service} is gone"),
-                );
-                return Ok(0);
-            }
-            Err(failure) => return Err(failure),
-        }
+    let path = format!("/v1/services/{service}");
+    let asked = format!("{path}?wait={}", if detach { "0s" } else { "30s" });
+    let (status, done) = call.client.call::<Value>(Method::DELETE, &asked, None).await?;
+    if detach {
+        call.out.document_or_line(&done, &format!("{service} is being removed"));
+        return Ok(0);
     }
+    // Asked for once: a service of that name that somebody deploys meanwhile is another one, and stays.
+    let mut is_gone = status != StatusCode::ACCEPTED;
+    while !is_gone {
+        sleep(LOOK).await;
+        is_gone = match call.client.get::<ServiceView>(&path).await {
+            Ok(view) => !view.removing,
+            Err(failure) if failure.is_not_found() => true,
+            Err(failure) => return Err(failure),
+        };
+    }
+    call.out.document_or_line(&done, &format!("{service} is gone"));
+    Ok(0)
 }

@@ -13,6 +13,7 @@ const EXIT: &str = "Exit codes:
   3  no host answers
   4  what is named is not there
   5  it can't be done now (something is under way, another host has the directory) or may not be (token)
+130  Ctrl-C while a rollout was waited for, which goes on
 `ews exec` exits with what the command exits with, or 128 and the number of the signal that ended it.";
 
 /// The whole command line.
@@ -23,7 +24,6 @@ pub(super) fn command() -> Command {
         .after_help(EXIT)
         .subcommand_required(true)
         .arg_required_else_help(true)
-        .disable_help_subcommand(true)
         .arg(
             path("data", "DIR", "The directory of the host's state", ValueHint::DirPath)
                 .env("EWS_DATA")
@@ -38,9 +38,61 @@ pub(super) fn command() -> Command {
                 .global(true),
         )
         .arg(flag("json", "Writes JSON: an answer on one line, a stream as a line for each").global(true))
-        .subcommands(of_the_host())
-        .subcommands(of_services())
-        .subcommands(of_rollouts())
+        .subcommands(of_the_host().into_iter().chain(of_services()).chain(of_rollouts()).map(with_examples))
+}
+
+/// What an operator types, by command.
+const EXAMPLES: [(&str, &[&str]); 20] = [
+    ("serve", &["ews serve --config /etc/ews/ews.toml --data /var/lib/ews", "ews serve &"]),
+    ("check", &["ews check --config /etc/ews/ews.toml"]),
+    ("completion", &["ews completion bash", "ews completion zsh", "ews completion fish"]),
+    (
+        "deploy",
+        &[
+            "ews deploy shop.toml --reason 'new prices'",
+            "ews deploy shop.toml --detach --json",
+            "ews deploy shop.toml --queue --key build-1842",
+        ],
+    ),
+    ("plan", &["ews plan shop.toml"]),
+    ("status", &["ews status", "ews status shop --json"]),
+    ("logs", &["ews logs shop -f", "ews logs shop -n 20 --instance ews_3f2a"]),
+    (
+        "exec",
+        &[
+            "ews exec shop -- sh -c 'echo $PORT'",
+            "ews exec shop -e LEVEL=debug -- bin/report",
+            "ews exec shop --stdin -- sh -c 'cat > /tmp/prices'",
+        ],
+    ),
+    ("scale", &["ews scale shop 5 --reason 'sale'"]),
+    (
+        "hotfix",
+        &[
+            "ews hotfix shop /srv/www/app.js=app.js",
+            "ews hotfix shop /etc/app.conf=app.conf --reload signal:HUP",
+        ],
+    ),
+    ("rm", &["ews rm shop"]),
+    ("rollback", &["ews rollback shop", "ews rollback shop r3-8c1d2e"]),
+    ("restart", &["ews restart shop"]),
+    ("wait", &["ews wait shop", "ews wait shop 7"]),
+    ("pause", &["ews pause shop"]),
+    ("resume", &["ews resume shop"]),
+    ("abort", &["ews abort shop"]),
+    ("cancel", &["ews cancel shop"]),
+    ("history", &["ews history shop"]),
+    ("events", &["ews events -f", "ews events shop --json"]),
+];
+
+fn with_examples(command: Command) -> Command {
+    match EXAMPLES.iter().find(|(name, _)| *name == command.get_name()) {
+        Some((_, examples)) => {
+            let lines: String = examples.iter().map(|line| format!("\n  {line}")).collect();
+            command.after_help(format!("Examples:{lines}"))
+        }
+        None => command,
+    }
 }
 
 fn of_the_host() -> Vec<Command> {
@@ -54,6 +106,13 @@ fn of_the_host() -> Vec<Command> {
             .arg(config().required(true)),
         Command::new("completion").about("Writes the completion of a shell").arg(
             Arg::new("shell").value_parser(value_parser!(Shell)).required(true).help("bash, zsh, fish, …"),
+        ),
+        Command::new("names").hide(true).about("The names of services, for the completion of a shell").arg(
+            Arg::new("words")
+                .value_name("WORD")
+                .num_args(0..)
+                .last(true)
+                .help("The words that were typed so far"),
         ),
         Command::new("demo").hide(true).about("The service of the first five minutes"),
     ]
@@ -191,6 +250,15 @@ fn of_rollouts() -> Vec<Command> {
                     .help("How to proceed, as a table of a strategy in JSON"),
             )
             .arg(detach()),
+        Command::new("wait")
+            .about("Waits for how a rollout ends that was asked for before, and exits as `deploy` does")
+            .arg(named())
+            .arg(
+                Arg::new("rollout")
+                    .value_name("ROLLOUT")
+                    .value_parser(value_parser!(u64))
+                    .help("Its number; the last that was asked for where it is left out"),
+            ),
         steer("pause", "Begins nothing more of the rollout under way"),
         steer("resume", "Lets a paused rollout go on, or approves its next step"),
         steer("abort", "Turns the rollout under way round: everything goes back"),
@@ -238,8 +306,34 @@ fn path(name: &'static str, value: &'static str, help: &'static str, hint: Value
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+
     #[test]
     fn the_command_line_is_whole() {
-        super::command().debug_assert();
+        command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_examples_and_every_example_is_a_command() {
+        for shown in command().get_subcommands().filter(|command| !command.is_hide_set()) {
+            let examples = EXAMPLES.iter().find(|(name, _)| *name == shown.get_name());
+            let (_, examples) =
+                examples.unwrap_or_else(|| unreachable!("no example of `{}`", shown.get_name()));
+            let help = shown.clone().render_long_help().to_string();
+            for example in *examples {
+                assert!(help.contains(example), "{help}");
+                // Words as a shell takes them, as far as these lines need it.
+                let mut words: Vec<String> = Vec::new();
+                for (index, part) in example.split('\'').enumerate() {
+                    if index % 2 == 1 {
+                        words.push(part.to_owned());
+                    } else {
+                        words.extend(part.split_whitespace().filter(|word| *word != "&").map(str::to_owned));
+                    }
+                }
+                let read = command().try_get_matches_from(&words);
+                assert_eq!(read.unwrap().subcommand_name(), Some(shown.get_name()), "{example}");
+            }
+        }
     }
 }

@@ -6,17 +6,21 @@ use std::time::Duration;
 
 use clap::ArgMatches;
 use ews_core::ServiceName;
-use ews_deploy::{Concurrency, Plan, RolloutReport};
+use ews_deploy::{AuditAction, Concurrency, Plan, RolloutReport};
 use hyper::Method;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::failure::FAILED;
 use super::out::age;
 use super::{Call, Failure, text};
-use crate::api::wire::{Accepted, DeployBody, EventLine, RolloutView};
+use crate::api::wire::{Accepted, DeployBody, EventLine, HistoryView, RolloutView};
 use crate::document;
 
+/// What a shell calls the end by Ctrl-C.
+const INTERRUPTED: u8 = 130;
 /// How long progress is waited for once the end is known.
 const LAST_WORDS: Duration = Duration::from_millis(300);
 /// How long it may take until progress is listened to.
@@ -60,7 +64,16 @@ pub(super) async fn rollout(
     doing: impl Future<Output = Result<Accepted, Failure>>,
 ) -> Result<u8, Failure> {
     let told = if detach || call.out.json { None } else { Some(tell(call, service).await) };
-    let accepted = doing.await?;
+    let mut interrupt = interrupt()?;
+    let accepted = tokio::select! {
+        accepted = doing => accepted?,
+        _ = interrupt.recv() => {
+            call.out.progress(&format!(
+                "it may have been asked for all the same: `ews wait {service}` waits for its end"
+            ));
+            return Ok(INTERRUPTED);
+        }
+    };
     if detach {
         if call.out.json {
             call.out.document(&accepted);
@@ -68,7 +81,56 @@ pub(super) async fn rollout(
         call.out.line(&format!("rollout {} of {} is asked for", accepted.rollout, accepted.service));
         return Ok(0);
     }
-    let report = ended(call, &accepted).await;
+    followed(call, &accepted, told, interrupt).await
+}
+
+/// Waits for a rollout that was asked for before, by whomever: the one that is named, the one under way, or the last.
+pub(super) async fn wait(call: &Call, matches: &ArgMatches) -> Result<u8, Failure> {
+    let service = ServiceName::new(super::service(matches)?)?;
+    let told = if call.out.json { None } else { Some(tell(call, &service).await) };
+    let rollout = match matches.get_one::<u64>("rollout") {
+        Some(number) => *number,
+        None => {
+            let view: HistoryView = call.client.get(&format!("/v1/services/{service}/history")).await?;
+            let begun = view.rollouts.iter().map(|report| report.id.number);
+            // One that was asked for last may not have begun yet.
+            let asked = view.audit.iter().filter_map(|entry| match entry.action {
+                AuditAction::Deploy(number)
+                | AuditAction::Hotfix(number)
+                | AuditAction::Rollback(number)
+                | AuditAction::Restart(number) => Some(number),
+                _ => None,
+            });
+            let last = begun.chain(asked).max();
+            last.ok_or_else(|| Failure::missing(format!("nobody has asked for a rollout of {service} yet")))?
+        }
+    };
+    followed(call, &Accepted { service, rollout }, told, interrupt()?).await
+}
+
+/// Hears of Ctrl-C from now on.
+fn interrupt() -> Result<Signal, Failure> {
+    signal(SignalKind::interrupt())
+        .map_err(|error| Failure::odd(format!("signals can't be listened for: {error}")))
+}
+
+/// Waits for the end of a rollout and shows it. Who does not wait any more leaves it to the host.
+async fn followed(
+    call: &Call,
+    accepted: &Accepted,
+    told: Option<JoinHandle<()>>,
+    mut interrupt: Signal,
+) -> Result<u8, Failure> {
+    let report = tokio::select! {
+        report = ended(call, accepted) => report,
+        _ = interrupt.recv() => {
+            let Accepted { service, rollout } = accepted;
+            call.out.progress(&format!(
+                "rollout {rollout} goes on: `ews wait {service} {rollout}` waits for its end, `ews abort {service}` turns it round"
+            ));
+            return Ok(INTERRUPTED);
+        }
+    };
     if let Some(told) = told {
         // It has no end of its own.
         let _ = timeout(LAST_WORDS, told).await;
@@ -82,7 +144,7 @@ pub(super) async fn rollout(
 }
 
 /// Tells what happens to a service from now on; it listens when this returns.
-async fn tell(call: &Call, service: &ServiceName) -> tokio::task::JoinHandle<()> {
+async fn tell(call: &Call, service: &ServiceName) -> JoinHandle<()> {
     let (client, out) = (call.client.clone(), call.out);
     let path = format!("/v1/events?service={service}&follow=true&past=false");
     let (listens, listening) = oneshot::channel();
@@ -105,14 +167,15 @@ async fn tell(call: &Call, service: &ServiceName) -> tokio::task::JoinHandle<()>
 }
 
 async fn ended(call: &Call, accepted: &Accepted) -> Result<RolloutReport, Failure> {
-    let path = format!("/v1/services/{}/rollouts/{}?wait=30s", accepted.service, accepted.rollout);
+    let number = accepted.rollout;
+    let path = format!("/v1/services/{}/rollouts/{number}?wait=30s", accepted.service);
     loop {
         let view: RolloutView = call.client.get(&path).await.map_err(|failure| {
             if failure.is_unreachable() {
                 Failure::unreachable(format!(
-                    "{}; rollout {} is written down and goes on when the host is back",
+                    "{}; rollout {number} is written down and goes on when the host is back: `ews wait {} {number}` waits for its end",
                     failure.message(),
-                    accepted.rollout
+                    accepted.service
                 ))
             } else {
                 failure

@@ -31,6 +31,11 @@ impl Failure {
         Self { code: UNREACHABLE, message }
     }
 
+    /// What is named is not there.
+    pub(crate) fn missing(message: String) -> Self {
+        Self { code: NOT_FOUND, message }
+    }
+
     /// Something that should not be.
     pub(crate) fn odd(message: String) -> Self {
         Self { code: FAILED, message }

@@ -12,6 +12,9 @@ use super::{Call, Failure, service, text};
 use crate::api::wire::{EventLine, ExecBody, ExecLine, LogStreamLine};
 use crate::client::{encoded, whole, with_input, written};
 
+/// What a command's end is called whose output nobody reads any more: that of SIGPIPE, as a shell says it. The host ends it.
+const UNREAD: u8 = 128 + 13;
+
 pub(super) async fn logs(call: &Call, matches: &ArgMatches) -> Result<u8, Failure> {
     let service = service(matches)?;
     let tail = matches.get_one::<u32>("tail").copied().unwrap_or_default();
@@ -21,14 +24,15 @@ pub(super) async fn logs(call: &Call, matches: &ArgMatches) -> Result<u8, Failur
     }
     let out = call.out;
     let each = |line: LogStreamLine| {
-        match &line {
+        let is_read = match &line {
             _ if out.json => out.document(&line),
-            LogStreamLine::Line(line) => out.line(&format!("{}.{} | {}", service, line.slot, line.text)),
+            LogStreamLine::Line(line) => out.raw_line(&format!("{}.{} | {}", service, line.slot, line.text)),
             LogStreamLine::Failed { instance, why } => {
                 out.progress(&format!("the log of {instance} can't be read: {why}"));
+                true
             }
-        }
-        Ok(ControlFlow::Continue(()))
+        };
+        Ok(while_read(is_read))
     };
     call.client.lines(Method::GET, &path, None, each).await?;
     Ok(0)
@@ -41,16 +45,19 @@ pub(super) async fn events(call: &Call, matches: &ArgMatches) -> Result<u8, Fail
     }
     let out = call.out;
     let each = |line: EventLine| {
-        match &line {
-            EventLine::Still => {}
+        let is_read = match &line {
+            EventLine::Still => true,
             _ if out.json => out.document(&line),
             EventLine::Event(event) => {
                 let of = event.service.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string);
-                out.line(&format!("{} {of}: {}", event.at, event.text));
+                out.line(&format!("{} {of}: {}", event.at, event.text))
             }
-            EventLine::Gap => out.progress("some events are missing here"),
-        }
-        Ok(ControlFlow::Continue(()))
+            EventLine::Gap => {
+                out.progress("some events are missing here");
+                true
+            }
+        };
+        Ok(while_read(is_read))
     };
     call.client.lines(Method::GET, &path, None, each).await?;
     Ok(0)
@@ -78,23 +85,29 @@ pub(super) async fn exec(call: &Call, matches: &ArgMatches) -> Result<u8, Failur
     };
     let (out, mut ended) = (call.out, None);
     let each = |line: ExecLine| {
-        if out.json {
-            out.document(&line);
-        }
+        let mut is_read = !out.json || out.document(&line);
         match line {
             ExecLine::Ended(status) => ended = Some(code(&status)),
             ExecLine::Failed(problem) => return Err(Failure::of(&problem.into_error())),
             _ if out.json => {}
-            ExecLine::Stdout(text) => out.raw(text.as_bytes()),
-            ExecLine::Stderr(text) => out.raw_error(text.as_bytes()),
-            ExecLine::StdoutBytes(bytes) => out.raw(&bytes),
-            ExecLine::StderrBytes(bytes) => out.raw_error(&bytes),
+            ExecLine::Stdout(text) => is_read = out.raw(text.as_bytes()),
+            ExecLine::Stderr(text) => is_read = out.raw_error(text.as_bytes()),
+            ExecLine::StdoutBytes(bytes) => is_read = out.raw(&bytes),
+            ExecLine::StderrBytes(bytes) => is_read = out.raw_error(&bytes),
             ExecLine::Instance(_) => {}
         }
-        Ok(ControlFlow::Continue(()))
+        if !is_read && ended.is_none() {
+            ended = Some(UNREAD);
+        }
+        Ok(while_read(is_read))
     };
     call.client.lines(Method::POST, &path, Some(body), each).await?;
     ended.ok_or_else(|| Failure::unreachable("the host did not say how the command ended".to_owned()))
+}
+
+/// Goes on for as long as somebody reads.
+fn while_read(is_read: bool) -> ControlFlow<()> {
+    if is_read { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
 }
 
 /// As a shell says it.

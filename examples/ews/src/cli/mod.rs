@@ -2,6 +2,7 @@
 
 mod act;
 mod arguments;
+mod completion;
 mod deploy;
 mod failure;
 mod follow;
@@ -24,12 +25,10 @@ use out::Out;
 
 /// Runs the program with these arguments, the first of which is its own name.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let matches = match arguments::command().try_get_matches_from(arguments) {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let matches = match arguments::command().try_get_matches_from(&arguments) {
         Ok(matches) => matches,
-        Err(error) => {
-            let _ = error.print();
-            return ExitCode::from(if error.use_stderr() { failure::USAGE } else { 0 });
-        }
+        Err(error) => return refused(&error, &arguments),
     };
     let Some((name, matches)) = matches.subcommand() else { return ExitCode::from(failure::USAGE) };
     let is_served = matches!(name, "serve" | "demo");
@@ -49,6 +48,23 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     // What is left to do in the background is nobody's who asked for an end.
     runtime.shutdown_background();
     code
+}
+
+/// What is wrong with a command line, in the form that it asks for as far as it can be read; or the text that was asked for.
+fn refused(error: &clap::Error, arguments: &[OsString]) -> ExitCode {
+    if !error.use_stderr() {
+        let _ = error.print();
+        return ExitCode::SUCCESS;
+    }
+    let asks_for_json = arguments.iter().take_while(|word| *word != "--").any(|word| word == "--json");
+    if asks_for_json {
+        let text = error.to_string();
+        let message = text.strip_prefix("error: ").unwrap_or(&text).trim_end().to_owned();
+        Out::new(true).error(&Failure::usage(message));
+    } else {
+        let _ = error.print();
+    }
+    ExitCode::from(failure::USAGE)
 }
 
 async fn dispatched(name: &str, matches: &ArgMatches) -> ExitCode {
@@ -73,17 +89,17 @@ async fn dispatch(name: &str, matches: &ArgMatches) -> Result<u8, Failure> {
         "completion" => {
             let shell: Shell =
                 matches.get_one("shell").copied().ok_or_else(|| Failure::usage("no shell".to_owned()))?;
-            let mut script = Vec::new();
-            clap_complete::generate(shell, &mut arguments::command(), "ews", &mut script);
-            out.raw(&script);
+            out.raw(completion::script(shell).as_bytes());
             return Ok(0);
         }
+        "names" => return completion::names(matches).await,
         _ => {}
     }
     let client = client(matches)?;
     let call = Call { client, out };
     match name {
         "deploy" => deploy::deploy(&call, matches).await,
+        "wait" => deploy::wait(&call, matches).await,
         "plan" => deploy::plan(&call, matches).await,
         "status" => show::status(&call, matches).await,
         "history" => show::history(&call, matches).await,

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::ArgMatches;
+use tokio::sync::watch;
 
 use super::Failure;
 use super::failure::FAILED;
@@ -16,6 +17,8 @@ use crate::trail::Trail;
 /// Runs a host until SIGTERM or SIGINT; a second one ends it at once.
 pub(super) async fn serve(matches: &ArgMatches) -> Result<u8, Failure> {
     let out = Out::new(matches.get_flag("json"));
+    // First of all, so that none is missed however long the start takes.
+    let asked = asked()?;
     let config = match matches.get_one::<PathBuf>("config") {
         Some(path) => HostConfig::read(path)?,
         None => HostConfig::default(),
@@ -45,28 +48,45 @@ pub(super) async fn serve(matches: &ArgMatches) -> Result<u8, Failure> {
         out.line(&format!("api {}", listening.socket.display()));
         out.line("ready");
     };
-    let served = Box::pin(host::serve(config, data, ready, asked()));
-    let twice = async {
-        asked().await;
-        asked().await;
-    };
+    let served = Box::pin(host::serve(config, data, ready, often(asked.clone(), 1)));
     tokio::select! {
         served = served => served.map(|()| 0).map_err(Failure::from),
-        () = twice => Ok(FAILED),
+        () = often(asked, 2) => Ok(FAILED),
     }
 }
 
-/// Waits for a signal that asks for the end.
-async fn asked() {
+/// How often the end was asked for, from now on. A hangup, as of the terminal in which it was started, ends nothing.
+fn asked() -> Result<watch::Receiver<usize>, Failure> {
     use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut terminate), Ok(mut interrupt)) =
-        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+    let listen =
+        |kind| signal(kind).map_err(|error| Failure::odd(format!("signals can't be listened for: {error}")));
+    let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+    let mut hangup = listen(SignalKind::hangup())?;
+    let (count, asked) = watch::channel(0_usize);
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                Some(()) = terminate.recv() => {}
+                Some(()) = interrupt.recv() => {}
+                Some(()) = hangup.recv() => {
+                    tracing::info!(
+                        "SIGHUP changes nothing: certificates are read anew by themselves, and a changed configuration takes a restart"
+                    );
+                    continue;
+                }
+                else => return,
+            }
+            count.send_modify(|count| *count += 1);
+        }
+    });
+    Ok(asked)
+}
+
+/// Waits until the end was asked for so often.
+async fn often(mut asked: watch::Receiver<usize>, times: usize) {
+    if asked.wait_for(|count| *count >= times).await.is_err() {
+        // Nobody listens any more.
+        std::future::pending().await
     }
 }
 
@@ -74,7 +94,7 @@ async fn asked() {
 pub(super) fn check(matches: &ArgMatches) -> Result<u8, Failure> {
     let out = Out::new(matches.get_flag("json"));
     let path = matches.get_one::<PathBuf>("config").cloned().unwrap_or_default();
-    HostConfig::read(&path)?;
+    host::check_files(&HostConfig::read(&path)?)?;
     if out.json {
         out.document(&serde_json::json!({ "config": path, "valid": true }));
     }

@@ -18,16 +18,19 @@ pub(super) async fn status(call: &Call, matches: &ArgMatches) -> Result<u8, Fail
         call.out.document(&serde_json::json!({ "host": host, "services": services }));
         return Ok(0);
     }
-    let at: Vec<_> =
-        host.listening.http.iter().chain(&host.listening.https).map(ToString::to_string).collect();
     call.out.line(&format!(
         "{}: process {}, {} runtime, up {}, traffic at {}",
         host.name,
         host.pid,
         host.runtime,
         age(SystemClock.now().since(host.since)),
-        at.join(", ")
+        host.listening.traffic()
     ));
+    if host.ending {
+        call.out.line(
+            "it ends: requests under way are finished, and its next start brings about what is asked for now",
+        );
+    }
     if services.is_empty() {
         call.out.line("no services yet: `ews deploy FILE` deploys one");
         return Ok(0);
@@ -37,7 +40,7 @@ pub(super) async fn status(call: &Call, matches: &ArgMatches) -> Result<u8, Fail
         .map(|view| {
             vec![
                 view.service.to_string(),
-                format!("{}/{}", view.ready, view.desired),
+                format!("{}/{}", ready(view), view.desired),
                 view.stable.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string),
                 doing(view),
             ]
@@ -45,6 +48,11 @@ pub(super) async fn status(call: &Call, matches: &ArgMatches) -> Result<u8, Fail
         .collect();
     call.out.table(&["SERVICE", "READY", "REVISION", "STATE"], &rows);
     Ok(0)
+}
+
+/// How many are ready, or a mark where nobody knows of any yet.
+fn ready(view: &ServiceView) -> String {
+    if view.ready == 0 && view.unknown > 0 { "?".to_owned() } else { view.ready.to_string() }
 }
 
 /// What a service is doing, in a few words.
@@ -58,6 +66,7 @@ fn doing(view: &ServiceView) -> String {
             let paused = if rollout.paused { ", paused" } else { "" };
             format!("rollout {} to {}: {done} of {all}{paused}", rollout.id.number, rollout.to)
         }
+        None if view.ready < view.desired && view.unknown > 0 => "being looked at".to_owned(),
         None if view.ready < view.desired => "not complete".to_owned(),
         None => "well".to_owned(),
     }
@@ -73,7 +82,7 @@ async fn one(call: &Call, service: &str) -> Result<u8, Failure> {
     call.out.line(&format!(
         "{}: {} of {} ready, {}, {stable}",
         view.service,
-        view.ready,
+        ready(&view),
         view.desired,
         doing(&view)
     ));

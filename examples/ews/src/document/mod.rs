@@ -19,15 +19,13 @@ mod tree;
 
 use std::path::{Path, PathBuf};
 
-use ews_core::document::{Format, Limits, Problem, Tree, read};
-use ews_core::{Error, ErrorKind, Result, ServiceSpec, Source};
+use ews_core::document::{Format, Limits, Problem, Tree, nearest, read};
+use ews_core::{Error, Result, ServiceSpec, Source};
 use ews_deploy::{Concurrency, Traffic};
 
 use crate::api::wire::DeployBody;
+use crate::files;
 use short::{SHORT, Short};
-
-/// The largest document, in bytes.
-const MOST: u64 = 1 << 20;
 
 /// Reads a document from a file.
 ///
@@ -35,20 +33,8 @@ const MOST: u64 = 1 << 20;
 /// `Invalid` with every problem and its line; `NotFound` and the like for the file.
 pub(crate) fn of_file(path: &Path) -> Result<DeployBody> {
     let format = Format::of_file(path)?;
-    let failed = |error: std::io::Error| {
-        let kind = match error.kind() {
-            std::io::ErrorKind::NotFound => ErrorKind::NotFound,
-            _ => ErrorKind::Unavailable,
-        };
-        Error::new(kind, format!("the document {} can't be read: {error}", path.display()))
-    };
-    let length = std::fs::metadata(path).map_err(failed)?.len();
-    if length > MOST {
-        let message = format!("the document {} has {length} bytes; accepted: at most {MOST}", path.display());
-        return Err(Error::invalid(message));
-    }
-    let text = std::fs::read_to_string(path).map_err(failed)?;
-    let absolute = std::path::absolute(path).map_err(failed)?;
+    let text = files::text(path, "the document")?;
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let directory = absolute.parent().map(Path::to_owned).unwrap_or_default();
     of_text(&text, format, &directory).map_err(|problems| {
         let count = match problems.len() {
@@ -145,12 +131,7 @@ fn reworded(mut problem: Problem) -> Problem {
     let Some(ews_core::document::Step::Key(key)) = problem.path.steps().first().cloned() else {
         return problem;
     };
-    let near = SHORT
-        .iter()
-        .map(|name| (tree::distance(&key, name), *name))
-        .filter(|(distance, name)| *distance <= (name.len() / 3).max(1))
-        .min_by_key(|(distance, _)| *distance);
-    if let Some((_, name)) = near
+    if let Some(name) = nearest(&key, SHORT)
         && !problem.message.contains("did you mean")
     {
         problem.message = format!("{}, did you mean `{name}`?", problem.message);

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ews_core::balancer::DomainName;
-use ews_core::document::{Table, Tree, Value};
+use ews_core::document::{Entry, Table, Tree, Value, nearest};
 use ews_deploy::{Batch, BlueGreen, Bounds, Canary, CanaryStep, RemedyPolicy, Strategy};
 use serde::de::DeserializeOwned;
 
@@ -74,15 +74,10 @@ fn program(fields: &mut Table, whole: &Tree, notes: &mut Notes<'_>) -> bool {
         return true;
     }
     let Some(at) = fields.remove("command") else {
-        let near = |name: &str| {
-            fields
-                .entries()
-                .iter()
-                .any(|entry| super::tree::distance(&entry.key, name) <= 2 && entry.key.len() > 3)
-        };
+        let is_near = |entry: &Entry| nearest(&entry.key, ["image", "artifact", "command"]).is_some();
         // A name that is nearly right is reported as that, and another tool's whole file as one mistake.
         let is_foreign = ["services", "apiVersion"].into_iter().any(|key| fields.entry(key).is_some());
-        if !is_foreign && !["image", "artifact", "command"].into_iter().any(near) {
+        if !is_foreign && !fields.entries().iter().any(is_near) {
             notes.add(
                 whole,
                 "command",

@@ -121,12 +121,19 @@ impl Stage {
 
     /// Starts the host and waits until it is ready.
     pub(crate) fn start(&mut self) {
+        self.start_with(&[]);
+    }
+
+    /// The same, with these variables in its environment.
+    pub(crate) fn start_with(&mut self, variables: &[(&str, &str)]) {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.at("host.log")).unwrap();
         let mut host = Command::new(program())
             .args(["serve", "--json", "--config"])
             .arg(self.at("ews.toml"))
             .arg("--data")
             .arg(self.data())
+            .env_remove("NOTIFY_SOCKET")
+            .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log)
