@@ -79,6 +79,7 @@ enum Ground {
 impl Ground {
     /// After a failure: nothing of it stays.
     async fn clear(&self, root: &Path, report: &mut Report) {
+        report.show("what it had begun is removed");
         match self {
             Self::Processes => clean_up(root).await,
             #[cfg(feature = "docker")]
@@ -91,7 +92,24 @@ impl Ground {
         }
     }
 
+    /// SIGKILL to the engine whose process id stands in this file; returns when somebody has started it again.
+    #[cfg_attr(not(feature = "docker"), expect(clippy::unused_async, reason = "an engine is waited for"))]
+    async fn kill_engine(&self, pid_file: &Path) -> Result<()> {
+        match self {
+            Self::Processes => Err(Error::internal(format!(
+                "processes have no engine, whatever {} says",
+                pid_file.display()
+            ))),
+            #[cfg(feature = "docker")]
+            Self::Docker(docker) => docker.kill_engine(pid_file).await,
+        }
+    }
+
     /// After the services were removed.
+    #[cfg_attr(
+        not(feature = "docker"),
+        expect(clippy::unused_async, reason = "an engine is asked, a directory is looked at")
+    )]
     async fn clean_end(&mut self, root: &Path, report: &mut Report) -> Result<()> {
         match self {
             Self::Processes => {

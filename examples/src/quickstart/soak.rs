@@ -392,11 +392,8 @@ impl Soak<'_> {
         self.tour.controller.ask(&Ask::Deploy(next.clone())).await?;
         self.tour.until("it is asked for", |said| matches!(said, Said::Asked(_))).await?;
         sleep(Duration::from_millis(self.next() % 4_000)).await;
-        match (&self.tour.ground, &self.engine) {
-            #[cfg(feature = "docker")]
-            (Ground::Docker(docker), Some(pid_file)) => docker.kill_engine(pid_file).await?,
-            _ => return Err(Error::internal("there is no engine to kill")),
-        }
+        let none = || Error::internal("there is no engine that may be killed");
+        self.tour.ground.kill_engine(self.engine.as_ref().ok_or_else(none)?).await?;
         self.tour.report.show("the engine is killed; another one answers");
         let outcome = self.tour.outcome().await?.outcome;
         self.expect(&outcome, "succeeded");
