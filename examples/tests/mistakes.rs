@@ -268,7 +268,7 @@ fn in_settings() {
             ScalePolicy::new(5, 2, [signal()]),
             ["`max` is 2", "accepted: from `min` (5)"],
         ),
-        ("scaled by nothing", ScalePolicy::new(1, 5, []), ["0 signals", "accepted: 1 to 32"]),
+        ("scaled by nothing", ScalePolicy::new(1, 5, []), ["`signals` has 0 entries", "accepted: 1 to 32"]),
         (
             "one signal twice",
             ScalePolicy::new(1, 5, [signal(), signal()]),
