@@ -35,7 +35,7 @@
 //! let key = EndpointKey { instance: "web-0".parse()?, incarnation: Incarnation(1), port: "http".parse()? };
 //! let address = instance.local_addr()?;
 //! let endpoint = Endpoint { key, address, protocol: Protocol::Tcp, scope: Scope::Loopback };
-//! let forward = RouteAction::Forward(vec![WeightedPool { pool: "web".parse()?, weight: 1 }]);
+//! let forward = RouteAction::Forward(vec![WeightedPool::new("web".parse()?, 1)]);
 //! let rules = vec![RouteRule::new(PathMatch::Prefix("/".to_owned()), forward)];
 //! let name = DomainName::new("shop.example")?;
 //! let change = Change::new(
@@ -43,8 +43,8 @@
 //!     [
 //!         Op::Put(Object::Pool(Pool::new("web".parse()?))),
 //!         Op::Put(Object::Endpoint(Member::new("web".parse()?, endpoint))),
-//!         Op::Put(Object::RouteSet(RouteSet { id: "web".parse()?, rules })),
-//!         Op::Put(Object::Domain(Domain { name, routes: "web".parse()?, certificate: None, policy: None })),
+//!         Op::Put(Object::RouteSet(RouteSet::new("web".parse()?, rules))),
+//!         Op::Put(Object::Domain(Domain::new(name, "web".parse()?))),
 //!     ],
 //! );
 //! // Applied is not yet served: that is what the gateway says when it is asked.
