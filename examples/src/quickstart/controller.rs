@@ -357,6 +357,9 @@ fn settled(mut spec: ServiceSpec, replicas: u32, version: &str) -> Result<Servic
     spec.instance.probes.readiness = Some(readiness);
     spec.instance.stop.grace = Duration::from_secs(5);
     spec.restart.delay = Duration::from_millis(200);
+    // A soak kills the same one more often than a program dies that is worth to be started again.
+    spec.restart.max_delay = Duration::from_secs(1);
+    spec.restart.attempts = 100;
     Ok(spec)
 }
 
