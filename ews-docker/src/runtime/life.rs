@@ -48,7 +48,7 @@ impl Inner {
         };
         match started {
             Ok(()) => Ok(self.find(id, OPERATION).await?.0.instance),
-            Err(error) if is_half_begun(&error) => {
+            Err(error) if is_half_begun(&error, &before.container) => {
                 self.give_up(id, &before, OPERATION)
                     .await
                     .map_err(|error| error.with_context("instance", id))?;
@@ -223,7 +223,11 @@ impl Inner {
         }
         self.take_away(id, &seen, options.force, OPERATION)
             .await
-            .map_err(|error| error.with_context("instance", id))
+            .map_err(|error| error.with_context("instance", id))?;
+        if seen.instance.started_at.is_none() {
+            self.end_leftovers(&seen.container).await;
+        }
+        Ok(())
     }
 
     /// The container, and what is kept beside it.
@@ -236,9 +240,6 @@ impl Inner {
     ) -> Result<()> {
         self.remove_container(&seen.container, force, operation).await?;
         self.meters.forget(id);
-        if seen.instance.started_at.is_none() {
-            self.end_leftovers(&seen.container).await;
-        }
         if let Some(files) = &seen.known.files {
             self.forget_memory(&files.directory).await;
         }
@@ -315,9 +316,9 @@ impl Inner {
 
 /// Whether an engine says that containerd has something of this container that the engine knows nothing of: it died between the two steps of a
 /// start. Starting again gives the same answer for ever, and what containerd has is a shim without a program.
-fn is_half_begun(error: &Error) -> bool {
-    let words = error.detail().unwrap_or_default().to_ascii_lowercase();
-    words.contains("task") && words.contains("already exists")
+fn is_half_begun(error: &Error, container: &str) -> bool {
+    // The whole id: a network or an endpoint that exists already, of a service called "task", is another matter.
+    error.detail().unwrap_or_default().contains(&format!("task {container}: already exists"))
 }
 
 /// Whether a program that was killed may have been killed for memory, and the engine has not said so (yet).
