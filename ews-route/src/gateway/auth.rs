@@ -5,7 +5,6 @@
 
 use std::cell::Cell;
 use std::future::poll_fn;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -13,7 +12,7 @@ use bytes::{Bytes, BytesMut};
 use ews_core::balancer::ForwardAuth;
 use ews_core::id::PoolId;
 use ews_core::{Error, Result};
-use hyper::body::{Body as _, Incoming};
+use hyper::body::Incoming;
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{HeaderMap, Request, Response, StatusCode, Uri};
 
@@ -23,7 +22,9 @@ use super::client::Client;
 use super::connection::{Connection, Phase};
 use super::forward::{Asking, Attempt};
 use super::headers::{add_forwarded, join_cookies, strip_hop_by_hop};
+use super::http1::Reply;
 use super::respond::plain;
+use super::upstream::Sender;
 
 const X_FORWARDED_METHOD: HeaderName = HeaderName::from_static("x-forwarded-method");
 const X_FORWARDED_URI: HeaderName = HeaderName::from_static("x-forwarded-uri");
@@ -110,24 +111,32 @@ impl Auth {
             let state = pool.pick(thread.now(), &mut || thread.random(), wish, &tried)?;
             let lease = Rc::new(thread.endpoint(state).lease(connection));
             let fate = Cell::new(Fate::Untouched);
-            let ask = Asking { connection, lease: &lease, fate: &fate, pool: &pool, may_upgrade: false };
+            let ask = Asking {
+                connection,
+                lease: &lease,
+                fate: &fate,
+                pool: &pool,
+                may_upgrade: false,
+                replayable: true,
+                has_another: false,
+            };
             let mut result = ask.attempt(asking, true).await;
             if let Err(Attempt::Stale(again)) = result {
                 result = ask.attempt(again, false).await;
             }
             match result {
-                Ok((response, sender)) => {
+                Ok(response) => {
                     let (parts, body) = response.into_parts();
                     let is_good = !parts.status.is_server_error();
                     pool.note(state, is_good, thread.now());
-                    let (body, is_whole) = collect(body).await;
-                    if is_whole {
+                    let (body, sender) = collect(body).await;
+                    if let Some(sender) = sender {
                         lease.local.checkin(sender, thread);
                     }
                     return Some((parts.status, parts.headers, body));
                 }
                 Err(Attempt::NotSent(again, _) | Attempt::Stale(again)) => sending = Some(again),
-                Err(Attempt::Lost) => pool.note(state, false, thread.now()),
+                Err(Attempt::Lost(_)) => pool.note(state, false, thread.now()),
                 Err(Attempt::Final(_)) => return None,
             }
             tried.push(state.uid);
@@ -135,8 +144,8 @@ impl Auth {
         None
     }
 
-    fn question(&self, connection: &Connection, request: &Request<Incoming>) -> Request<RequestBody> {
-        let mut asking = Request::new(RequestBody::Empty);
+    fn question(&self, connection: &Connection, request: &Request<Incoming>) -> Box<Request<RequestBody>> {
+        let mut asking = Box::new(Request::new(RequestBody::Empty));
         *asking.uri_mut() = self.path.clone();
         let headers = asking.headers_mut();
         headers.clone_from(request.headers());
@@ -190,18 +199,18 @@ fn keep(headers: &mut HeaderMap, names: &[HeaderName]) {
     }
 }
 
-/// A body as far as it is taken, and whether that was all.
-async fn collect(mut body: Incoming) -> (Bytes, bool) {
+/// A body as far as it is taken, and its connection, where it may be used again.
+async fn collect(mut body: Reply) -> (Bytes, Option<Sender>) {
     let mut bytes = BytesMut::new();
-    while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
-        let Ok(frame) = frame else { return (bytes.freeze(), false) };
+    while let Some(frame) = poll_fn(|cx| body.poll_frame(cx)).await {
+        let Ok(frame) = frame else { return (bytes.freeze(), None) };
         if let Ok(data) = frame.into_data() {
             let room = MAX_BODY - bytes.len();
             bytes.extend_from_slice(data.get(..data.len().min(room)).unwrap_or_default());
             if data.len() > room {
-                return (bytes.freeze(), false);
+                return (bytes.freeze(), None);
             }
         }
     }
-    (bytes.freeze(), true)
+    (bytes.freeze(), body.finish())
 }

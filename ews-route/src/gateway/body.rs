@@ -10,6 +10,7 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 
 use super::connection::Connection;
 use super::exchange::Exchange;
+use super::http1::Reply;
 use super::upstream::Lease;
 
 /// An error of a body; what it says goes nowhere but into hyper's.
@@ -74,6 +75,14 @@ impl RequestBody {
 
     pub(crate) fn is_empty(&self) -> bool {
         matches!(self, Self::Empty)
+    }
+
+    /// Whether nothing of it is gone.
+    pub(crate) fn is_untouched(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Client(body) => body.fate.get() == Fate::Untouched,
+        }
     }
 
     /// Counts the body as part of what is under way.
@@ -142,7 +151,9 @@ pub(crate) enum ResponseBody {
     /// The gateway's own, or none.
     Own(Option<Bytes>),
     /// An endpoint's. Its exchange ends with it.
-    Upstream(Incoming, Option<Box<Exchange>>),
+    Upstream(Option<Reply>, Option<Box<Exchange>>),
+    /// An endpoint's that broke off.
+    Broken(Option<BodyError>),
 }
 
 impl Body for ResponseBody {
@@ -153,48 +164,50 @@ impl Body for ResponseBody {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let (incoming, exchange) = match self.get_mut() {
+        let this = self.get_mut();
+        let (kept, exchange) = match this {
             Self::Own(body) => return Poll::Ready(body.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Self::Upstream(incoming, exchange) => (incoming, exchange),
+            Self::Upstream(reply, exchange) => (reply, exchange),
+            Self::Broken(error) => return Poll::Ready(error.take().map(Err)),
         };
-        let frame = ready!(Pin::new(&mut *incoming).poll_frame(cx));
-        match &frame {
-            Some(Ok(frame)) => {
-                if let Some(exchange) = exchange {
-                    exchange.progress(frame.data_ref().map_or(0, Bytes::len));
-                }
-                // Nobody asks for more after the last bytes of a known length, or after trailers.
-                if (incoming.is_end_stream() || frame.is_trailers())
-                    && let Some(exchange) = exchange.take()
-                {
-                    exchange.complete();
-                }
-            }
-            Some(Err(_)) => {
-                if let Some(exchange) = exchange.take() {
-                    exchange.broke_off();
-                }
-            }
-            None => {
-                if let Some(exchange) = exchange.take() {
-                    exchange.complete();
-                }
-            }
+        let Some(reply) = kept else { return Poll::Ready(None) };
+        let frame = ready!(reply.poll_frame(cx));
+        if let (Some(Ok(frame)), Some(exchange)) = (&frame, exchange.as_mut()) {
+            exchange.progress(frame.data_ref().map_or(0, Bytes::len));
         }
-        Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+        // Nobody asks for more after the last bytes of a known length, or after trailers.
+        let is_end = match &frame {
+            Some(Ok(frame)) => reply.is_end_stream() || frame.is_trailers(),
+            Some(Err(_)) | None => true,
+        };
+        if is_end && let (Some(reply), Some(exchange)) = (kept.take(), exchange.take()) {
+            if let Some(Err(error)) = frame {
+                exchange.broke_off();
+                // hyper throws away what it has not written when a body fails. What came before that is the client's: here is the
+                // turn to write it.
+                *this = Self::Broken(Some(error));
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            exchange.complete(reply.finish());
+        }
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Own(body) => body.is_none(),
-            Self::Upstream(incoming, _) => incoming.is_end_stream(),
+            Self::Upstream(reply, _) => reply.as_ref().is_none_or(Reply::is_end_stream),
+            Self::Broken(error) => error.is_none(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Own(body) => SizeHint::with_exact(body.as_ref().map_or(0, |bytes| bytes.len() as u64)),
-            Self::Upstream(incoming, _) => incoming.size_hint(),
+            Self::Upstream(Some(reply), _) => reply.size_hint(),
+            Self::Upstream(None, _) => SizeHint::with_exact(0),
+            Self::Broken(_) => SizeHint::new(),
         }
     }
 }

@@ -28,7 +28,7 @@ pub(crate) struct Exchange {
     began: Instant,
     status: Option<StatusCode>,
     /// What it holds at the endpoint that answers.
-    upstream: Option<(Rc<Lease>, Option<Sender>)>,
+    upstream: Option<Rc<Lease>>,
     /// Its place among those that a policy lets be under way.
     slot: Option<Slot>,
     /// What its line in the access log says, where there is one.
@@ -82,13 +82,13 @@ impl Exchange {
         self.began
     }
 
-    /// An endpoint answers, on a connection that may be kept or not.
-    pub(crate) fn answered(&mut self, status: StatusCode, lease: Rc<Lease>, sender: Option<Sender>) {
+    /// An endpoint answers.
+    pub(crate) fn answered(&mut self, status: StatusCode, lease: Rc<Lease>) {
         if status.is_server_error() {
             lease.fail();
         }
         self.status = Some(status);
-        self.upstream = Some((lease, sender));
+        self.upstream = Some(lease);
     }
 
     /// So many bytes of the body moved.
@@ -102,17 +102,17 @@ impl Exchange {
         self.bytes += bytes;
     }
 
-    /// The answer has ended as it should.
-    pub(crate) fn complete(mut self) {
+    /// The answer has ended as it should, and its connection may be kept or is gone.
+    pub(crate) fn complete(mut self, sender: Option<Sender>) {
         self.count(None);
-        if let Some((lease, Some(sender))) = self.upstream.take() {
+        if let (Some(lease), Some(sender)) = (self.upstream.take(), sender) {
             lease.local.checkin(sender, &self.connection.thread);
         }
     }
 
     /// The endpoint broke off in the midst of its answer.
     pub(crate) fn broke_off(mut self) {
-        if let Some((lease, _)) = &self.upstream {
+        if let Some(lease) = &self.upstream {
             lease.fail();
         }
         self.count(Some(Failure::Upstream));
@@ -143,7 +143,7 @@ impl Exchange {
 }
 
 fn entry_line(connection: &Connection, entry: &Entry, exchange: &Exchange, failure: Option<Failure>) {
-    let endpoint = exchange.upstream.as_ref().map(|(lease, _)| &lease.local.state);
+    let endpoint = exchange.upstream.as_ref().map(|lease| &lease.local.state);
     let end = End {
         at: SystemClock.now(),
         status: exchange.status,

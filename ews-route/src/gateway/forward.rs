@@ -4,7 +4,8 @@
 //! | What happened | Again? |
 //! |---|---|
 //! | the endpoint refused the connection, or did not accept it in time | yes, elsewhere: nothing was sent |
-//! | a kept connection was closed before the request went out | yes, on a new one: hyper gives the request back |
+//! | a kept connection was closed before the request went out | yes, on a new one: nothing was sent |
+//! | a kept connection ended without a byte of an answer, and the request is idempotent and without a body | yes, on a new one: it was closed just as the request came |
 //! | the connection broke after that, before an answer, and the request is idempotent and without a body | yes, within the budget |
 //! | the same, and the request may have had an effect | no: 502 |
 //! | the answer took too long | no: 504; whoever waited that long would wait again |
@@ -15,7 +16,7 @@
 
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
@@ -34,61 +35,70 @@ use super::client::Client;
 use super::connection::{Connection, Phase};
 use super::exchange::Exchange;
 use super::headers::{add_forwarded, host_name, join_cookies, strip_hop_by_hop};
+use super::http1::{Reached, Reply, Unanswered, Upgraded};
 use super::policy::{self, Policy, Waiting};
 use super::pool::PoolView;
 use super::respond::{last, plain, redirect, text};
 use super::route::{Action, Ask, Edits};
 use super::tunnel::Tunnel;
-use super::upstream::{Lease, Sender, Upgraded, connect};
+use super::upstream::{Lease, Sender, connect};
 use crate::access::{End, Entry};
 use crate::metrics::recorder::Failure;
 
 /// Serves one request.
-pub(crate) async fn answer(
+#[expect(
+    clippy::manual_async_fn,
+    reason = "an `async fn` moves its arguments once more, and has room for both"
+)]
+pub(crate) fn answer(
     connection: Rc<Connection>,
     mut request: Request<Incoming>,
-) -> Result<Response<ResponseBody>, Infallible> {
-    if let Some(refusal) = connection.call() {
-        connection.enter(Phase::Idle);
-        return Ok(last(plain(refusal.status())));
-    }
-    let began = Instant::now();
-    let client = Client::of(&connection, request.headers());
-    let entry = connection
-        .thread
-        .logs()
-        .then(|| Box::new(Entry::new(&request, client.text(&connection), client.scheme)));
-    let target = match route(&connection, &client, &request, began) {
-        Way::Pool(target) => target,
-        Way::Own(response, failure) => {
-            return Ok(own(&connection, began, response, failure, entry.as_deref()));
+) -> impl Future<Output = Result<Response<ResponseBody>, Infallible>> {
+    async move {
+        if let Some(refusal) = connection.call() {
+            connection.enter(Phase::Idle);
+            return Ok(last(plain(refusal.status())));
         }
-        Way::Nowhere => {
-            connection.thread.own.failed(Failure::Blackhole);
-            connection.cut();
-            return std::future::pending().await;
+        let began = Instant::now();
+        let client = Client::of(&connection, request.headers());
+        let entry = connection
+            .thread
+            .logs()
+            .then(|| Box::new(Entry::new(&request, client.text(&connection), client.scheme)));
+        let target = match route(&connection, &client, &request, began) {
+            Way::Pool(target) => target,
+            Way::Own(response, failure) => {
+                return Ok(own(&connection, began, response, failure, entry.as_deref()));
+            }
+            Way::Nowhere => {
+                connection.thread.own.failed(Failure::Blackhole);
+                connection.cut();
+                return std::future::pending().await;
+            }
+        };
+        if let Some(auth) = target.policy.as_ref().and_then(|policy| policy.auth.clone())
+            && let Err(response) = Box::pin(auth.ask(&connection, &client, &mut request)).await
+        {
+            return Ok(own(&connection, began, response, Some(Failure::Unauthorized), entry.as_deref()));
         }
-    };
-    if let Some(auth) = target.policy.as_ref().and_then(|policy| policy.auth.clone())
-        && let Err(response) = Box::pin(auth.ask(&connection, &client, &mut request)).await
-    {
-        return Ok(own(&connection, began, response, Some(Failure::Unauthorized), entry.as_deref()));
-    }
-    let counts = connection.thread.pool_counts(&target.pool);
-    let mut exchange = Exchange::new(connection.clone(), counts, target.pool.identity.clone(), began);
-    exchange.logs(entry);
-    if let Some(slots) = target.policy.as_ref().and_then(|policy| policy.slots.as_ref()) {
-        let slot = slots.take().await;
-        if slot.is_none() {
-            let status = StatusCode::SERVICE_UNAVAILABLE;
-            exchange.failed(Failure::Overloaded, status);
-            return Ok(policy::error(target.policy.as_ref(), status));
+        let counts = connection.thread.pool_counts(&target.pool);
+        let mut exchange = Exchange::new(connection.clone(), counts, target.pool.identity.clone(), began);
+        exchange.logs(entry);
+        if let Some(slots) = target.policy.as_ref().and_then(|policy| policy.slots.as_ref()) {
+            let slot = Box::pin(slots.take()).await;
+            if slot.is_none() {
+                let status = StatusCode::SERVICE_UNAVAILABLE;
+                exchange.failed(Failure::Overloaded, status);
+                return Ok(policy::error(target.policy.as_ref(), status));
+            }
+            exchange.occupies(slot);
+            // It has waited enough already; what follows is the endpoint's time.
+            connection.enter(Phase::Response);
         }
-        exchange.occupies(slot);
-        // It has waited enough already; what follows is the endpoint's time.
-        connection.enter(Phase::Response);
+        let wish = Affinity::of(&target.pool, client.address, &request);
+        let (request, fate) = prepare(request, &connection, &target);
+        Ok(forward(connection, &client, target, request, fate, wish, exchange).await)
     }
-    Ok(forward(connection, &client, target, request, exchange).await)
 }
 
 /// How often who waits for a place at an endpoint looks for one.
@@ -226,11 +236,11 @@ fn own(
 /// Why an attempt gave no answer.
 pub(super) enum Attempt {
     /// Nothing was sent: it may be tried elsewhere whatever it is.
-    NotSent(Request<RequestBody>, Failure),
+    NotSent(Box<Request<RequestBody>>, Failure),
     /// A kept connection was dead: a new one to the same endpoint is not a second attempt.
-    Stale(Request<RequestBody>),
-    /// It may have been sent and was not answered.
-    Lost,
+    Stale(Box<Request<RequestBody>>),
+    /// It may have been sent and was not answered; this is it, where it has no body.
+    Lost(Option<Box<Request<RequestBody>>>),
     /// It must not be tried again.
     Final(Failure),
 }
@@ -239,12 +249,12 @@ async fn forward(
     connection: Rc<Connection>,
     client: &Client,
     target: Target,
-    request: Request<Incoming>,
+    request: Box<Request<RequestBody>>,
+    fate: Rc<std::cell::Cell<Fate>>,
+    wish: Affinity,
     mut exchange: Exchange,
 ) -> Response<ResponseBody> {
     let thread = connection.thread.clone();
-    let wish = Affinity::of(&target.pool, client.address, &request);
-    let (request, fate) = prepare(request, &connection, &target);
     exchange.named(request.headers());
     let may_upgrade = request.headers().contains_key(header::UPGRADE);
     let Target { mut pool, policy, edits } = target;
@@ -273,35 +283,41 @@ async fn forward(
             break;
         };
         let local = thread.endpoint(state);
-        // A copy of the head costs as much as reading it did, so it is made only where somebody else could get it.
-        let spare = (replayable && pool.has_another(state, &tried)).then(|| head_of(&sending));
+        let has_another = replayable && pool.has_another(state, &tried);
         let lease = Rc::new(local.lease(&connection));
-        let ask = Asking { connection: &connection, lease: &lease, fate: &fate, pool: &pool, may_upgrade };
+        let ask = Asking {
+            connection: &connection,
+            lease: &lease,
+            fate: &fate,
+            pool: &pool,
+            may_upgrade,
+            replayable,
+            has_another,
+        };
         let mut result = ask.attempt(sending, true).await;
         if let Err(Attempt::Stale(again)) = result {
             result = ask.attempt(again, false).await;
         }
         match result {
-            Ok((response, sender)) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
-                let upgraded = until_abort(&connection, sender.upgraded()).await;
-                let Some(Some(Upgraded(upstream, read))) = upgraded else {
+            Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                let mut answer = switch(&response);
+                let Some(Upgraded(upstream, read)) = response.into_body().upgraded() else {
                     lease.fail();
-                    reason = if upgraded.is_none() { aborted(&connection) } else { Failure::Upstream };
+                    reason = Failure::Upstream;
                     break;
                 };
-                exchange.answered(response.status(), lease, None);
-                let mut answer = switch(response);
+                exchange.answered(answer.status(), lease);
                 if let Some(edits) = &edits {
                     edits.response(answer.headers_mut());
                 }
                 connection.upgrade(Tunnel { upstream, read, exchange });
                 return answer;
             }
-            Ok((response, sender)) => {
+            Ok(response) => {
                 let micros = exchange.began().elapsed().as_micros();
                 state.took(u64::try_from(micros).unwrap_or(u64::MAX), thread.now());
                 pool.note(state, !response.status().is_server_error(), thread.now());
-                exchange.answered(response.status(), lease, (!is_odd).then_some(sender));
+                exchange.answered(response.status(), lease);
                 let mut answer = respond(&connection, response, exchange, is_head, edits.as_deref());
                 if let Some(cookie) = wish.cookie(&pool, state, client.scheme) {
                     answer.headers_mut().append(header::SET_COOKIE, cookie);
@@ -313,10 +329,10 @@ async fn forward(
                 request = Some(again);
             }
             Err(Attempt::Stale(again)) => request = Some(again),
-            Err(Attempt::Lost) => {
+            Err(Attempt::Lost(again)) => {
                 pool.note(state, false, thread.now());
                 reason = Failure::Upstream;
-                request = spare.filter(|_| thread.budget.withdraw());
+                request = again.filter(|_| has_another && thread.budget.withdraw());
             }
             Err(Attempt::Final(failure)) => {
                 if matches!(failure, Failure::Timeout | Failure::Upstream) {
@@ -375,24 +391,28 @@ pub(super) struct Asking<'a> {
     pub(super) fate: &'a std::cell::Cell<Fate>,
     pub(super) pool: &'a PoolView,
     pub(super) may_upgrade: bool,
+    /// Whether it may be sent twice.
+    pub(super) replayable: bool,
+    /// Whether somebody else could get it then.
+    pub(super) has_another: bool,
 }
 
 impl Asking<'_> {
     /// Sends a request to the endpoint and waits for the begin of its answer.
     pub(super) async fn attempt(
         &self,
-        mut request: Request<RequestBody>,
+        mut request: Box<Request<RequestBody>>,
         may_reuse: bool,
-    ) -> Result<(Response<Incoming>, Sender), Attempt> {
-        let Self { connection, pool, lease, fate, may_upgrade } = *self;
+    ) -> Result<Response<Reply>, Attempt> {
+        let Self { connection, pool, lease, fate, may_upgrade, replayable, has_another } = *self;
         let thread = &connection.thread;
         let (local, state) = (&lease.local, &lease.local.state);
         let kept = if may_reuse { local.checkout(pool) } else { None };
         let is_kept = kept.is_some();
-        let mut sender = match kept {
+        let sender = match kept {
             Some(sender) => sender,
             // In a box, as all that is rare: what a connection needs in memory is the largest of all that may come.
-            None => match until_abort(connection, Box::pin(connect(thread, local, pool))).await {
+            None => match until_abort(connection, Box::pin(connect(thread, local, pool)).as_mut()).await {
                 Some(Ok(sender)) => {
                     state.reached();
                     sender
@@ -409,32 +429,45 @@ impl Asking<'_> {
         if !request.body().is_empty() {
             request.body_mut().set_lease(Some(lease.clone()));
         }
-        match until_abort(connection, sender.send(request, may_upgrade)).await {
+        #[cfg(not(feature = "http2"))]
+        let _ = has_another;
+        let answered = match sender {
+            Sender::Http1(http1) => {
+                let mut asked = http1.ask(request);
+                until_abort(connection, pin!(poll_fn(|cx| asked.poll(thread, cx)))).await
+            }
+            #[cfg(feature = "http2")]
+            Sender::Http2(stream) => {
+                until_abort(connection, Box::pin(stream.send(request, has_another)).as_mut()).await
+            }
+        };
+        match answered {
             Some(Ok(response)) if response.status() == StatusCode::SWITCHING_PROTOCOLS && !may_upgrade => {
                 // Nobody asked for it.
                 lease.fail();
                 Err(Attempt::Final(Failure::Upstream))
             }
-            Some(Ok(response)) => Ok((response, sender)),
-            Some(Err(mut error)) => {
-                let returned = error.take_message();
-                match (fate.get(), returned) {
-                    (Fate::TooLarge, _) => Err(Attempt::Final(Failure::TooLarge)),
-                    (Fate::Broken, _) => Err(Attempt::Final(Failure::Client)),
-                    (_, Some(mut request)) => {
-                        request.body_mut().set_lease(None);
-                        if is_kept {
-                            return Err(Attempt::Stale(request));
-                        }
-                        lease.fail();
-                        Err(Attempt::NotSent(request, Failure::Upstream))
+            Some(Ok(response)) => Ok(response),
+            Some(Err(Unanswered { request, reached })) => match (fate.get(), request) {
+                (Fate::TooLarge, _) => Err(Attempt::Final(Failure::TooLarge)),
+                (Fate::Broken, _) => Err(Attempt::Final(Failure::Client)),
+                (_, Some(mut request)) if reached == Reached::Nobody => {
+                    request.body_mut().set_lease(None);
+                    if is_kept {
+                        return Err(Attempt::Stale(request));
                     }
-                    (_, None) => {
-                        lease.fail();
-                        Err(Attempt::Lost)
-                    }
+                    lease.fail();
+                    Err(Attempt::NotSent(request, Failure::Upstream))
                 }
-            }
+                // It was closed just as the request came (RFC 9112, section 9.3.1).
+                (_, Some(request)) if is_kept && reached == Reached::Silence && replayable => {
+                    Err(Attempt::Stale(request))
+                }
+                (_, request) => {
+                    lease.fail();
+                    Err(Attempt::Lost(request))
+                }
+            },
             None => {
                 let failure = aborted(connection);
                 if failure == Failure::Timeout {
@@ -447,8 +480,7 @@ impl Asking<'_> {
 }
 
 /// The future's output, or `None` once the connection was cut off or waited too long.
-async fn until_abort<F: Future>(connection: &Connection, future: F) -> Option<F::Output> {
-    let mut future = pin!(future);
+async fn until_abort<F: Future>(connection: &Connection, mut future: Pin<&mut F>) -> Option<F::Output> {
     poll_fn(|cx| match future.as_mut().poll(cx) {
         Poll::Ready(output) => Poll::Ready(Some(output)),
         // The connection's task, which polls this, is woken for either.
@@ -477,7 +509,7 @@ fn prepare(
     request: Request<Incoming>,
     connection: &Rc<Connection>,
     target: &Target,
-) -> (Request<RequestBody>, Rc<std::cell::Cell<Fate>>) {
+) -> (Box<Request<RequestBody>>, Rc<std::cell::Cell<Fate>>) {
     let (mut parts, body) = request.into_parts();
     if parts.uri.authority().is_some() {
         let authority = parts.uri.authority().and_then(|a| HeaderValue::from_str(a.as_str()).ok());
@@ -508,7 +540,8 @@ fn prepare(
     let kind = parts.headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
     let is_paced = !kind.is_some_and(|kind| kind.starts_with(b"application/grpc"));
     let (body, fate) = RequestBody::new(body, target.max_body(connection), is_paced, connection);
-    let mut request = Request::new(body);
+    // From here to there and back it is moved many times.
+    let mut request = Box::new(Request::new(body));
     *request.method_mut() = parts.method;
     *request.uri_mut() = parts.uri;
     *request.headers_mut() = parts.headers;
@@ -535,27 +568,17 @@ fn wanted_upgrade(parts: &Parts, body: &Incoming) -> Option<HeaderValue> {
 }
 
 /// The answer to an upgrade as the client gets it.
-fn switch(response: Response<Incoming>) -> Response<ResponseBody> {
-    let (mut parts, _) = response.into_parts();
-    let upgrade = parts.headers.get(header::UPGRADE).cloned();
-    strip_hop_by_hop(&mut parts.headers);
+fn switch(response: &Response<Reply>) -> Response<ResponseBody> {
     let mut answer = Response::new(ResponseBody::Own(None));
-    *answer.status_mut() = parts.status;
-    *answer.headers_mut() = parts.headers;
-    answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-    if let Some(upgrade) = upgrade {
-        answer.headers_mut().insert(header::UPGRADE, upgrade);
+    *answer.status_mut() = response.status();
+    let headers = answer.headers_mut();
+    headers.clone_from(response.headers());
+    strip_hop_by_hop(headers);
+    headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    if let Some(upgrade) = response.headers().get(header::UPGRADE) {
+        headers.insert(header::UPGRADE, upgrade.clone());
     }
     answer
-}
-
-/// The same request once more, without a body.
-fn head_of(request: &Request<RequestBody>) -> Request<RequestBody> {
-    let mut copy = Request::new(RequestBody::Empty);
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.headers_mut() = request.headers().clone();
-    copy
 }
 
 /// RFC 9110, section 9.2.2.
@@ -566,24 +589,26 @@ fn is_idempotent(method: &Method) -> bool {
 /// The answer as the client gets it.
 fn respond(
     connection: &Connection,
-    response: Response<Incoming>,
-    exchange: Exchange,
+    response: Response<Reply>,
+    mut exchange: Exchange,
     is_head: bool,
     edits: Option<&Edits>,
 ) -> Response<ResponseBody> {
-    let (mut parts, body) = response.into_parts();
+    let (mut parts, mut reply) = response.into_parts();
     strip_hop_by_hop(&mut parts.headers);
     if let Some(edits) = edits {
         edits.response(&mut parts.headers);
     }
-    parts.version = Version::HTTP_11;
     connection.enter(Phase::Body);
-    let exchange = Box::new(exchange);
-    let body = if is_head || body.is_end_stream() {
-        exchange.complete();
+    let body = if is_head || reply.is_end_stream() {
+        exchange.complete(reply.finish());
         ResponseBody::Own(None)
+    } else if let Some(whole) = reply.take_whole() {
+        exchange.progress(whole.len());
+        exchange.complete(reply.finish());
+        ResponseBody::Own(Some(whole))
     } else {
-        ResponseBody::Upstream(body, Some(exchange))
+        ResponseBody::Upstream(Some(reply), Some(Box::new(exchange)))
     };
     let mut answer = Response::new(body);
     *answer.status_mut() = parts.status;

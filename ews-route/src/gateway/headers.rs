@@ -175,7 +175,8 @@ fn request_id(connection: &Connection) -> HeaderValue {
             number >>= 4;
         }
     }
-    HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static("0"))
+    let text = connection.thread.shared_copy(&text);
+    HeaderValue::from_maybe_shared(text).unwrap_or(HeaderValue::from_static("0"))
 }
 
 /// A host as routes know it: in lower case, without port and final dot. An address in brackets stays as it is.

@@ -277,24 +277,22 @@ impl Write for ClientIo {
     }
 }
 
-/// An upstream's socket.
+/// An upstream's socket, for hyper.
+#[cfg(feature = "http2")]
 #[derive(Debug)]
 pub(crate) struct UpstreamIo {
     stream: Stream,
     thread: Rc<Thread>,
 }
 
+#[cfg(feature = "http2")]
 impl UpstreamIo {
     pub(crate) fn new(stream: Stream, thread: Rc<Thread>) -> Self {
         Self { stream, thread }
     }
-
-    /// The socket itself.
-    pub(crate) fn into_stream(self) -> Stream {
-        self.stream
-    }
 }
 
+#[cfg(feature = "http2")]
 impl Read for UpstreamIo {
     fn poll_read(
         self: Pin<&mut Self>,
@@ -311,6 +309,7 @@ impl Read for UpstreamIo {
     }
 }
 
+#[cfg(feature = "http2")]
 impl Write for UpstreamIo {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<Result<usize>> {
         Pin::new(&mut self.get_mut().stream).poll_write(cx, bytes)

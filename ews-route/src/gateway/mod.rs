@@ -15,7 +15,7 @@
 //! threads do: this is what makes a drain's zero a proof.
 //!
 //! # Reading order
-//! [`guard`], [`connection`], [`forward`], [`route`], [`policy`], [`pool`], [`upstream`], [`names`], [`tunnel`], [`snapshot`], [`thread`]; then what
+//! [`guard`], [`connection`], [`forward`], [`route`], [`policy`], [`pool`], [`upstream`], [`http1`], [`names`], [`tunnel`], [`snapshot`], [`thread`]; then what
 //! features add: `tls`, `http2`.
 
 pub(crate) mod affinity;
@@ -35,6 +35,7 @@ pub(crate) mod forward;
 pub mod fuzzing;
 pub(crate) mod guard;
 pub(crate) mod headers;
+pub(crate) mod http1;
 #[cfg(feature = "http2")]
 pub(crate) mod http2;
 pub(crate) mod io;

@@ -34,6 +34,11 @@ impl Stream {
         socket2::SockRef::from(self.socket()).set_linger(Some(std::time::Duration::ZERO))
     }
 
+    /// Ends both directions, for whoever else has it too.
+    pub(crate) fn shut(&self) -> Result<()> {
+        socket2::SockRef::from(self.socket()).shutdown(std::net::Shutdown::Both)
+    }
+
     /// How many bytes may lie between a write and the other side's read: the socket's own buffer, and what TLS keeps.
     pub(crate) fn between(&self) -> u64 {
         #[cfg(feature = "tls")]

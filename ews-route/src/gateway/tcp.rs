@@ -17,7 +17,7 @@ use super::connection::{Connection, Phase, alive};
 use super::endpoint::EndpointState;
 use super::exchange::Exchange;
 use super::forward::held;
-use super::io::{ClientIo, UpstreamIo};
+use super::io::ClientIo;
 use super::policy::Policy;
 use super::pool::PoolView;
 use super::proxy_protocol;
@@ -78,7 +78,7 @@ pub(crate) async fn serve(connection: &Rc<Connection>, stream: Stream, host: &st
     let Some((lease, upstream)) = connect(connection, &pool, attempts, &stream).await else {
         return exchange.failed(Failure::Connect, StatusCode::BAD_GATEWAY);
     };
-    exchange.answered(StatusCode::SWITCHING_PROTOCOLS, lease, None);
+    exchange.answered(StatusCode::SWITCHING_PROTOCOLS, lease);
     connection.enter(Phase::Tunnel);
     let client = ClientIo::new(stream, connection.clone());
     Tunnel { upstream, read: bytes::Bytes::new(), exchange }
@@ -122,7 +122,7 @@ async fn connect(
     pool: &PoolView,
     attempts: u32,
     client: &Stream,
-) -> Option<(Rc<Lease>, UpstreamIo)> {
+) -> Option<(Rc<Lease>, Stream)> {
     let thread = &connection.thread;
     let key = affinity::key(&pool.hash_on, connection.address(), "/", &HeaderMap::new());
     let wish = Affinity { key, tag: None };
@@ -151,13 +151,12 @@ async fn open(
     state: &EndpointState,
     pool: &PoolView,
     client: &Stream,
-) -> std::io::Result<UpstreamIo> {
+) -> std::io::Result<Stream> {
     let mut stream = upstream::open(&connection.thread, state).await?;
     if let Some(version) = pool.announces {
         let head = proxy_protocol::head(version, connection.source(), client.local_address()?);
         // It fits into the socket's buffer, which is empty.
         stream.write_all(&head).await?;
     }
-    let stream = upstream::secure(&connection.thread, state, pool, stream).await?;
-    Ok(UpstreamIo::new(stream, connection.thread.clone()))
+    upstream::secure(&connection.thread, state, pool, stream).await
 }

@@ -12,8 +12,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use bytes::{Bytes, BytesMut};
 use ews_core::balancer::MemberState;
 use ews_core::{Clock as _, SystemClock};
+use hyper::HeaderMap;
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, watch};
 
@@ -36,6 +38,11 @@ use crate::metrics::recorder::{PoolCounts, Registry, ThreadCounts};
 pub(crate) const TICK: Duration = Duration::from_millis(100);
 /// How much is read from a socket at once.
 const SCRATCH: usize = 32 * 1024;
+/// How much memory small copies share.
+const COPIES: usize = 4096;
+/// How many maps are kept for headers, and of how many headers at most.
+const KEPT_MAPS: usize = 32;
+const KEPT_HEADERS: usize = 64;
 /// The pause after a failed accept, such as one for want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -109,6 +116,14 @@ pub(crate) struct Thread {
     pub(crate) counts: Arc<ThreadCounts>,
     pub(crate) budget: Budget,
     pub(crate) scratch: RefCell<Box<[u8]>>,
+    /// What the next large part of a body is read into.
+    pub(crate) spare: RefCell<BytesMut>,
+    /// What the next request's head is written into.
+    pub(crate) heads: RefCell<Vec<u8>>,
+    /// What small things are copied into that live for a moment.
+    copies: RefCell<BytesMut>,
+    /// Maps of requests that were answered, for the headers of answers.
+    maps: RefCell<Vec<HeaderMap>>,
     access: Option<RefCell<Lines>>,
     connections: RefCell<Connections>,
     /// A connection ended.
@@ -153,6 +168,10 @@ impl Thread {
             budget,
             access,
             scratch: RefCell::new(vec![0; SCRATCH].into_boxed_slice()),
+            spare: RefCell::default(),
+            heads: RefCell::default(),
+            copies: RefCell::default(),
+            maps: RefCell::default(),
             connections: RefCell::default(),
             freed: Notify::new(),
             changed: Notify::new(),
@@ -181,6 +200,34 @@ impl Thread {
 
     pub(crate) fn snapshot(&self) -> Rc<Snapshot> {
         self.snapshot.borrow().clone()
+    }
+
+    /// A copy, of which parts can be had. Small ones share their memory with others for as long as one of these lives, so that
+    /// not each asks the system for some; a client that doesn't read keeps a page that way at most.
+    pub(crate) fn shared_copy(&self, bytes: &[u8]) -> Bytes {
+        if bytes.len() > COPIES / 4 {
+            return Bytes::copy_from_slice(bytes);
+        }
+        let mut copies = self.copies.borrow_mut();
+        if copies.capacity() < bytes.len() {
+            *copies = BytesMut::with_capacity(COPIES);
+        }
+        copies.extend_from_slice(bytes);
+        copies.split().freeze()
+    }
+
+    /// A map for the headers of an answer. hyper takes the same one for its connection's next request.
+    pub(crate) fn header_map(&self) -> HeaderMap {
+        self.maps.borrow_mut().pop().unwrap_or_default()
+    }
+
+    /// A map that nobody needs any more.
+    pub(crate) fn recycle(&self, mut map: HeaderMap) {
+        let mut maps = self.maps.borrow_mut();
+        if maps.len() < KEPT_MAPS && map.capacity() <= KEPT_HEADERS {
+            map.clear();
+            maps.push(map);
+        }
     }
 
     /// What this thread has of an endpoint.

@@ -14,11 +14,12 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::connection::Connection;
 use super::exchange::Exchange;
-use super::io::{ClientIo, UpstreamIo};
+use super::io::ClientIo;
+use super::stream::Stream;
 
 /// An upgraded connection to an endpoint, until the client's side of it is upgraded as well.
 pub(crate) struct Tunnel {
-    pub(crate) upstream: UpstreamIo,
+    pub(crate) upstream: Stream,
     /// What the endpoint has sent already.
     pub(crate) read: Bytes,
     pub(crate) exchange: Exchange,
@@ -33,9 +34,8 @@ impl std::fmt::Debug for Tunnel {
 impl Tunnel {
     /// Moves bytes until both sides have ended, one breaks, or nothing moves for too long.
     pub(crate) async fn run(self, connection: &Rc<Connection>, client: ClientIo, read: Bytes) {
-        let Self { upstream, read: answered, mut exchange } = self;
+        let Self { mut upstream, read: answered, mut exchange } = self;
         let (mut client, early) = client.into_stream();
-        let mut upstream = upstream.into_stream();
         let mut up = Way::new([read, Bytes::from(early)].concat());
         let mut down = Way::new(answered.to_vec());
         let ended = poll_fn(|cx| {
@@ -50,7 +50,7 @@ impl Tunnel {
         let ended = ended.await;
         exchange.moved(down.moved);
         match ended {
-            Ok(()) => exchange.complete(),
+            Ok(()) => exchange.complete(None),
             // Who broke it off is counted as the client, unless it was closed by force; a tunnel has no answer to break off.
             Err(_) => drop(exchange),
         }

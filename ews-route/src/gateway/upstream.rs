@@ -6,27 +6,20 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use ews_core::balancer::MemberState;
 #[cfg(feature = "http2")]
 use ews_core::balancer::PoolProtocol;
-use hyper::body::Incoming;
-use hyper::client::conn::{TrySendError, http1};
-use hyper::header::{self, HeaderValue};
-use hyper::{Method, Request, Response};
 use tokio::net::TcpStream;
-use tokio::sync::oneshot;
 
-use super::body::RequestBody;
 use super::connection::Connection;
 use super::endpoint::EndpointState;
+use super::http1::Http1;
+#[cfg(feature = "http2")]
 use super::io::UpstreamIo;
 use super::names::Remote;
 use super::pool::PoolView;
@@ -41,68 +34,6 @@ pub(crate) enum Sender {
     /// One more stream of a connection that has others.
     #[cfg(feature = "http2")]
     Http2(super::upstream_http2::Stream),
-}
-
-/// A connection for one request after the other.
-#[derive(Debug)]
-pub(crate) struct Http1 {
-    http: http1::SendRequest<RequestBody>,
-    /// Whether the next answer may be an upgrade.
-    may_upgrade: Rc<Cell<bool>>,
-    upgraded: oneshot::Receiver<Upgraded>,
-    /// How it was made; a pool that is changed takes none of before.
-    flavour: u64,
-    /// Where it leads, where its endpoint is known by name.
-    remote: Option<Remote>,
-}
-
-/// What comes of sending: an answer's begin, or the request again where it was not sent.
-type Sent = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>;
-
-/// What an upgraded connection consists of: the socket, and what was read of it already.
-#[derive(Debug)]
-pub(crate) struct Upgraded(pub(crate) UpstreamIo, pub(crate) Bytes);
-
-impl Http1 {
-    fn is_ready(&self) -> bool {
-        self.http.is_ready()
-    }
-
-    fn is_closed(&self) -> bool {
-        self.http.is_closed()
-    }
-}
-
-impl Sender {
-    /// Sends a request; the answer to one that may upgrade can be followed by [`upgraded`](Self::upgraded).
-    pub(crate) async fn send(&mut self, mut request: Request<RequestBody>, may_upgrade: bool) -> Sent {
-        match self {
-            Self::Http1(sender) => {
-                sender.may_upgrade.set(may_upgrade);
-                // With these methods hyper takes a body of unknown length for none, unless it is told.
-                if !request.body().is_empty()
-                    && (request.method() == Method::GET || request.method() == Method::HEAD)
-                    && !request.headers().contains_key(header::CONTENT_LENGTH)
-                {
-                    request
-                        .headers_mut()
-                        .insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-                }
-                sender.http.try_send_request(request).await
-            }
-            #[cfg(feature = "http2")]
-            Self::Http2(stream) => stream.send(request).await,
-        }
-    }
-
-    /// The connection itself, after an answer that upgrades it.
-    pub(crate) async fn upgraded(self) -> Option<Upgraded> {
-        match self {
-            Self::Http1(sender) => sender.upgraded.await.ok(),
-            #[cfg(feature = "http2")]
-            Self::Http2(_) => None,
-        }
-    }
 }
 
 /// How many idle connections are looked at for one that can be used.
@@ -120,7 +51,7 @@ pub(crate) struct LocalEndpoint {
 
 #[derive(Debug)]
 struct Idle {
-    sender: Http1,
+    connection: Http1,
     since: u64,
 }
 
@@ -171,37 +102,27 @@ impl LocalEndpoint {
 
     fn idle(&self, flavour: u64) -> Option<Http1> {
         let mut idle = self.idle.borrow_mut();
-        let mut busy = Vec::new();
-        let mut found = None;
         for _ in 0..LOOKS {
-            let Some(candidate) = idle.pop_back() else { break };
-            if candidate.sender.flavour != flavour || !self.state.is_at(candidate.sender.remote.as_ref()) {
-                continue;
-            }
-            if candidate.sender.is_ready() {
-                found = Some(candidate.sender);
-                break;
-            }
-            // Its task may not have seen the end of the last response yet.
-            if !candidate.sender.is_closed() {
-                busy.push(candidate);
+            let Idle { connection, .. } = idle.pop_back()?;
+            let is_fit = connection.flavour == flavour && self.state.is_at(connection.remote.as_ref());
+            if is_fit && connection.is_open() {
+                return Some(connection);
             }
         }
-        idle.extend(busy.into_iter().rev());
-        found
+        None
     }
 
     /// Keeps a connection whose response has ended.
     pub(crate) fn checkin(&self, sender: Sender, thread: &Thread) {
         // Of the others the connection has more, and goes on without it.
         #[cfg(feature = "http2")]
-        let Sender::Http1(sender) = sender else { return };
+        let Sender::Http1(connection) = sender else { return };
         #[cfg(not(feature = "http2"))]
-        let Sender::Http1(sender) = sender;
-        if sender.is_closed() || self.state.state() != MemberState::Active || thread.is_draining() {
+        let Sender::Http1(connection) = sender;
+        if self.state.state() != MemberState::Active || thread.is_draining() {
             return;
         }
-        if !self.state.is_at(sender.remote.as_ref()) {
+        if !self.state.is_at(connection.remote.as_ref()) {
             return;
         }
         let mut idle = self.idle.borrow_mut();
@@ -212,15 +133,15 @@ impl LocalEndpoint {
                 return;
             }
         }
-        idle.push_back(Idle { sender, since: thread.now() });
+        idle.push_back(Idle { connection, since: thread.now() });
     }
 
     /// Closes what was idle for too long, is closed already, or leads to where the endpoint is no more.
     pub(crate) fn sweep(&self, now: u64, limit: u64) {
         self.idle.borrow_mut().retain(|idle| {
             now.saturating_sub(idle.since) < limit
-                && !idle.sender.is_closed()
-                && self.state.is_at(idle.sender.remote.as_ref())
+                && self.state.is_at(idle.connection.remote.as_ref())
+                && idle.connection.is_open()
         });
         #[cfg(feature = "http2")]
         self.http2.sweep(now, limit, &self.state);
@@ -235,9 +156,7 @@ impl LocalEndpoint {
 
     /// Closes all that is idle.
     pub(crate) fn close_idle(&self) {
-        // The connections' tasks are told by the drop, which must not find the list borrowed.
-        let idle = std::mem::take(&mut *self.idle.borrow_mut());
-        drop(idle);
+        self.idle.borrow_mut().clear();
         #[cfg(feature = "http2")]
         self.http2.close();
     }
@@ -367,23 +286,11 @@ pub(crate) async fn connect(
         None => None,
     };
     let stream = secure(thread, &local.state, pool, stream).await?;
-    let io = UpstreamIo::new(stream, thread.clone());
     let flavour = pool.flavour();
     #[cfg(feature = "http2")]
     if pool.protocol == PoolProtocol::H2c {
+        let io = UpstreamIo::new(stream, thread.clone());
         return local.http2.open(io, &local.state, thread, flavour, remote).await.map(Sender::Http2);
     }
-    let (http, mut connection) = http1::handshake(io).await.map_err(io::Error::other)?;
-    let (tell, upgraded) = oneshot::channel();
-    let may_upgrade = Rc::new(Cell::new(false));
-    let asked = may_upgrade.clone();
-    tokio::task::spawn_local(async move {
-        // How it ends is told to whoever has a request on it.
-        let ended = poll_fn(|cx| Pin::new(&mut connection).poll(cx)).await;
-        if ended.is_ok() && asked.get() {
-            let parts = connection.into_parts();
-            let _ = tell.send(Upgraded(parts.io, parts.read_buf));
-        }
-    });
-    Ok(Sender::Http1(Http1 { http, may_upgrade, upgraded, flavour, remote }))
+    Ok(Sender::Http1(Http1::new(stream, flavour, remote)))
 }

@@ -4,17 +4,16 @@
 //! that neither one connection's congestion nor its bound of streams holds everything up.
 
 use std::cell::{Cell, RefCell};
-use std::future::Future;
 use std::io;
 use std::rc::Rc;
 
-use hyper::body::Incoming;
-use hyper::client::conn::{TrySendError, http2};
+use hyper::client::conn::http2;
 use hyper::http::uri::{Authority, PathAndQuery, Scheme};
 use hyper::{Request, Response, Uri, header};
 
 use super::body::RequestBody;
 use super::endpoint::EndpointState;
+use super::http1::{Reached, Reply, Unanswered};
 use super::http2::Local;
 use super::io::UpstreamIo;
 use super::names::Remote;
@@ -134,10 +133,14 @@ impl Connection {
 }
 
 impl Stream {
-    pub(super) fn send(
-        &mut self,
-        mut request: Request<RequestBody>,
-    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>> + use<> {
+    /// Sends a request and waits for the begin of its answer.
+    pub(super) async fn send(
+        mut self,
+        mut request: Box<Request<RequestBody>>,
+        has_another: bool,
+    ) -> Result<Response<Reply>, Unanswered> {
+        // A copy of the head costs as much as reading it did, so it is made only where somebody else could get it.
+        let spare = (has_another && request.body().is_empty()).then(|| head_of(&request));
         // The authority takes the place of `Host`.
         let host = request.headers().get(header::HOST);
         let authority = host.and_then(|host| Authority::try_from(host.as_bytes()).ok());
@@ -149,7 +152,13 @@ impl Stream {
             *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
             request.headers_mut().remove(header::HOST);
         }
-        self.sender.try_send_request(request)
+        match self.sender.try_send_request(*request).await {
+            Ok(response) => Ok(response.map(|body| Reply::Http2 { body, _stream: self })),
+            Err(mut error) => Err(match error.take_message() {
+                Some(request) => Unanswered { request: Some(Box::new(request)), reached: Reached::Nobody },
+                None => Unanswered { request: spare, reached: Reached::Something },
+            }),
+        }
     }
 }
 
@@ -157,4 +166,13 @@ impl Drop for Stream {
     fn drop(&mut self) {
         self.streams.count.set(self.streams.count.get().saturating_sub(1));
     }
+}
+
+/// The same request once more, without a body.
+fn head_of(request: &Request<RequestBody>) -> Box<Request<RequestBody>> {
+    let mut copy = Box::new(Request::new(RequestBody::Empty));
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.headers_mut() = request.headers().clone();
+    copy
 }

@@ -56,6 +56,11 @@ impl Body {
         })
     }
 
+    /// One in chunks.
+    pub(crate) fn chunked() -> Self {
+        Self::new(Framing::Chunked)
+    }
+
     pub(crate) fn is_done(&self) -> bool {
         matches!(self.0, State::Done)
     }
@@ -63,23 +68,51 @@ impl Body {
     /// How many of these bytes belong to the body.
     pub(crate) fn feed(&mut self, bytes: &[u8]) -> Result<usize, Refusal> {
         let mut at = 0;
-        while at < bytes.len() && !self.is_done() {
-            if let State::Length(left) | State::Data(left) = &mut self.0 {
-                let taken = usize::try_from(*left).unwrap_or(usize::MAX).min(bytes.len() - at);
-                *left -= taken as u64;
-                at += taken;
-                match self.0 {
-                    State::Length(0) => self.0 = State::Done,
-                    State::Data(0) => self.0 = State::DataCr,
-                    _ => {}
-                }
-                continue;
+        while let Some(byte) = bytes.get(at).filter(|_| !self.is_done()) {
+            let taken = self.take_data(bytes.len() - at);
+            at += taken;
+            if taken == 0 {
+                self.step(*byte)?;
+                at += 1;
             }
-            let Some(byte) = bytes.get(at) else { break };
-            self.0 = self.0.next(*byte)?;
-            at += 1;
         }
         Ok(at)
+    }
+
+    /// How many of the next so many bytes are the body's own, and not what it is wrapped in.
+    pub(crate) fn take_data(&mut self, most: usize) -> usize {
+        let (State::Length(left) | State::Data(left)) = &mut self.0 else { return 0 };
+        let taken = usize::try_from(*left).unwrap_or(usize::MAX).min(most);
+        *left -= taken as u64;
+        match self.0 {
+            State::Length(0) => self.0 = State::Done,
+            State::Data(0) => self.0 = State::DataCr,
+            _ => {}
+        }
+        taken
+    }
+
+    /// Takes a byte of what it is wrapped in.
+    pub(crate) fn step(&mut self, byte: u8) -> Result<(), Refusal> {
+        self.0 = self.0.next(byte)?;
+        Ok(())
+    }
+
+    /// Whether a chunk's size has begun, and has not ended.
+    pub(crate) fn is_behind_size(&self) -> bool {
+        matches!(self.0, State::Size { digits: 1.., .. })
+    }
+
+    /// Whether the last chunk has come, and trailers or the end of all follow.
+    pub(crate) fn is_in_trailers(&self) -> bool {
+        matches!(
+            self.0,
+            State::Line { .. }
+                | State::Name { .. }
+                | State::Value { .. }
+                | State::LineEnd { .. }
+                | State::LastLf
+        )
     }
 }
 

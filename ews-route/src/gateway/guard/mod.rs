@@ -24,6 +24,7 @@ mod corpus;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use body::Body as ChunkedBody;
 pub(crate) use head::HeadLimits;
 pub(crate) use refusal::Refusal;
 
