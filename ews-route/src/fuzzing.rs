@@ -1,3 +1,3 @@
 //! What the fuzz targets reach that nobody else shall.
 
-pub use crate::gateway::fuzzing::{heads, proxy};
+pub use crate::gateway::fuzzing::{answers, heads, proxy};

@@ -407,7 +407,7 @@ impl Asking<'_> {
         let Self { connection, pool, lease, fate, may_upgrade, replayable, has_another } = *self;
         let thread = &connection.thread;
         let (local, state) = (&lease.local, &lease.local.state);
-        let kept = if may_reuse { local.checkout(pool) } else { None };
+        let kept = if may_reuse { local.checkout(pool, replayable) } else { None };
         let is_kept = kept.is_some();
         let sender = match kept {
             Some(sender) => sender,

@@ -34,6 +34,12 @@ impl Stream {
         socket2::SockRef::from(self.socket()).set_linger(Some(std::time::Duration::ZERO))
     }
 
+    /// Whether nothing has come and it is open, as the system knows it now. What was told by events before may be older.
+    pub(crate) fn is_quiet(&self) -> bool {
+        let looked = socket2::SockRef::from(self.socket()).peek(&mut [std::mem::MaybeUninit::uninit()]);
+        looked.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
+    }
+
     /// Ends both directions, for whoever else has it too.
     pub(crate) fn shut(&self) -> Result<()> {
         socket2::SockRef::from(self.socket()).shutdown(std::net::Shutdown::Both)

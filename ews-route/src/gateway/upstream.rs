@@ -90,22 +90,24 @@ impl LocalEndpoint {
         Lease { local: self.clone(), place, connection: connection.clone(), failed: Cell::new(false) }
     }
 
-    /// A connection that can be used at once.
-    pub(crate) fn checkout(&self, pool: &PoolView) -> Option<Sender> {
+    /// A connection that can be used at once, for a request that may be sent twice or must not be.
+    pub(crate) fn checkout(&self, pool: &PoolView, replayable: bool) -> Option<Sender> {
         let flavour = pool.flavour();
         match pool.protocol {
             #[cfg(feature = "http2")]
             PoolProtocol::H2c => self.http2.stream(flavour, &self.state).map(Sender::Http2),
-            _ => self.idle(flavour).map(Sender::Http1),
+            _ => self.idle(flavour, replayable).map(Sender::Http1),
         }
     }
 
-    fn idle(&self, flavour: u64) -> Option<Http1> {
+    fn idle(&self, flavour: u64, replayable: bool) -> Option<Http1> {
         let mut idle = self.idle.borrow_mut();
         for _ in 0..LOOKS {
             let Idle { connection, .. } = idle.pop_back()?;
             let is_fit = connection.flavour == flavour && self.state.is_at(connection.remote.as_ref());
-            if is_fit && connection.is_open() {
+            // An endpoint may have closed it since the last look at events; a request that is lost by that can't be sent again.
+            let is_open = |one: &Http1| if replayable { one.is_open() } else { one.is_surely_open() };
+            if is_fit && is_open(&connection) {
                 return Some(connection);
             }
         }

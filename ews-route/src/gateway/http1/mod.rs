@@ -13,10 +13,16 @@ mod head;
 mod reply;
 mod sending;
 
+#[cfg(test)]
+mod tests;
+
+/// What the fuzz targets reach.
 #[cfg(fuzzing)]
-pub(crate) use chunks::Chunks;
-#[cfg(fuzzing)]
-pub(crate) use head::read;
+pub(crate) mod fuzzing {
+    pub(crate) use super::chunks::Chunks;
+    pub(crate) use super::head::{Framing, Interim, Read, read};
+}
+
 pub(crate) use reply::Reply;
 
 use std::cell::RefCell;
@@ -89,6 +95,11 @@ impl Http1 {
         let look = poll_fn(|cx| Pin::new(&mut *stream).poll_read(cx, &mut buffer));
         let look = pin!(tokio::task::unconstrained(look));
         look.poll(&mut Context::from_waker(Waker::noop())).is_pending()
+    }
+
+    /// The same with the system's own word for it, for what can't be asked twice.
+    pub(crate) fn is_surely_open(&self) -> bool {
+        self.is_open() && self.socket.borrow().is_quiet()
     }
 
     /// Asks a request; the answer's begin comes of [`Asked::poll`].
