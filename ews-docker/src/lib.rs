@@ -47,7 +47,8 @@
 //!
 //! # What is not here
 //! Swarm, pools of engines, and engines over `ssh://`. It has run on Docker 20.10; newer APIs (1.44 to 1.52) and podman were tried against
-//! a stand-in only, and Windows containers are mapped and have run nowhere.
+//! a stand-in only, and Windows containers are mapped and have run nowhere. A file of a running container is replaced in one step only where the
+//! engine is on this machine, Linux, and its processes can be looked into (root): elsewhere engines take the old file away a moment before.
 //!
 //! No type of bollard, hyper, oci-client or reqwest is in a public signature: those may change without a breaking release of this crate.
 

@@ -20,6 +20,7 @@ use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
 use super::Inner;
+use super::replace::Outcome;
 use crate::client::{Call, Subject, flowing};
 
 /// How many pieces wait between the sides.
@@ -37,6 +38,12 @@ impl Inner {
     pub(super) async fn put_archive(&self, id: &InstanceId, path: &str, archive: ByteStream) -> Result<()> {
         const OPERATION: &str = "runtime.put_archive";
         let (seen, _) = self.find(id, OPERATION).await?;
+        let archive = match self.replace(&seen, path, archive, OPERATION).await {
+            Outcome::Other(archive) => archive,
+            Outcome::Done(done) => {
+                return done.map_err(|error| error.with_context("instance", id).with_context("path", path));
+            }
+        };
         let (checked, verdict, sender) = check(archive);
         let sent = self.send_archive(&seen.container, path, checked, OPERATION).await;
         // What was wrong with the archive explains why the engine found it cut off. Where the engine ended the call by itself, a sender
@@ -55,7 +62,7 @@ impl Inner {
         })
     }
 
-    async fn send_archive(
+    pub(super) async fn send_archive(
         &self,
         container: &str,
         path: &str,

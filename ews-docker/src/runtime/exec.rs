@@ -166,7 +166,7 @@ fn check(spec: &ExecSpec) -> Result<()> {
 }
 
 /// A mark that nobody else has.
-fn mark() -> String {
+pub(super) fn mark() -> String {
     use std::hash::{BuildHasher as _, Hasher as _};
     let draw = || std::collections::hash_map::RandomState::new().build_hasher().finish();
     format!("{:016x}{:016x}", draw(), draw())

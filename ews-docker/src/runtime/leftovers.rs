@@ -41,13 +41,13 @@ pub(super) fn end(_: &str) -> usize {
 
 /// Whole, as engines write it: nothing else could name a group of somebody else's.
 #[cfg(target_os = "linux")]
-fn is_id(container: &str) -> bool {
+pub(super) fn is_id(container: &str) -> bool {
     container.len() == 64 && container.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 /// Whether one of a process's groups is this container's: `…/<id>`, or `…/docker-<id>.scope` under systemd.
 #[cfg(target_os = "linux")]
-fn is_in(groups: &str, container: &str) -> bool {
+pub(super) fn is_in(groups: &str, container: &str) -> bool {
     let last = groups.lines().filter_map(|line| line.rsplit('/').next());
     let named = |name: &str| {
         let name = name.strip_suffix(".scope").map_or(name, |name| name.rsplit('-').next().unwrap_or(name));

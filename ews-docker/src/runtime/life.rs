@@ -317,8 +317,10 @@ impl Inner {
 /// Whether an engine says that containerd has something of this container that the engine knows nothing of: it died between the two steps of a
 /// start. Starting again gives the same answer for ever, and what containerd has is a shim without a program.
 fn is_half_begun(error: &Error, container: &str) -> bool {
-    // The whole id: a network or an endpoint that exists already, of a service called "task", is another matter.
-    error.detail().unwrap_or_default().contains(&format!("task {container}: already exists"))
+    let words = error.detail().unwrap_or_default();
+    // The whole id: a network or an endpoint that exists already, of a service called "task", is another matter. The other words are the engine's
+    // own about containerd's record of this container, after it could not take that away.
+    words.contains(&format!("task {container}: already exists")) || words.trim() == "id already in use"
 }
 
 /// Whether a program that was killed may have been killed for memory, and the engine has not said so (yet).

@@ -21,6 +21,7 @@ mod mapping;
 mod memory;
 mod objects;
 mod observe;
+mod replace;
 mod turns;
 mod usage;
 

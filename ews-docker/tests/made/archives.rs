@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use ews_core::runtime::{ByteStream, CreateOptions};
+use ews_core::runtime::{ByteStream, CreateOptions, WaitOptions};
 use ews_core::{ErrorKind, Runtime as _, RuntimeExt as _};
 use ews_docker::{DockerConfig, DockerRuntime, EngineAddress};
 use futures_util::{StreamExt as _, stream};
@@ -134,4 +134,33 @@ mod slammed {
             );
         }
     }
+}
+
+/// An engine takes a file away before it writes the next one: who looks at it all the time sees none, or a part of one.
+#[tokio::test]
+async fn a_file_is_replaced_in_one_step_for_who_looks_at_it_all_the_time() {
+    let Some(site) = Site::new().await else { return };
+    let watching = "mkdir -p /w /inner; ln -s /inner /w/out; ln -s /w/page /w/link; echo old >/inner/page; echo ready >/w/ready; \
+                    until [ -s /w/page ]; do :; done; \
+                    while [ ! -e /w/stop ]; do x=; read x 2>/dev/null </w/page; [ ${#x} = 300 ] || echo \"seen: ${#x}\"; done; \
+                    cat /inner/page; ls -a /w /inner | grep ews";
+    let id = site.runtime.launch(&shell(watching), &site.key(0), &CreateOptions::default()).await.unwrap().id;
+    until("it watches", async || site.runtime.get_archive(&id, "/w/ready").await.is_ok()).await;
+    let put = async |folder: &str, name: &str, content: &str| {
+        let archive = crate::rig::tar(&[(name, content.as_bytes(), 0o640)]);
+        site.runtime.put_archive(&id, folder, stream::once(async move { Ok(archive) }).boxed()).await
+    };
+    for round in 0..300 {
+        put("/w", "page", &["a", "b"][round % 2].repeat(300)).await.unwrap();
+    }
+    // A link's own name is the engine's to judge: it becomes a file, and what it led to stays.
+    put("/w", "link", "a file").await.unwrap();
+    // A container's links lead within it, whatever there is at that place on this machine.
+    put("/w/out", "page", "new within\n").await.unwrap();
+    put("/w", "stop", "now").await.unwrap();
+    let status = site.runtime.wait(&id, &WaitOptions::default()).await.unwrap();
+    assert_eq!(status.code, Some(1), "grep has found a file that was left");
+    assert_eq!(site.written(&id).await.trim(), "new within");
+    assert!(!std::path::Path::new("/inner/page").exists());
+    site.remove(0).await;
 }

@@ -121,9 +121,11 @@ async fn what_an_engine_had_begun_before_it_died_makes_way() {
     for (words, makes_way) in [
         ("task aa: already exists", true),
         ("failed to create task for container: task aa: already exists: unknown", true),
+        ("id already in use", true),
         // Words about something else, for which no container goes.
         ("task bb: already exists", false),
         ("endpoint with name ews_acme_task_r1_0_0 already exists in network task", false),
+        ("port with id already in use", false),
     ] {
         let gone = std::sync::atomic::AtomicBool::new(false);
         let one = json!({"Id": "aa", "Name": format!("/{}", key().to_id().unwrap()), "Config": {"Labels": labels},
