@@ -141,6 +141,27 @@ impl PrivateEngine {
         }
     }
 
+    /// An engine that is killed between the two steps of a start leaves a shim that runs nothing, which no engine knows of any more.
+    fn end_shims(&self) {
+        let own = self.at("exec/containerd/containerd.sock");
+        let names = std::fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.file_name());
+        for pid in
+            names.filter_map(|name| name.to_str()?.parse().ok().and_then(rustix::process::Pid::from_raw))
+        {
+            let line = std::fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).unwrap_or_default();
+            let mut words = line.split(|byte| *byte == 0);
+            let is_shim = words.next().is_some_and(|program| {
+                program
+                    .rsplit(|byte| *byte == b'/')
+                    .next()
+                    .is_some_and(|name| name.starts_with(b"containerd-shim"))
+            });
+            if is_shim && words.any(|word| word == own.as_bytes()) {
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            }
+        }
+    }
+
     pub(crate) fn hang(&self) {
         signal(self.process.as_ref().unwrap(), rustix::process::Signal::STOP);
     }
@@ -176,6 +197,7 @@ impl Drop for PrivateEngine {
         self.go_on();
         self.down();
         self.end_containerd();
+        self.end_shims();
         // Containers that still run keep what they mount.
         let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
         let inside: Vec<&str> = mounts.lines().filter_map(|line| line.split(' ').nth(1)).collect();
