@@ -17,7 +17,7 @@ use super::Inner;
 use super::exec::mark;
 use super::observe::Seen;
 
-/// How long a piece of an archive is waited for before it is unpacked as any other.
+/// How long an archive may take to come whole; one that takes longer is unpacked as any other.
 const PATIENCE: Duration = Duration::from_millis(250);
 /// The largest archive that is looked at for whether it is one file.
 const MAX_ARCHIVE: usize = 9 * 1024 * 1024;
@@ -54,14 +54,16 @@ impl Inner {
             return Outcome::Other(archive);
         }
         let (mut pieces, mut bytes) = (Vec::new(), BytesMut::new());
+        let until = tokio::time::Instant::now() + PATIENCE;
         let is_whole = loop {
-            // A sender that makes a pause is heard by the engine as it goes on.
-            let Ok(piece) = tokio::time::timeout(PATIENCE, archive.next()).await else { break false };
+            // A sender that takes its time is heard by the engine as it goes on.
+            let Ok(piece) = tokio::time::timeout_at(until, archive.next()).await else { break false };
             let Some(piece) = piece else { break true };
             bytes.extend_from_slice(piece.as_deref().unwrap_or_default());
             let is_broken = piece.is_err();
             pieces.push(piece);
-            if is_broken || bytes.len() > MAX_ARCHIVE || !may_be_one(&bytes) {
+            let is_late = tokio::time::Instant::now() >= until;
+            if is_broken || is_late || bytes.len() > MAX_ARCHIVE || !may_be_one(&bytes) {
                 break false;
             }
         };
