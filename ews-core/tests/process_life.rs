@@ -9,6 +9,8 @@
     reason = "parts of tests, which fail by panics and say what they skip"
 )]
 
+#[path = "process/early.rs"]
+mod early;
 #[path = "process/kills.rs"]
 mod kills;
 #[path = "process/program.rs"]

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use cap_std::ambient_authority;
 use cap_std::fs::Dir;
 
+use super::ready::{self, Coming};
 use super::{Controller, Entry, now};
 use crate::error::{Error, ErrorKind, Result, Retry, io_error};
 use crate::id::{InstanceId, PortName};
@@ -16,6 +17,7 @@ use crate::process::archive::{Limits, Placed, place_artifact, place_file};
 use crate::process::protocol::User;
 use crate::process::record::{self, InstanceRecord, at};
 use crate::process::root::{blocking, directory};
+use crate::process::sys::ipc::Theirs;
 use crate::process::sys::user;
 use crate::runtime::CreateOptions;
 use crate::secrets::SecretValue;
@@ -59,18 +61,25 @@ impl Controller {
         drop(secrets);
         let ports = self.allot(&spec)?;
         let allotted: Vec<u16> = allotted(&spec, &ports);
-        let this = Arc::clone(&self);
-        let (spec_of, key_of, id_of) = (spec.clone(), key.clone(), id.clone());
-        let laid_out =
-            blocking(move || this.lay_out(spec_of, key_of, &id_of, ports, &files, runs_as.as_ref())).await;
-        let record = match laid_out {
-            Ok(record) => record,
+        let (place, theirs) = ready::Place::take(&self).unzip();
+        let (this, id_of) = (Arc::clone(&self), id.clone());
+        let layout = Layout { spec, key, ports, files, runs_as };
+        let laid_out = blocking(move || this.lay_out(layout, &id_of, theirs)).await;
+        let (record, coming) = match laid_out {
+            Ok(laid_out) => laid_out,
             Err(error) => {
                 self.ports.release(allotted);
                 return Err(error);
             }
         };
-        self.insert(&id, self.entry_of(id.clone(), record))
+        let mut entry = self.entry_of(id.clone(), record);
+        entry.ready = place.zip(coming).map(|(place, coming)| place.with(coming));
+        let waits = entry.ready.is_some();
+        let created = self.insert(&id, entry);
+        if waits {
+            self.dismiss_late(id);
+        }
+        created
     }
 
     /// The entry of what was created and not started.
@@ -79,7 +88,7 @@ impl Controller {
         let mut instance = Instance::new(id, key, self.node.clone(), record.spec_hash, record.created_at);
         instance.labels = record.spec.labels.clone();
         let changed = tokio::sync::watch::Sender::new(0);
-        Entry { record: Arc::new(record), instance, last_end: None, run: None, changed }
+        Entry { record: Arc::new(record), instance, last_end: None, run: None, ready: None, changed }
     }
 
     /// Everything that can be known before anything is made.
@@ -148,13 +157,10 @@ impl Controller {
 
     fn lay_out(
         &self,
-        spec: InstanceSpec,
-        key: InstanceKey,
+        layout: Layout,
         id: &InstanceId,
-        ports: BTreeMap<PortName, u16>,
-        files: &[Vec<u8>],
-        runs_as: Option<&User>,
-    ) -> Result<InstanceRecord> {
+        shim: Option<Theirs>,
+    ) -> Result<(InstanceRecord, Option<Coming>)> {
         let place = self.root.instance(id).directory;
         if place.symlink_metadata().is_ok() {
             let error = Error::new(
@@ -166,11 +172,11 @@ impl Controller {
         let new = self.root.hidden("new", id);
         // What a killed controller left.
         remove_tree(&new)?;
-        let made = self.fill(&new, spec, key, ports, files, runs_as).and_then(|record| {
+        let made = self.fill(&new, layout, id, shim).and_then(|made| {
             let named = fs::rename(&new, &place).and_then(|()| sync_folder(&self.root.instances()));
             named
                 .map_err(|error| at(io_error("the instance could not be given its place", error), &place))?;
-            Ok(record)
+            Ok(made)
         });
         if made.is_err()
             && let Err(left) = remove_tree(&new)
@@ -183,12 +189,12 @@ impl Controller {
     fn fill(
         &self,
         new: &Path,
-        spec: InstanceSpec,
-        key: InstanceKey,
-        ports: BTreeMap<PortName, u16>,
-        files: &[Vec<u8>],
-        runs_as: Option<&User>,
-    ) -> Result<InstanceRecord> {
+        layout: Layout,
+        id: &InstanceId,
+        shim: Option<Theirs>,
+    ) -> Result<(InstanceRecord, Option<Coming>)> {
+        let Layout { spec, key, ports, files, runs_as } = layout;
+        let runs_as = runs_as.as_ref();
         let owner = user::owner(runs_as);
         let wrong = |error| at(io_error("the instance's directory could not be made", error), new);
         let work = new.join("work");
@@ -209,13 +215,16 @@ impl Controller {
             )
             .with_context("field", "command"));
         }
-        for (file, content) in spec.files.iter().zip(files) {
+        for (file, content) in spec.files.iter().zip(&files) {
             place_file(&dir, &file.path, content, file.mode, owner)
                 .map_err(|error| error.with_context("field", "files"))?;
         }
         // The artifact may bring one of its own.
         directory(&work.join("tmp"), 0o700).map_err(wrong)?;
         user::give(&work.join("tmp"), runs_as).and_then(|()| user::give(&work, runs_as)).map_err(wrong)?;
+        directory(&new.join("log"), 0o700).map_err(wrong)?;
+        // While the record is on its way to the disk. Its start is told what is wrong, where this goes wrong.
+        let coming = shim.and_then(|theirs| ready::begin(&self.shim, id, new, theirs).ok());
         let record = InstanceRecord {
             spec_hash: spec.hash(),
             key,
@@ -226,8 +235,18 @@ impl Controller {
             boot: self.boot.clone(),
         };
         record::write_hidden(&new.join("instance.json"), &record)?;
-        Ok(record)
+        Ok((record, coming))
     }
+}
+
+/// What an instance is laid out from.
+struct Layout {
+    spec: InstanceSpec,
+    key: InstanceKey,
+    ports: BTreeMap<PortName, u16>,
+    /// The contents of the spec's files, in its order.
+    files: Vec<Vec<u8>>,
+    runs_as: Option<User>,
 }
 
 /// The ports of a spec that were allotted, of those that have a number.

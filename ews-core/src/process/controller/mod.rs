@@ -5,6 +5,7 @@
 //! ended, or finds out that the shim is gone.
 
 mod create;
+mod ready;
 mod recover;
 mod start;
 mod stop;
@@ -14,7 +15,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::watch as signal;
+use tokio::sync::{Semaphore, watch as signal};
 
 use super::cgroup::{Groups, Paths};
 use super::config::ProcessConfig;
@@ -38,6 +39,8 @@ pub(super) struct Controller {
     parts: Parts,
     entries: Mutex<BTreeMap<InstanceId, Entry>>,
     turns: Mutex<HashMap<InstanceId, Arc<tokio::sync::Mutex<()>>>>,
+    /// Places for shims that wait for what they are to start.
+    waiting: Arc<Semaphore>,
 }
 
 impl std::ops::Deref for Controller {
@@ -77,6 +80,8 @@ pub(super) struct Entry {
     pub(super) last_end: Option<(Incarnation, ExitStatus)>,
     /// While it runs: what there is to count.
     pub(super) run: Option<Run>,
+    /// Between its creation and its first start: the shim that waits for that.
+    ready: Option<ready::Ready>,
     /// Counts changes; its end says that the instance is gone.
     pub(super) changed: signal::Sender<u64>,
 }
@@ -101,7 +106,8 @@ impl Drop for Controller {
 
 impl Controller {
     pub(super) fn new(parts: Parts) -> Self {
-        Self { parts, entries: Mutex::default(), turns: Mutex::default() }
+        let waiting = Arc::new(Semaphore::new(ready::MOST));
+        Self { parts, entries: Mutex::default(), turns: Mutex::default(), waiting }
     }
 
     pub(super) fn entries(&self) -> MutexGuard<'_, BTreeMap<InstanceId, Entry>> {

@@ -13,12 +13,13 @@ use crate::endpoint::{Endpoint, EndpointKey, Scope};
 use crate::error::{Error, ErrorKind, Result, io_error};
 use crate::id::{InstanceId, PortName};
 use crate::instance::{Failure, Incarnation, Instance, InstanceState};
+use crate::process::cgroup;
 use crate::process::client::{Session, greet, in_time, unsure};
 use crate::process::environment::{self, MARK};
 use crate::process::ports::is_free;
 use crate::process::protocol::{Ask, Frame, Limit, Plan, Tell};
 use crate::process::record::{InstanceRecord, at};
-use crate::process::root::{InstancePaths, blocking, directory, try_lock};
+use crate::process::root::{InstancePaths, blocking, try_lock};
 use crate::process::sys::ipc::{self, Connection};
 use crate::process::sys::spawn::{ShimStart, spawn_shim};
 use crate::process::sys::user;
@@ -195,6 +196,17 @@ impl Controller {
         plan: &Plan,
     ) -> Result<(Connection, Orphan)> {
         let until = tokio::time::Instant::now() + self.config.call_limit;
+        if let Some(ready) = self.with(id, |entry| entry.ready.take())?
+            && let Some(shim) = ready.meet().await
+        {
+            let (record, groups, limits) = (Arc::clone(record), plan.cgroups.clone(), plan.limits());
+            let prepared = blocking(move || {
+                check_ports(&record)?;
+                group(&groups, &limits)
+            });
+            prepared.await.map_err(|error| error.with_context("instance", id))?;
+            return Ok(shim);
+        }
         loop {
             let (ours, theirs) = ipc::pair().map_err(|error| {
                 io_error("the shim could not be connected to", error).with_context("instance", id)
@@ -207,24 +219,12 @@ impl Controller {
                 let Some(lock) = try_lock(&paths.lock())? else { return Ok(None) };
                 check_ports(&record)?;
                 let log = shim_log(&paths.shim_log())?;
-                let grouped = groups.make().and_then(|()| groups.limit(&limits));
-                let started = match grouped {
-                    Ok(()) => spawn_shim(ShimStart {
-                        program: &program,
-                        name: &name,
-                        connection: theirs,
-                        lock,
-                        log,
-                    })
-                    .map_err(|error| at(io_error("the shim could not be started", error), &program)),
-                    Err(error) => Err(io_error("the instance's control group could not be made", error)
-                        .with_context("field", "resources")),
-                };
-                match &started {
-                    // While the shim comes to life, which takes longer. It makes what is missing, and says what can't be made.
-                    Ok(_) => drop(directory(&paths.log(), 0o700)),
-                    Err(_) => groups.remove(),
-                }
+                group(&groups, &limits)?;
+                let start = ShimStart { program: &program, name: &name, connection: theirs, lock, log };
+                let started = spawn_shim(start).map_err(|error| {
+                    groups.remove();
+                    at(io_error("the shim could not be started", error), &program)
+                });
                 started.map(Some)
             });
             if let Some(child) = made.await.map_err(|error| error.with_context("instance", id))? {
@@ -281,6 +281,14 @@ impl Controller {
     }
 }
 
+/// Makes an instance's group, and holds it to its limits.
+fn group(groups: &cgroup::Paths, limits: &cgroup::Limits) -> Result<()> {
+    groups.make().and_then(|()| groups.limit(limits)).map_err(|error| {
+        groups.remove();
+        io_error("the instance's control group could not be made", error).with_context("field", "resources")
+    })
+}
+
 /// Somebody may take a port between this and the program's own try; then the program says so.
 fn check_ports(record: &InstanceRecord) -> Result<()> {
     for port in &record.spec.ports {
@@ -314,7 +322,7 @@ fn without_nul(value: &str, name: &str) -> Result<String> {
 }
 
 /// Where a shim's last words go; they are few.
-fn shim_log(path: &Path) -> Result<std::fs::File> {
+pub(super) fn shim_log(path: &Path) -> Result<std::fs::File> {
     let mut options = OpenOptions::new();
     let large = path.metadata().is_ok_and(|metadata| metadata.len() > SHIM_LOG);
     options.create(true);

@@ -161,6 +161,7 @@ impl Controller {
             }
             _ => {}
         }
+        self.dismiss(&id);
         let lock = self.lock(&paths).await?;
         let before = self.get(&id)?.state;
         self.set_state(&id, InstanceState::Removing)?;

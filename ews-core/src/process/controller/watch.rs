@@ -54,6 +54,11 @@ impl Orphan {
     pub(super) fn pid(&self) -> u32 {
         self.0.as_ref().map_or(0, Child::id)
     }
+
+    /// Whether it has not ended yet.
+    pub(super) fn lives(&mut self) -> bool {
+        self.0.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
+    }
 }
 
 impl Drop for Orphan {
@@ -143,7 +148,8 @@ async fn hear(
     seek(weak, id, incarnation, orphan).await;
 }
 
-fn wait(mut orphan: Orphan) {
+/// Waits for the end of a shim that is ending.
+pub(super) fn wait(mut orphan: Orphan) {
     if let Some(mut child) = orphan.0.take() {
         let _ = child.wait();
     }

@@ -10,6 +10,9 @@ use tokio::net::{UnixListener, UnixStream};
 /// One side of a connection.
 pub(in crate::process) type Connection = UnixStream;
 
+/// The side that a new shim gets, as it is handed over.
+pub(in crate::process) type Theirs = OwnedFd;
+
 /// Where a shim is asked.
 pub(in crate::process) struct Listener(UnixListener);
 
@@ -34,7 +37,7 @@ pub(in crate::process) async fn connect(path: &Path) -> io::Result<Connection> {
 }
 
 /// A connection that exists before anybody listens: our end, and the one that a new shim gets as its standard input.
-pub(in crate::process) fn pair() -> io::Result<(Connection, OwnedFd)> {
+pub(in crate::process) fn pair() -> io::Result<(Connection, Theirs)> {
     let (ours, theirs) = StdStream::pair()?;
     ours.set_nonblocking(true)?;
     Ok((UnixStream::from_std(ours)?, theirs.into()))

@@ -255,6 +255,9 @@ impl Terminal {
     }
 }
 
+/// Whether a shim may be begun before its instance's directory has its name: what is open in it goes along.
+pub(in crate::process) const EARLY: bool = true;
+
 /// What a new shim is given.
 pub(in crate::process) struct ShimStart<'a> {
     pub(in crate::process) program: &'a Path,

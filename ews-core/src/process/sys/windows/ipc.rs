@@ -35,6 +35,9 @@ const AGAIN: Duration = Duration::from_millis(5);
 /// The longest name of a pipe that is read.
 const LONGEST: u64 = 256;
 
+/// The side that a new shim gets, as it is handed over.
+pub(in crate::process) type Theirs = OwnedHandle;
+
 /// One side of a connection.
 #[derive(Debug)]
 pub(in crate::process) enum Connection {
@@ -148,7 +151,7 @@ fn new_name() -> OsString {
 }
 
 /// A connection that exists before anybody listens: our end, and the one that a new shim gets as its standard input.
-pub(in crate::process) fn pair() -> io::Result<(Connection, OwnedHandle)> {
+pub(in crate::process) fn pair() -> io::Result<(Connection, Theirs)> {
     let mut waiting = OpenOptions::new();
     waiting.read(true).write(true).custom_flags(FILE_FLAG_OVERLAPPED);
     let (ours, theirs) = connected(&mut options(), &waiting)?;

@@ -145,6 +145,9 @@ impl Terminal {
     }
 }
 
+/// Whether a shim may be begun before its instance's directory has its name: none is renamed in which something is open.
+pub(in crate::process) const EARLY: bool = false;
+
 /// What a new shim is given.
 pub(in crate::process) struct ShimStart<'a> {
     pub(in crate::process) program: &'a Path,
