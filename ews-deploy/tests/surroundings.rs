@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use ews_core::balancer::{Object, PoolProtocol};
+use ews_core::balancer::{AttributeMatch, AttributePlace, HashOn, Object, PoolProtocol};
 use ews_core::clock::Clock;
 use ews_core::event::Notice;
 use ews_core::spec::content::{ConfigFile, EnvValue, FileContent};
@@ -58,7 +58,17 @@ async fn traffic_by_tcp_goes_to_pools_of_tcp_and_knows_no_paths() {
         refused.kind() == ErrorKind::Invalid && refused.message().contains("TCP knows no paths"),
         "{refused}"
     );
-    let id = controller.deployer.deploy(&request.with_traffic(tcp)).await.unwrap();
+    // Nor does it know requests that could be chosen.
+    let request = request.with_traffic(tcp.clone());
+    let beta = AttributeMatch::new(AttributePlace::Header, "x-beta").with_value("1");
+    let matching = Canary::new([CanaryStep::Match(vec![beta])]);
+    let by_header = Canary::new([CanaryStep::Weight(50)]).with_split_by(HashOn::Header("x-user".to_owned()));
+    for (canary, accepted) in [(matching, "weights"), (by_header, "client_address")] {
+        let strategy = strategy().with_canary(canary);
+        let refused = controller.deployer.deploy(&request.clone().with_strategy(strategy)).await.unwrap_err();
+        assert!(refused.kind() == ErrorKind::Invalid && refused.message().contains(accepted), "{refused}");
+    }
+    let id = controller.deployer.deploy(&request).await.unwrap();
     assert_eq!(ended(&controller, &id).await.outcome, Some(Outcome::Succeeded));
     assert_eq!(pools().await, [PoolProtocol::Tcp]);
 

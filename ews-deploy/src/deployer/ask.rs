@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use ews_core::balancer::{Object, PathMatch, PoolProtocol, RouteAction, RouteRule, RouteSet};
+use ews_core::balancer::{HashOn, Object, PathMatch, PoolProtocol, RouteAction, RouteRule, RouteSet};
 use ews_core::{Capability, Error, ErrorKind, Result, RevisionId, RouteSetId, ServiceName, ServiceSpec};
 
 use tokio::time::timeout;
@@ -493,6 +493,19 @@ impl Deployer {
                 "requests are to be chosen, and the service gets no traffic from the balancer; accepted: `traffic` beside it",
             )
             .with_context("field", field)),
+            Some(traffic) if traffic.protocol == PoolProtocol::Tcp && (matches || preview) => Err(Error::invalid(
+                "requests are to be chosen, and traffic by TCP knows connections only; accepted: weights and numbers of instances",
+            )
+            .with_context("field", field)),
+            Some(traffic)
+                if traffic.protocol == PoolProtocol::Tcp
+                    && split.is_some_and(|split| *split != HashOn::ClientAddress) =>
+            {
+                Err(Error::invalid(
+                    "traffic by TCP is split by what only a request has; accepted: `client_address`, or no `split_by`",
+                )
+                .with_context("field", "canary.split_by"))
+            }
             Some(traffic) => {
                 let rule = RouteRule::new(
                     PathMatch::Prefix(traffic.path.clone()),

@@ -199,6 +199,8 @@ impl Controller {
         let wrong = |error| at(io_error("the instance's directory could not be made", error), new);
         let work = new.join("work");
         directory(new, 0o711).map_err(wrong)?;
+        // While all the rest is on its way to the disk. Where this goes wrong, the start finds out what is wrong.
+        let coming = shim.and_then(|theirs| ready::begin(&self.shim, id, new, theirs).ok());
         directory(&work, 0o700).map_err(wrong)?;
         let dir = Dir::open_ambient_dir(&work, ambient_authority()).map_err(wrong)?;
         let limits = Limits { bytes: self.config.max_artifact, ..Limits::default() };
@@ -223,8 +225,6 @@ impl Controller {
         directory(&work.join("tmp"), 0o700).map_err(wrong)?;
         user::give(&work.join("tmp"), runs_as).and_then(|()| user::give(&work, runs_as)).map_err(wrong)?;
         directory(&new.join("log"), 0o700).map_err(wrong)?;
-        // While the record is on its way to the disk. Its start is told what is wrong, where this goes wrong.
-        let coming = shim.and_then(|theirs| ready::begin(&self.shim, id, new, theirs).ok());
         let record = InstanceRecord {
             spec_hash: spec.hash(),
             key,
