@@ -5,7 +5,7 @@
 //! | `instance.json` | controller | once, when it is created; synced |
 //! | `run.json` | shim | when its program was started |
 //! | `end.json` | shim, or a controller that found it dead | when the program has ended or could not be started; synced |
-//! | `run.lock` | | locked for as long as a shim lives or is being started |
+//! | `run.lock` | | locked for as long as a shim lives or is being started, one that waits for its first start included |
 //!
 //! A restart of the machine ends every program, so `run.json` need not survive a loss of power: the boot that it names is over.
 

@@ -35,6 +35,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// A place for a shim that is to be begun, and the connection to it.
 pub(super) struct Place {
     ours: Connection,
+    /// Before the shim begins to wait, so that it never waits for less than is thought here.
+    since: Instant,
     permit: OwnedSemaphorePermit,
 }
 
@@ -57,11 +59,11 @@ impl Place {
         }
         let permit = Arc::clone(&controller.waiting).try_acquire_owned().ok()?;
         let (ours, theirs) = ipc::pair().ok()?;
-        Some((Self { ours, permit }, theirs))
+        Some((Self { ours, since: Instant::now(), permit }, theirs))
     }
 
     pub(super) fn with(self, coming: Coming) -> Ready {
-        Ready { connection: self.ours, coming, since: Instant::now(), _permit: self.permit }
+        Ready { connection: self.ours, coming, since: self.since, _permit: self.permit }
     }
 }
 
