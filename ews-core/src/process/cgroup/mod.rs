@@ -76,9 +76,12 @@ impl Paths {
         self.legacy.iter().find(|(name, _)| name == controller).map(|(_, path)| path.as_path())
     }
 
-    /// The files that a process writes `0` into to join, as the program or as a command (`child`).
+    /// The files that a process of one thread writes `0` into to join, as the program or as a command (`child`).
+    ///
+    /// In v1 the file for threads: a thread that moves itself needs none of the kernel's lock that keeps all processes from forking,
+    /// which takes up to some milliseconds. The unified hierarchy takes threads into groups of their own kind only.
     pub(super) fn joins(&self, child: &str) -> Vec<PathBuf> {
         let unified = self.unified.iter().map(|path| path.join(child).join("cgroup.procs"));
-        unified.chain(self.legacy.iter().map(|(_, path)| path.join("cgroup.procs"))).collect()
+        unified.chain(self.legacy.iter().map(|(_, path)| path.join("tasks"))).collect()
     }
 }
