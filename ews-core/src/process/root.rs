@@ -162,9 +162,12 @@ impl InstancePaths {
 pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|error| Error::internal("a thread of the process runtime failed").with_source(error))?
+    done(tokio::task::spawn_blocking(work).await)
+}
+
+/// What such work has come to.
+pub(super) fn done<T>(work: Result<Result<T>, tokio::task::JoinError>) -> Result<T> {
+    work.map_err(|error| Error::internal("a thread of the process runtime failed").with_source(error))?
 }
 
 /// The lock on a file, `None` where another has it. It is let go when the last handle to the open file is closed, and may so be

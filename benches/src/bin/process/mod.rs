@@ -10,7 +10,9 @@ use ews_benches::{Bench, interleave, median};
 use ews_core::process::{Cgroups, ProcessConfig, ProcessRuntime};
 use ews_core::runtime::{CreateOptions, ExecSpec, RemoveOptions, Runtime};
 use ews_core::spec::source::{ArtifactSource, Source};
-use ews_core::{InstanceKey, InstanceSpec, OwnerId, RevisionId, RuntimeExt as _, Selector, ServiceName};
+use ews_core::{
+    Instance, InstanceKey, InstanceSpec, OwnerId, RevisionId, RuntimeExt as _, Selector, ServiceName,
+};
 use futures_util::{StreamExt as _, stream};
 
 /// How many bytes go through exec.
@@ -31,8 +33,16 @@ pub(crate) fn main() {
         let config = ProcessConfig::new(folder.path().join(name)).with_cgroups(cgroups);
         runtime.block_on(ProcessRuntime::open(config)).unwrap()
     };
-    launch(&mut bench, &runtime, &open("launch", Cgroups::Off), folder.path(), "without control groups");
-    launch(&mut bench, &runtime, &open("groups", Cgroups::Auto), folder.path(), "with control groups");
+    // Both before anything is removed: a file system such as ext4 goes around what was freed in the last seconds, one file at a time.
+    let pairs = [(Cgroups::Auto, "with control groups"), (Cgroups::Off, "without control groups")];
+    let launched = pairs.map(|(cgroups, how)| {
+        let ours = open(how, cgroups);
+        let launched = launch(&mut bench, &runtime, &ours, folder.path(), how);
+        (ours, launched, how)
+    });
+    for (ours, launched, how) in launched {
+        remove(&mut bench, &runtime, &ours, launched, how);
+    }
     at_rest(&mut bench, &runtime, &open("rest", Cgroups::Auto));
     through_exec(&mut bench, &runtime, &open("exec", Cgroups::Auto));
     drop(folder);
@@ -61,12 +71,11 @@ fn launch(
     ours: &ProcessRuntime,
     folder: &Path,
     how: &str,
-) {
+) -> (Vec<Instance>, Vec<Peer>) {
     let rounds = bench.scale(200, 20);
     let spec = spec();
     let own = std::env::current_exe().unwrap();
     let options = CreateOptions::default();
-    // All are kept until the end, since ending them is no part of a launch.
     let (mut launched, mut peers) = (Vec::new(), Vec::new());
     let pair = interleave(
         rounds,
@@ -88,14 +97,25 @@ fn launch(
         "create and start, until its program runs",
     );
     bench.ratio(&name, "two bare fork+execs, same pipes and syncs", &pair, Some(1.3));
-    let (mut live, mut times) = (launched.into_iter(), Vec::new());
-    for instance in live.by_ref() {
+    (launched, peers)
+}
+
+fn remove(
+    bench: &mut Bench,
+    threads: &tokio::runtime::Runtime,
+    ours: &ProcessRuntime,
+    (launched, peers): (Vec<Instance>, Vec<Peer>),
+    how: &str,
+) {
+    let mut times = Vec::new();
+    for instance in launched {
         let began = Instant::now();
         threads.block_on(ours.remove(&instance.id, &RemoveOptions::force())).unwrap();
         times.push(began.elapsed().as_secs_f64() * 1e3);
     }
     let name = format!("forced removal, {how}");
     bench.line(name, median(times), "ms", None, "kill, end synced to disk, everything gone");
+    drop(peers);
 }
 
 /// Two bare processes, the one started by the other.

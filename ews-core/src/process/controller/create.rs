@@ -8,7 +8,8 @@ use std::sync::Arc;
 use cap_std::ambient_authority;
 use cap_std::fs::Dir;
 
-use super::ready::{self, Coming};
+use super::ready::{Gift, Place};
+use super::watch::Orphan;
 use super::{Controller, Entry, now};
 use crate::error::{Error, ErrorKind, Result, Retry, io_error};
 use crate::id::{InstanceId, PortName};
@@ -16,7 +17,7 @@ use crate::instance::{Instance, InstanceKey};
 use crate::process::archive::{Limits, Placed, place_artifact, place_file};
 use crate::process::protocol::User;
 use crate::process::record::{self, InstanceRecord, at};
-use crate::process::root::{blocking, directory};
+use crate::process::root::{blocking, directory, done};
 use crate::process::sys::ipc::Theirs;
 use crate::process::sys::user;
 use crate::runtime::CreateOptions;
@@ -61,11 +62,9 @@ impl Controller {
         drop(secrets);
         let ports = self.allot(&spec)?;
         let allotted: Vec<u16> = allotted(&spec, &ports);
-        let (place, theirs) = ready::Place::take(&self).unzip();
-        let (this, id_of) = (Arc::clone(&self), id.clone());
-        let layout = Layout { spec, key, ports, files, runs_as };
-        let laid_out = blocking(move || this.lay_out(layout, &id_of, theirs)).await;
-        let (record, coming) = match laid_out {
+        let (place, theirs) = Place::take(&self).unzip();
+        let layout = Layout { id: id.clone(), spec, key, ports, files, runs_as };
+        let (record, orphan) = match self.make(layout, theirs).await {
             Ok(laid_out) => laid_out,
             Err(error) => {
                 self.ports.release(allotted);
@@ -73,7 +72,7 @@ impl Controller {
             }
         };
         let mut entry = self.entry_of(id.clone(), record);
-        entry.ready = place.zip(coming).map(|(place, coming)| place.with(coming));
+        entry.ready = place.zip(orphan).map(|(place, orphan)| place.with(orphan));
         let waits = entry.ready.is_some();
         let created = self.insert(&id, entry);
         if waits {
@@ -155,52 +154,73 @@ impl Controller {
         Ok(ports)
     }
 
-    fn lay_out(
-        &self,
+    /// Makes the directory, and the shim beside that where there is a place for one.
+    async fn make(
+        self: &Arc<Self>,
         layout: Layout,
-        id: &InstanceId,
         shim: Option<Theirs>,
-    ) -> Result<(InstanceRecord, Option<Coming>)> {
+    ) -> Result<(InstanceRecord, Option<Orphan>)> {
+        let this = Arc::clone(self);
+        let Some(theirs) = shim else {
+            let made = blocking(move || {
+                let new = this.hidden_place(&layout.id)?;
+                this.lay_out(&new, layout)
+            });
+            return Ok((made.await?, None));
+        };
+        let begun = blocking(move || {
+            let new = this.hidden_place(&layout.id)?;
+            let (gift, id) = (Gift::of(&new), layout.id.clone());
+            let shim = this.shim.clone();
+            // The disk's work on another thread: this one waits until the shim has become a program.
+            let laid_out = tokio::task::spawn_blocking(move || this.lay_out(&new, layout));
+            Ok((laid_out, gift.and_then(|gift| gift.begin(&shim, &id, theirs))))
+        });
+        let (laid_out, orphan) = begun.await?;
+        Ok((done(laid_out.await)?, orphan))
+    }
+
+    /// The directory that an instance is made in.
+    fn hidden_place(&self, id: &InstanceId) -> Result<PathBuf> {
         let place = self.root.instance(id).directory;
         if place.symlink_metadata().is_ok() {
             let error = Error::new(
                 ErrorKind::AlreadyExists,
                 "something that is no instance of this runtime has its place; it was not touched",
             );
-            return Err(at(error, &place));
+            return Err(at(error, &place).with_context("instance", id));
         }
         let new = self.root.hidden("new", id);
         // What a killed controller left.
         remove_tree(&new)?;
-        let made = self.fill(&new, layout, id, shim).and_then(|made| {
-            let named = fs::rename(&new, &place).and_then(|()| sync_folder(&self.root.instances()));
+        directory(&new, 0o711).map_err(|error| not_made(error, &new))?;
+        Ok(new)
+    }
+
+    /// Fills the directory and gives it its name.
+    fn lay_out(&self, new: &PathBuf, layout: Layout) -> Result<InstanceRecord> {
+        let id = &layout.id.clone();
+        let place = self.root.instance(id).directory;
+        let made = self.fill(new, layout).and_then(|made| {
+            let named = fs::rename(new, &place).and_then(|()| sync_folder(&self.root.instances()));
             named
                 .map_err(|error| at(io_error("the instance could not be given its place", error), &place))?;
             Ok(made)
         });
         if made.is_err()
-            && let Err(left) = remove_tree(&new)
+            && let Err(left) = remove_tree(new)
         {
             tracing::warn!(instance = %id, error = %left, "what a failed create made could not be removed");
         }
         made.map_err(|error| error.with_context("instance", id))
     }
 
-    fn fill(
-        &self,
-        new: &Path,
-        layout: Layout,
-        id: &InstanceId,
-        shim: Option<Theirs>,
-    ) -> Result<(InstanceRecord, Option<Coming>)> {
-        let Layout { spec, key, ports, files, runs_as } = layout;
+    fn fill(&self, new: &Path, layout: Layout) -> Result<InstanceRecord> {
+        let Layout { id: _, spec, key, ports, files, runs_as } = layout;
         let runs_as = runs_as.as_ref();
         let owner = user::owner(runs_as);
-        let wrong = |error| at(io_error("the instance's directory could not be made", error), new);
+        let wrong = |error| not_made(error, new);
         let work = new.join("work");
-        directory(new, 0o711).map_err(wrong)?;
-        // While all the rest is on its way to the disk. Where this goes wrong, the start finds out what is wrong.
-        let coming = shim.and_then(|theirs| ready::begin(&self.shim, id, new, theirs).ok());
         directory(&work, 0o700).map_err(wrong)?;
         let dir = Dir::open_ambient_dir(&work, ambient_authority()).map_err(wrong)?;
         let limits = Limits { bytes: self.config.max_artifact, ..Limits::default() };
@@ -235,12 +255,13 @@ impl Controller {
             boot: self.boot.clone(),
         };
         record::write_hidden(&new.join("instance.json"), &record)?;
-        Ok((record, coming))
+        Ok(record)
     }
 }
 
 /// What an instance is laid out from.
 struct Layout {
+    id: InstanceId,
     spec: InstanceSpec,
     key: InstanceKey,
     ports: BTreeMap<PortName, u16>,
@@ -264,6 +285,10 @@ fn secrets_in(spec: &InstanceSpec) -> impl Iterator<Item = &SecretRef> {
         FileContent::Secret(secret) => Some(secret),
         FileContent::Content(_) => None,
     }))
+}
+
+fn not_made(error: std::io::Error, new: &Path) -> Error {
+    at(io_error("the instance's directory could not be made", error), new)
 }
 
 fn text_of(path: &Path) -> Result<String> {

@@ -9,18 +9,18 @@
 //! - The controller ends: the shim's connection does, and so does the shim, which has started nothing.
 //! - Nobody starts the instance: it is let go after [`PATIENCE`], and would go by itself soon after.
 
-use std::path::Path;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 
 use super::Controller;
 use super::start::shim_log;
 use super::watch::{Orphan, wait};
-use crate::error::Result;
 use crate::id::InstanceId;
 use crate::process::root::{InstancePaths, try_lock};
 use crate::process::sys::ipc::{self, Connection, Theirs};
@@ -43,13 +43,16 @@ pub(super) struct Place {
 /// A shim that waits for what it is to start.
 pub(super) struct Ready {
     connection: Connection,
-    coming: Coming,
+    orphan: Orphan,
     since: Instant,
     _permit: OwnedSemaphorePermit,
 }
 
-/// A shim that is being begun on a thread of its own; nothing where it could not be.
-pub(super) type Coming = JoinHandle<Option<Orphan>>;
+/// What a shim is given of an instance's directory.
+pub(super) struct Gift {
+    lock: File,
+    log: File,
+}
 
 impl Place {
     /// Where there is none, the start makes a shim as it does for every other start of the instance.
@@ -62,37 +65,37 @@ impl Place {
         Some((Self { ours, since: Instant::now(), permit }, theirs))
     }
 
-    pub(super) fn with(self, coming: Coming) -> Ready {
-        Ready { connection: self.ours, coming, since: self.since, _permit: self.permit }
+    pub(super) fn with(self, orphan: Orphan) -> Ready {
+        Ready { connection: self.ours, orphan, since: self.since, _permit: self.permit }
     }
 }
 
-/// Begins a shim for an instance whose directory has not got its name yet. Returns at once; on a thread for what waits.
-pub(super) fn begin(program: &Path, id: &InstanceId, directory: &Path, theirs: Theirs) -> Result<Coming> {
-    let paths = InstancePaths { directory: directory.to_owned(), socket: std::path::PathBuf::new() };
-    // Both stay what they are when the directory gets its name.
-    let lock = try_lock(&paths.lock())?;
-    let log = shim_log(&paths.shim_log())?;
-    let (program, name) = (program.to_owned(), id.to_string());
-    Ok(spawn_blocking(move || {
-        let start = ShimStart { program: &program, name: &name, connection: theirs, lock: lock?, log };
-        spawn_shim(start).ok().map(Orphan::of)
-    }))
+impl Gift {
+    /// Out of a directory that has not got its name yet: both stay what they are when it gets one.
+    pub(super) fn of(directory: &Path) -> Option<Self> {
+        let paths = InstancePaths { directory: directory.to_owned(), socket: PathBuf::new() };
+        let lock = try_lock(&paths.lock()).ok()??;
+        Some(Self { lock, log: shim_log(&paths.shim_log()).ok()? })
+    }
+
+    /// Begins the shim. Where that goes wrong, the start finds out why.
+    pub(super) fn begin(self, program: &Path, id: &InstanceId, connection: Theirs) -> Option<Orphan> {
+        let Self { lock, log } = self;
+        spawn_shim(ShimStart { program, name: id.as_str(), connection, lock, log }).ok().map(Orphan::of)
+    }
 }
 
 impl Ready {
     /// The shim, where it still waits.
-    pub(super) async fn meet(self) -> Option<(Connection, Orphan)> {
-        let mut orphan = self.coming.await.ok().flatten()?;
-        (self.since.elapsed() < PATIENCE && orphan.lives()).then_some((self.connection, orphan))
+    pub(super) fn meet(mut self) -> Option<(Connection, Orphan)> {
+        let waits = self.since.elapsed() < PATIENCE && self.orphan.lives();
+        waits.then_some((self.connection, self.orphan))
     }
 
     /// Lets it go: it ends when its connection does.
     async fn dismiss(self) {
         drop(self.connection);
-        if let Ok(Some(orphan)) = self.coming.await {
-            let _ = spawn_blocking(move || wait(orphan)).await;
-        }
+        let _ = spawn_blocking(move || wait(self.orphan)).await;
     }
 }
 

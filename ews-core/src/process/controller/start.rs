@@ -197,7 +197,7 @@ impl Controller {
     ) -> Result<(Connection, Orphan)> {
         let until = tokio::time::Instant::now() + self.config.call_limit;
         if let Some(ready) = self.with(id, |entry| entry.ready.take())?
-            && let Some(shim) = ready.meet().await
+            && let Some(shim) = ready.meet()
         {
             let (record, groups, limits) = (Arc::clone(record), plan.cgroups.clone(), plan.limits());
             let prepared = blocking(move || {

@@ -147,6 +147,8 @@ async fn shim() -> io::Result<()> {
     ];
     // From here on the controller may die at any moment: the answer is a courtesy.
     let _ = say(&mut write, &Tell::Started { at: run.started_at, program: run.program }).await;
+    // Whoever waits for it may be next on this processor; the rest has time.
+    std::thread::yield_now();
     let first = Rc::clone(&shim);
     tokio::task::spawn_local(async move {
         let _ = serve::watch(&first, &mut reader, &mut write).await;
