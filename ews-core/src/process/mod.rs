@@ -26,6 +26,8 @@
 //!   own environment the names in [`ProcessConfig::inherit`] only.
 //! - **Its user** is this program's, or the spec's where this program is root.
 //! - **There is no isolation.** Programs see the machine, its network and, where users do not keep them apart, each other.
+//! - **Its shim** is begun when the instance is created, and waits for the start. Where none comes within five seconds it ends, and
+//!   the start begins another. At most sixteen wait at a time; on Windows none does.
 //!
 //! # What survives what
 //! Instances outlive the controller; the next one to open the root finds them. They do not outlive the machine: after another
