@@ -1,12 +1,13 @@
 //! The shim that is begun while its instance is created: used by the start, or gone without a trace.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
 use ews_core::process::{Cgroups, ProcessRuntime, ShimProgram};
 use ews_core::runtime::{CreateOptions, RemoveOptions, Runtime};
 use ews_core::{Incarnation, InstanceId, InstanceState};
 
-use super::{Place, key, kill, shell, shim_of, shims_below, until};
+use super::{Place, fs, key, kill, shell, shim_of, shims_below, until};
 
 /// An instance that is created and not started, and the shim that waits for that.
 async fn created(place: &Place, runtime: &ProcessRuntime, slot: u32) -> (InstanceId, u32) {
@@ -107,6 +108,19 @@ async fn no_more_than_a_few_wait_and_the_others_start_as_well() {
     for id in &ids {
         runtime.remove(id, &RemoveOptions::force()).await.unwrap();
     }
+    assert_eq!(place.hidden(), Vec::<String>::new());
+}
+
+/// A program that is no shim and never ends keeps no instance from being removed.
+#[tokio::test]
+async fn what_is_no_shim_and_does_not_end_is_killed() {
+    let place = Place::new(Cgroups::Auto);
+    let program = place.folder.path().join("no-shim");
+    fs::write(&program, "#!/bin/sh\nexec sleep 1000\n").unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let runtime = ProcessRuntime::open(place.config().with_shim(ShimProgram::Path(program))).await.unwrap();
+    let id = runtime.create(&shell("exit"), &key(0), &CreateOptions::default()).await.unwrap().id;
+    runtime.remove(&id, &RemoveOptions::default()).await.unwrap();
     assert_eq!(place.hidden(), Vec::<String>::new());
 }
 

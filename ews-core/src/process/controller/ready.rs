@@ -89,12 +89,15 @@ impl Ready {
     /// The shim, where it still waits.
     pub(super) fn meet(mut self) -> Option<(Connection, Orphan)> {
         let waits = self.since.elapsed() < PATIENCE && self.orphan.lives();
+        if !waits {
+            self.orphan.kill();
+        }
         waits.then_some((self.connection, self.orphan))
     }
 
-    /// Lets it go: it ends when its connection does.
-    async fn dismiss(self) {
-        drop(self.connection);
+    /// Ends it, also where it is none that would end with its connection.
+    async fn dismiss(mut self) {
+        self.orphan.kill();
         let _ = spawn_blocking(move || wait(self.orphan)).await;
     }
 }

@@ -55,6 +55,14 @@ impl Orphan {
         self.0.as_ref().map_or(0, Child::id)
     }
 
+    /// Kills it. For one that has started nothing yet.
+    pub(super) fn kill(&mut self) {
+        if let Some(child) = &mut self.0 {
+            // One that has ended already needs none.
+            let _ = child.kill();
+        }
+    }
+
     /// Whether it has not ended yet.
     pub(super) fn lives(&mut self) -> bool {
         self.0.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
