@@ -10,14 +10,15 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::io;
 
 use cap_std::fs::{Dir, DirBuilder, OpenOptions};
 
 use super::Owner;
 
-/// How often a file that appears again and again in the place of a new one is removed before we give up.
-const REPLACE_TRIES: usize = 16;
+/// How many names are tried for what has not got its own yet. A name is random, so that a second try is rare.
+const NAME_TRIES: usize = 16;
 
 /// Opens the directory of this name.
 ///
@@ -158,28 +159,84 @@ fn permission_bits(mode: u32) -> rustix::fs::Mode {
     rustix::fs::Mode::from_raw_mode((mode & 0o777) as rustix::fs::RawMode)
 }
 
-/// Makes something at a name where a file may be already: what is there is removed, never written through, since it may be
-/// a link, have other names, or be a program that runs.
-///
-/// # Errors
-/// `IsADirectory` where a directory has the name.
-pub(super) fn replacing<T>(at: &Dir, name: &OsStr, mut make: impl FnMut() -> io::Result<T>) -> io::Result<T> {
-    for _ in 0..REPLACE_TRIES {
-        match make() {
+/// Something new: at its name where that was free, else under another one until it is whole.
+pub(super) struct New<T> {
+    pub(super) made: T,
+    under: Option<String>,
+}
+
+impl<T> New<T> {
+    /// Makes it. What has the name already is never written through, since it may be a link, have other names, or be a program
+    /// that runs.
+    ///
+    /// # Errors
+    /// `IsADirectory` where a directory has the name.
+    pub(super) fn at(
+        at: &Dir,
+        name: &OsStr,
+        mut make: impl FnMut(&OsStr) -> io::Result<T>,
+    ) -> io::Result<Self> {
+        match make(name) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            made => return made,
+            made => return made.map(|made| Self { made, under: None }),
         }
-        match at.remove_file(name) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            // Systems differ in what they say of a directory here.
-            Err(error) => {
-                let directory = at.symlink_metadata(name).is_ok_and(|found| found.is_dir());
-                return Err(if directory { io::ErrorKind::IsADirectory.into() } else { error });
-            }
+        if is_directory(at, name) {
+            return Err(io::ErrorKind::IsADirectory.into());
+        }
+        Self::aside(make)
+    }
+
+    /// Makes it under another name, whether its own is free or not.
+    pub(super) fn aside(make: impl FnMut(&OsStr) -> io::Result<T>) -> io::Result<Self> {
+        temporary(make).map(|(made, under)| Self { made, under: Some(under) })
+    }
+
+    /// Whether it has its name already.
+    pub(super) fn is_named(&self) -> bool {
+        self.under.is_none()
+    }
+
+    /// Gives it its name, in one step: who opens that gets what was there or this, and never finds nothing.
+    ///
+    /// # Errors
+    /// `IsADirectory` where a directory has the name.
+    pub(super) fn name(self, at: &Dir, name: &OsStr) -> io::Result<()> {
+        let Self { made, under } = self;
+        // Some systems rename nothing that is open.
+        drop(made);
+        let Some(under) = under else { return Ok(()) };
+        let renamed = at.rename(&under, at, name);
+        // Of two names of one file a rename leaves both.
+        let _ = at.remove_file(&under);
+        // Systems differ in what they say of a directory here.
+        renamed
+            .map_err(|error| if is_directory(at, name) { io::ErrorKind::IsADirectory.into() } else { error })
+    }
+
+    /// Takes it away, where it has not got its name.
+    pub(super) fn forget(self, at: &Dir) {
+        drop(self.made);
+        if let Some(under) = self.under {
+            // It may be gone by the program's hand; then there is nothing to do.
+            let _ = at.remove_file(under);
         }
     }
-    Err(io::Error::new(io::ErrorKind::ResourceBusy, "it comes back as often as it is removed"))
+}
+
+fn is_directory(at: &Dir, name: &OsStr) -> bool {
+    at.symlink_metadata(name).is_ok_and(|found| found.is_dir())
+}
+
+/// Makes something under a name that nobody has. That it is new is what keeps others from it, not that the name is hard to guess.
+fn temporary<T>(mut make: impl FnMut(&OsStr) -> io::Result<T>) -> io::Result<(T, String)> {
+    for _ in 0..NAME_TRIES {
+        let name = format!(".ews-{:016x}", RandomState::new().build_hasher().finish());
+        match make(name.as_ref()) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            made => return made.map(|made| (made, name)),
+        }
+    }
+    Err(io::Error::new(io::ErrorKind::ResourceBusy, "no name is free for the file while it is written"))
 }
 
 /// Makes a symbolic link.

@@ -9,6 +9,7 @@ use std::io;
 
 use cap_std::fs::Dir;
 
+use super::beneath::New;
 use super::names::{Inside, link_within};
 use super::{Limits, Owner, beneath, fault};
 use crate::error::{Error, ErrorKind, Result};
@@ -52,7 +53,7 @@ impl<'a> Placement<'a> {
         Ok(())
     }
 
-    /// A file of `size` bytes, in the place of another if there is one. `fill` writes it.
+    /// A file of `size` bytes, in the place of another if there is one, which stays until this one is whole. `fill` writes it.
     pub(super) fn file(
         &mut self,
         place: &Inside,
@@ -71,11 +72,24 @@ impl<'a> Placement<'a> {
             )
         })?;
         let (parent, name) = self.named(place)?;
-        let made = beneath::replacing(&parent, name, || beneath::new_file(&parent, name));
-        let mut file = made.map_err(|error| occupied(place, error))?;
+        let new = New::at(&parent, name, |name| beneath::new_file(&parent, name));
+        let mut new = new.map_err(|error| occupied(place, error))?;
+        self.applied |= new.is_named();
+        let settle = |file: &File| beneath::settle_file(file, mode | 0o600, self.owner);
+        let filled =
+            fill(&mut new.made).and_then(|()| settle(&new.made).map_err(|error| fault::made(place, error)));
+        if let Err(error) = filled {
+            new.forget(&parent);
+            return Err(error);
+        }
+        self.give(new, &parent, name, place)
+    }
+
+    /// Gives what is whole its name.
+    fn give<T>(&mut self, new: New<T>, parent: &Dir, name: &OsStr, place: &Inside) -> Result<()> {
+        new.name(parent, name).map_err(|error| occupied(place, error))?;
         self.applied = true;
-        fill(&mut file)?;
-        beneath::settle_file(&file, mode | 0o600, self.owner).map_err(|error| fault::made(place, error))
+        Ok(())
     }
 
     /// A symbolic link to a target within the directory.
@@ -83,10 +97,8 @@ impl<'a> Placement<'a> {
         self.count(place)?;
         link_within(place, target, self.limits)?;
         let (parent, name) = self.named(place)?;
-        let made = beneath::replacing(&parent, name, || beneath::new_link(&parent, target, name));
-        made.map_err(|error| occupied(place, error))?;
-        self.applied = true;
-        Ok(())
+        let new = New::at(&parent, name, |name| beneath::new_link(&parent, target, name));
+        self.give(new.map_err(|error| occupied(place, error))?, &parent, name, place)
     }
 
     /// Another name for a file that is there already.
@@ -112,10 +124,8 @@ impl<'a> Placement<'a> {
             return Err(missing());
         }
         let (parent, name) = self.named(place)?;
-        let made = beneath::replacing(&parent, name, || source.hard_link(target_name, &parent, name));
-        made.map_err(|error| occupied(place, error))?;
-        self.applied = true;
-        Ok(())
+        let new = New::at(&parent, name, |name| source.hard_link(target_name, &parent, name));
+        self.give(new.map_err(|error| occupied(place, error))?, &parent, name, place)
     }
 
     fn count(&mut self, place: &Inside) -> Result<()> {

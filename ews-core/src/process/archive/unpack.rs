@@ -12,7 +12,7 @@ use super::{Limits, Owner, fault};
 use crate::archive::{Entries, Entry, Kind};
 use crate::error::{Error, ErrorKind, Result};
 
-/// Unpacks a tar archive. A file that is there is replaced by a new one, a directory that is there is kept.
+/// Unpacks a tar archive. A file that is there is replaced by a new one in one step, a directory that is there is kept.
 ///
 /// Permission bits and times of files are the archive's, but for set-id and sticky bits and with at least `u+rw`, `u+rwx`
 /// for directories. Owners are not. What follows the archive's end is read and dropped.

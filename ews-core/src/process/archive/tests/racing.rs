@@ -125,3 +125,39 @@ fn nothing_outside_is_packed() {
     });
     assert!(read > 0 && refused > 0, "read {read} times, refused {refused} times");
 }
+
+/// A program that reads what is replaced meanwhile gets the old or the new, whole; so a hotfix in place fails no request.
+#[test]
+fn what_is_replaced_is_never_gone_and_never_half() {
+    let yard = Yard::new();
+    let archive = |letter: &str| {
+        let page = letter.repeat(100_000);
+        Forge::default().file("page", &page).symlink("link", "page").hard_link("other", "page").end()
+    };
+    yard.unpack(&archive("a")).unwrap();
+    let (stop, looks) = (AtomicBool::new(false), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        let _stop = Stop(&stop);
+        let reader = scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                for name in ["page", "link", "other"] {
+                    let read = std::fs::read(yard.inside(name)).unwrap();
+                    assert!(read.len() == 100_000 && read.iter().all(|byte| *byte == read[0]), "{name}");
+                }
+                looks.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        let mut turns = 0;
+        while turns < TURNS || (looks.load(Ordering::Relaxed) < TURNS && turns < MOST_TURNS) {
+            if reader.is_finished() {
+                break;
+            }
+            yard.unpack(&archive(if turns % 2 == 0 { "b" } else { "c" })).unwrap();
+            turns += 1;
+        }
+        stop.store(true, Ordering::Relaxed);
+        reader.join().unwrap();
+    });
+    assert_eq!(super::names(&yard.top.path().join("in")), ["link", "other", "page"]);
+    yard.assert_untouched("replacing");
+}
