@@ -89,6 +89,19 @@ impl OwnEngine {
             let _ = std::fs::remove_file(self.folder.path().join("exec/containerd").join(name));
         }
     }
+
+    /// An engine that is killed between the two steps of a start leaves a shim that runs nothing, which no engine knows of any more.
+    fn end_shims(&self) {
+        let own = self.at("exec/containerd/containerd.sock");
+        for process in std::fs::read_dir("/proc").unwrap().flatten() {
+            let line = std::fs::read_to_string(process.path().join("cmdline")).unwrap_or_default();
+            let mut words = line.split('\0');
+            let is_shim = words.next().is_some_and(|program| program.contains("/containerd-shim"));
+            if is_shim && words.any(|word| word == own) {
+                run("kill", &["-KILL", process.file_name().to_str().unwrap()]);
+            }
+        }
+    }
 }
 
 impl Drop for OwnEngine {
@@ -98,6 +111,7 @@ impl Drop for OwnEngine {
             let _ = process.wait();
         }
         self.end_containerd();
+        self.end_shims();
         let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
         let inside: Vec<&str> = mounts.lines().filter_map(|line| line.split(' ').nth(1)).collect();
         for mount in inside.iter().rev().filter(|mount| mount.starts_with(&self.at(""))) {
