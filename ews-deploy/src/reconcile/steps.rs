@@ -48,11 +48,13 @@ impl Leader {
         let state = rollout.canary.as_ref()?;
         let strategy = &rollout.strategy;
         let is_promoted = rollout.step().is_none();
+        // Where another rollout was superseded half way, some slots may run it already: nothing is taken from those.
+        let serves_slots = self.state.slots.values().any(|number| *number == rollout.to);
         let preview = strategy.blue_green.as_ref().filter(|_| state.weight.is_none());
         Some(CanaryAim {
             to: self.revisions.get(&rollout.to)?.key().clone(),
             percent: state.weight.unwrap_or_default(),
-            at_least: is_promoted,
+            at_least: is_promoted || serves_slots,
             matching: state.matching.clone(),
             split_by: strategy.canary.as_ref().and_then(|canary| canary.split_by.clone()),
             preview: preview.map(|blue_green| blue_green.preview.clone()).unwrap_or_default(),
