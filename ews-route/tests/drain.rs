@@ -19,7 +19,7 @@ use ews_core::event::Notice;
 use ews_route::{Accept, Gateway, GatewayConfig};
 use futures_util::StreamExt as _;
 use stage::upstream::{Deed, ok};
-use stage::{Client, Stage, Upstream, config, member, put_member, until};
+use stage::{Client, Stage, Upstream, config, member, put_member, put_state, until};
 use tokio::sync::Semaphore;
 
 /// An upstream that holds requests to `/hold` until it is let go, and its gate.
@@ -144,7 +144,7 @@ async fn watchers_hear_that_it_is_served_and_that_it_is_idle() {
     let stage = Stage::with(config(), &[upstream.address]).await;
     let mut clients = hold(&stage, 1).await;
     let mut events = stage.gateway.watch().await.unwrap();
-    stage.state("i0", MemberState::Draining).await;
+    let drains = stage.apply([put_state("i0", MemberState::Draining)]).await;
     gate.add_permits(1);
     clients[0].answer().await;
     let mut heard = Vec::new();
@@ -152,10 +152,12 @@ async fn watchers_hear_that_it_is_served_and_that_it_is_idle() {
         while let Some(Notice::Event(event)) = events.next().await {
             let is_last = matches!(event, BalancerEvent::Idle { .. });
             heard.push(match event {
-                BalancerEvent::Applied { .. } => "applied",
-                BalancerEvent::Serving { .. } => "serving",
-                BalancerEvent::Idle { .. } => "idle",
-                _ => "other",
+                BalancerEvent::Applied { generation, .. } => ("applied", generation),
+                // That the generation before is served may be told only now.
+                BalancerEvent::Serving { generation, .. } if generation < drains => continue,
+                BalancerEvent::Serving { generation, .. } => ("serving", generation),
+                BalancerEvent::Idle { .. } => ("idle", drains),
+                _ => ("other", 0),
             });
             if is_last {
                 break;
@@ -163,7 +165,7 @@ async fn watchers_hear_that_it_is_served_and_that_it_is_idle() {
         }
     };
     tokio::time::timeout(stage::PATIENCE, all).await.unwrap();
-    assert_eq!(heard, ["applied", "serving", "idle"]);
+    assert_eq!(heard, [("applied", drains), ("serving", drains), ("idle", drains)]);
 }
 
 #[tokio::test]

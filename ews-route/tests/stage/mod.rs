@@ -107,7 +107,7 @@ impl Stage {
     }
 
     pub(crate) async fn state(&self, instance: &str, state: MemberState) {
-        self.apply([Op::State { pool: pool("p"), endpoint: key(instance), state }]).await;
+        self.apply([put_state(instance, state)]).await;
     }
 
     pub(crate) async fn drain(&self, instance: &str, deadline: Duration) -> ews_core::balancer::Drained {
@@ -119,6 +119,11 @@ impl Stage {
     pub(crate) async fn remove(&self, instance: &str) {
         self.apply([Op::Delete(ObjectRef::Endpoint(pool("p"), key(instance)))]).await;
     }
+}
+
+/// The endpoint of the pool `p` in this state.
+pub(crate) fn put_state(instance: &str, state: MemberState) -> Op {
+    Op::State { pool: pool("p"), endpoint: key(instance), state }
 }
 
 pub(crate) fn pool(name: &str) -> PoolId {
