@@ -192,8 +192,9 @@ impl Controller {
         }
         let new = self.root.hidden("new", id);
         // What a killed controller left.
-        remove_tree(&new)?;
-        directory(&new, 0o711).map_err(|error| not_made(error, &new))?;
+        let made =
+            remove_tree(&new).and_then(|()| directory(&new, 0o711).map_err(|error| not_made(error, &new)));
+        made.map_err(|error| error.with_context("instance", id))?;
         Ok(new)
     }
 

@@ -7,7 +7,7 @@
 //! # How it fails and recovers
 //! - It can't be begun, or is killed while it waits: the start makes another, and says what is wrong where that fails too.
 //! - The controller ends: the shim's connection does, and so does the shim, which has started nothing.
-//! - Nobody starts the instance: it is let go after [`PATIENCE`], and would go by itself soon after.
+//! - Nobody starts the instance: it is killed after [`PATIENCE`], and would go by itself soon after.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -103,7 +103,7 @@ impl Ready {
 }
 
 impl Controller {
-    /// Lets the shim of an instance go that nobody has started in time.
+    /// Ends the shim of an instance that nobody has started in time.
     pub(super) fn dismiss_late(self: &Arc<Self>, id: InstanceId) {
         let (weak, mut alive) = (Arc::downgrade(self), self.alive.clone());
         tokio::spawn(async move {
@@ -122,7 +122,7 @@ impl Controller {
         });
     }
 
-    /// Lets the shim go that waits for the start of this instance, where one does. It takes its lock along a moment later.
+    /// Ends the shim that waits for the start of this instance, where one does. Its lock is free a moment later.
     pub(super) fn dismiss(&self, id: &InstanceId) {
         if let Some(ready) = self.with(id, |entry| entry.ready.take()).ok().flatten() {
             tokio::spawn(ready.dismiss());
