@@ -25,18 +25,26 @@ pub fn proxy(bytes: &[u8]) {
     proxy_protocol::parse(bytes);
 }
 
+const NO_ANSWER: &str = "no answer";
+const MISSED: &str = "the end of a head was missed";
+
 /// What an endpoint's answer is read as that comes in these pieces: its head, its body's bytes, and how it ended.
 pub fn answers(pieces: &[&[u8]], is_head: bool) -> (String, Vec<u8>, String) {
     let room = |bytes: &[u8]| (Bytes::copy_from_slice(bytes), HeaderMap::new());
     let (mut kept, mut interim, mut pieces) = (Vec::new(), Interim::default(), pieces.iter());
     let head = loop {
-        let Some(piece) = pieces.next() else { return (String::new(), Vec::new(), "no head".to_owned()) };
+        let Some(piece) = pieces.next() else {
+            // Asked about all of it once more: an end must not be missed for where it was cut.
+            let is_missed = matches!(read(&kept, 0, is_head, &mut interim, room), Ok(Read::Whole(_)));
+            return (String::new(), Vec::new(), if is_missed { MISSED } else { NO_ANSWER }.to_owned());
+        };
         let from = kept.len();
         kept.extend_from_slice(piece);
         match read(&kept, from, is_head, &mut interim, room) {
             Ok(Read::Whole(head)) => break head,
             Ok(Read::Partial { used }) => drop(kept.drain(..used)),
-            Err(error) => return (String::new(), Vec::new(), format!("{error:?}")),
+            // What is wrong and has no end is found to be wrong at once, or is waited for in vain, by where it was cut.
+            Err(_) => return (String::new(), Vec::new(), NO_ANSWER.to_owned()),
         }
     };
     let said = format!(

@@ -16,7 +16,7 @@ const MAX_HEADERS: usize = 128;
 /// The most answers that are none yet (1xx) before one.
 const MAX_INTERIM: u8 = 16;
 
-/// What is shorter is looked at each time something comes, so that who speaks something else is found out at once.
+/// Until so many were looked at, all are whenever something comes, so that who speaks something else is found out at once.
 const FIRST_BYTES: usize = 64;
 
 /// How many interim answers came.
@@ -71,7 +71,7 @@ pub(crate) fn read(
     interim: &mut Interim,
     room: impl FnOnce(&[u8]) -> (Bytes, HeaderMap),
 ) -> Result<Read, Malformed> {
-    if bytes.len() > FIRST_BYTES && !ends_head(bytes, from) {
+    if from > FIRST_BYTES && !ends_head(bytes, from) {
         return if bytes.len() > MAX_BYTES { Err(Malformed) } else { Ok(Read::Partial { used: 0 }) };
     }
     let mut used = 0;

@@ -116,6 +116,19 @@ fn heads_have_bounds() {
     assert_eq!(in_pieces(&pieces, false).unwrap_err(), Malformed);
 }
 
+/// An endpoint that speaks another protocol says so in its first words, and says nothing more.
+#[test]
+fn what_is_no_answer_is_found_out_at_once() {
+    let settings = b"\0\0\x12\x04\0\0\0\0\0\0\x03\0\0\0\x64";
+    let words = "220 mail.example.com ESMTP: this is no place for HTTP, and the line is longer than most of them are\r\n";
+    let page = format!("<!doctype html><title>{}</title>", "HTTP/0.9 ".repeat(100));
+    for greeting in [&settings[..], words.as_bytes(), page.as_bytes()] {
+        assert_eq!(in_pieces(&[greeting], false).unwrap_err(), Malformed);
+        let (first, rest) = greeting.split_at(1);
+        assert_eq!(in_pieces(&[first, rest], false).unwrap_err(), Malformed);
+    }
+}
+
 /// The body's own bytes, its trailers, and what was left over.
 fn dechunked(pieces: &[&[u8]]) -> Result<(Vec<u8>, Option<HeaderMap>, usize), Malformed> {
     let (mut chunks, mut body, mut left) = (Chunks::new(), Vec::new(), 0);
