@@ -118,14 +118,13 @@ async fn an_endpoint_that_answers_with_errors_is_passed_over_and_comes_back() {
     .await;
     let well = Upstream::named("well").await;
     let stage = Stage::new(config()).await;
-    let outlier = Outlier::default().with_errors(3).with_eject(Duration::from_secs(1)).with_max_percent(50);
-    stage
-        .apply([
-            put(|pool| pool.outlier = Some(outlier)),
-            put_member("p", "broken", broken.address),
-            put_member("p", "well", well.address),
-        ])
-        .await;
+    let outlier = |eject| {
+        let outlier = Outlier::default().with_errors(3).with_eject(eject).with_max_percent(50);
+        put(|pool| pool.outlier = Some(outlier))
+    };
+    let members = || [put_member("p", "broken", broken.address), put_member("p", "well", well.address)];
+    stage.apply(members()).await;
+    stage.apply([outlier(Duration::from_secs(600))]).await;
     let mut client = stage.client().await;
     let mut errors = 0;
     for _ in 0..200 {
@@ -133,6 +132,15 @@ async fn an_endpoint_that_answers_with_errors_is_passed_over_and_comes_back() {
     }
     assert_eq!(errors, 3);
     assert_eq!(stage.seen("broken").await.unwrap().healthy, Some(false));
+    // Another gateway, since this one has said for how long.
+    let stage = Stage::new(config()).await;
+    stage.apply(members()).await;
+    stage.apply([outlier(Duration::from_secs(1))]).await;
+    until("it is passed over", async || {
+        let _ = stage.get("a", "/").await;
+        stage.seen("broken").await.unwrap().healthy == Some(false)
+    })
+    .await;
     is_broken.store(false, Ordering::Relaxed);
     until("it is asked again", async || stage.get("a", "/").await.text() == "mended").await;
     assert_eq!(stage.seen("broken").await.unwrap().healthy, Some(true));

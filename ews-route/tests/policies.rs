@@ -191,7 +191,7 @@ async fn limits_of_a_policy_hold_in_place_of_the_gateways() {
     })
     .await;
     let stage = stage(&upstream, |policy| {
-        policy.request_timeout = Some(Duration::from_millis(200));
+        policy.request_timeout = Some(Duration::from_secs(1));
         policy.max_body = Some(4);
         policy.error_pages = vec![Page::html(504, "too slow"), Page::html(413, "too large")];
     })

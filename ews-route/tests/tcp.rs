@@ -187,7 +187,7 @@ async fn a_drain_waits_for_connections_and_closes_them_at_its_deadline() {
     let mut client = TcpStream::connect(address).await.unwrap();
     assert_eq!(exactly(&mut client, 3).await, "one");
     let (id, one) = (ChangeId::new("drain-tcp").unwrap(), (pool("t"), stage::key("one")));
-    let draining = stage.gateway.drain(&id, &one.0, &one.1, Duration::from_millis(500));
+    let draining = stage.gateway.drain(&id, &one.0, &one.1, Duration::from_secs(2));
     let (drained, ()) = tokio::join!(draining, async {
         client.write_all(b"still").await.unwrap();
         assert_eq!(exactly(&mut client, 5).await, "still", "what it has goes on");

@@ -221,7 +221,7 @@ async fn clients_prove_themselves_where_that_is_asked_for() {
 #[tokio::test]
 async fn what_is_no_handshake_or_none_in_time_is_closed_and_counted() {
     let mut times = ews_route::Timeouts::default();
-    times.handshake = Duration::from_millis(300);
+    times.handshake = Duration::from_secs(1);
     let tls = tls(config().with_timeouts(times)).await;
     let mut plain = stage::Client::connect(tls.address).await;
     plain.send("GET / HTTP/1.1\r\nHost: shop.example\r\n\r\n").await;
@@ -230,9 +230,15 @@ async fn what_is_no_handshake_or_none_in_time_is_closed_and_counted() {
     let mut silent = stage::Client::connect(tls.address).await;
     assert!(silent.is_closed().await);
     assert!(tls.upstream.received().is_empty());
-    // Others go on.
-    let mut stream = connect(tls.address, "shop.example", &client(None, &[])).await.unwrap();
-    assert!(ask(&mut stream, "shop.example").await.unwrap().ends_with("secure"));
+    // Others go on; on a busy machine one may be late too.
+    let config = client(None, &[]);
+    until("another is served", async || match connect(tls.address, "shop.example", &config).await {
+        Ok(mut stream) => {
+            ask(&mut stream, "shop.example").await.is_ok_and(|answer| answer.ends_with("secure"))
+        }
+        Err(_) => false,
+    })
+    .await;
 }
 
 #[cfg(feature = "http2")]

@@ -107,7 +107,7 @@ async fn a_pull_that_stalls_is_given_up_and_the_next_begins_anew() {
 #[tokio::test]
 async fn an_engine_that_hangs_ends_every_call() {
     let engine = Standin::podman(|_| Reply::Never);
-    let short = Duration::from_millis(200);
+    let short = Duration::from_millis(500);
     let config = engine.config().with_call_limit(short).with_work_limit(short).with_idle_limit(short);
     let images = DockerImages::connect(config).await.unwrap();
     let name: ews_core::ImageRef = "r.example/web:1".parse().unwrap();
