@@ -10,6 +10,7 @@
 
 mod stage;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use ews_core::balancer::{Object, Op, Pool};
@@ -17,9 +18,11 @@ use ews_core::metrics::{
     Aggregate, Aggregation, Function, MetricQuery, Metrics as _, MetricsExt as _, Reading, Window,
 };
 use ews_core::{Labels, Selector};
+use ews_route::SampleConfig;
 use ews_route::metrics as names;
 use stage::upstream::{Deed, ok};
 use stage::{Stage, Upstream, config, pool, until};
+use tokio::sync::Semaphore;
 
 fn selector(text: &str) -> Selector {
     text.parse().unwrap()
@@ -121,6 +124,57 @@ async fn every_request_is_counted_once_under_what_it_was() {
     client.get("/").await;
     until_value(&stage, names::REQUESTS, "revision=r2,status_class=2xx", 1.0).await;
     assert_eq!(value(&stage, names::REQUESTS, "revision=r1,status_class=2xx").await, 4.0);
+}
+
+/// As a rollback does it, while something from before the release still goes on.
+#[tokio::test]
+async fn a_pool_that_has_its_labels_again_goes_on_counting_in_one_series() {
+    let gate = Arc::new(Semaphore::new(0));
+    let upstream = Upstream::new({
+        let gate = gate.clone();
+        move |received| {
+            let gate = gate.clone();
+            async move {
+                if received.path() == "/slow" {
+                    gate.acquire().await.unwrap().forget();
+                }
+                ok("ok")
+            }
+        }
+    })
+    .await;
+    let mut metrics = SampleConfig::default().with_interval(Duration::from_millis(20));
+    metrics.samples = 20_000;
+    let stage = Stage::with(config().with_metrics(metrics), &[upstream.address]).await;
+    labelled(&stage, "r1").await;
+    let mut slow = stage.client().await;
+    slow.send("GET /slow HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    let mut clients = Vec::new();
+    for _ in 0..8 {
+        let mut client = stage.client().await;
+        client.get("/").await;
+        clients.push(client);
+    }
+    until_value(&stage, names::REQUESTS, "revision=r1,status_class=2xx", 8.0).await;
+    labelled(&stage, "r2").await;
+    clients[0].get("/").await;
+    until_value(&stage, names::REQUESTS, "revision=r2,status_class=2xx", 1.0).await;
+    labelled(&stage, "r1").await;
+    for client in &mut clients {
+        client.get("/").await;
+    }
+    until_value(&stage, names::REQUESTS, "revision=r1,status_class=2xx", 16.0).await;
+    gate.add_permits(1);
+    slow.answer().await;
+    until_value(&stage, names::REQUESTS, "revision=r1,status_class=2xx", 17.0).await;
+    let query = MetricQuery::new(names::REQUESTS, selector("revision=r1"))
+        .function(Function::Increase(Window(Duration::from_secs(300))))
+        .aggregate(Aggregate::all(Aggregation::Sum));
+    assert_eq!(
+        stage.gateway.number(&query).await.unwrap().unwrap().value,
+        17.0,
+        "it never seemed to begin anew"
+    );
 }
 
 #[tokio::test]

@@ -5,18 +5,17 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32};
 
 use ews_core::balancer::{Domains, MemberState, Object, ObjectRef, Site, Table};
 use ews_core::endpoint::{EndpointAddress, EndpointKey};
 use ews_core::id::{CertificateId, PoolId, TrafficPolicyId};
-use ews_core::{Error, Labels, Result, SecretRef};
+use ews_core::{Error, Result, SecretRef};
 
 use super::blackhole::Blackholes;
 use super::endpoint::EndpointState;
 use super::names::Registry;
 use super::policy::Policy;
-use super::pool::{PoolIdentity, PoolView};
+use super::pool::{Identities, PoolIdentity, PoolView};
 use super::route::Routes;
 use super::sharded::Sharded;
 
@@ -86,7 +85,7 @@ pub(crate) fn check(object: &Object) -> Result<()> {
 #[derive(Debug)]
 pub(crate) struct Routing {
     snapshot: Snapshot,
-    pools: BTreeMap<PoolId, Arc<PoolIdentity>>,
+    pools: Identities,
     endpoints: Endpoints,
     names: Registry,
     next_uid: u64,
@@ -109,7 +108,7 @@ impl Routing {
         };
         Self {
             snapshot,
-            pools: BTreeMap::new(),
+            pools: Identities::new(),
             endpoints: Endpoints::new(),
             names: Registry::default(),
             next_uid: 1,
@@ -118,7 +117,7 @@ impl Routing {
 
     /// Every pool as it is counted.
     pub(crate) fn pools(&self) -> impl Iterator<Item = &Arc<PoolIdentity>> {
-        self.pools.values()
+        self.pools.iter()
     }
 
     pub(crate) fn pool(&self, id: &PoolId) -> Option<&Arc<PoolIdentity>> {
@@ -214,10 +213,9 @@ impl Routing {
         pools.dedup();
         for id in pools {
             let view = self.pool_view(table, id);
-            match &view {
-                Some(view) => self.pools.insert(id.clone(), view.identity.clone()),
-                None => self.pools.remove(id),
-            };
+            if view.is_none() {
+                self.pools.remove(id);
+            }
             self.snapshot.pools.set(id.as_str(), view);
         }
         self.snapshot.domains = table.domains().clone();
@@ -264,7 +262,8 @@ impl Routing {
             Some((endpoint, member.state, member.weight))
         });
         let members: Vec<_> = members.collect();
-        let identity = self.identity(id, &pool.labels);
+        let identity = self.pools.of(id, &pool.labels, self.next_uid);
+        self.next_uid += 1;
         #[cfg_attr(not(feature = "tls"), expect(unused_mut, reason = "nothing is added without TLS"))]
         let mut view = PoolView::new(identity, pool, members);
         #[cfg(feature = "tls")]
@@ -274,22 +273,5 @@ impl Routing {
             self.next_uid += 1;
         }
         Some(Arc::new(view))
-    }
-
-    fn identity(&mut self, id: &PoolId, labels: &Labels) -> Arc<PoolIdentity> {
-        if let Some(known) = self.snapshot.pool(id)
-            && known.identity.labels == *labels
-        {
-            return known.identity.clone();
-        }
-        let uid = self.next_uid;
-        self.next_uid += 1;
-        Arc::new(PoolIdentity {
-            uid,
-            id: id.clone(),
-            labels: labels.clone(),
-            held: AtomicU32::new(0),
-            has_ejected: AtomicBool::new(false),
-        })
     }
 }

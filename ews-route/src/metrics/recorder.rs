@@ -4,7 +4,7 @@
 //! control thread adds them up when it takes a sample.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use ews_core::Histogram;
@@ -273,25 +273,37 @@ impl Registry {
         sums
     }
 
-    /// What was counted of every pool, by uid; 0 is what goes to none. Pools that every thread let go are in it for the
-    /// last time.
+    /// What was counted of every pool, by uid; 0 is what goes to none. Pools that nobody else has any more are in it for the
+    /// last time, with all that any thread ever counted: a sum that lost a part on its way would look like a counter that began anew.
     pub(crate) fn totals(&self, with_times: bool) -> HashMap<u64, Totals> {
         let mut totals: HashMap<u64, Totals> = HashMap::new();
         let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut gone = Vec::new();
-        for (at, (identity, counts)) in pools.iter().enumerate() {
-            let uid = identity.as_ref().map_or(0, |identity| identity.uid);
-            let entry = totals.entry(uid).or_insert_with(|| (identity.clone(), PoolTotals::default()));
-            entry.1.add(counts, with_times);
-            if Arc::strong_count(counts) == 1 {
-                gone.push(at);
-            }
+        let mut places: HashMap<u64, usize> = HashMap::new();
+        for (identity, _) in pools.iter() {
+            *places.entry(uid(identity.as_ref())).or_default() += 1;
         }
-        for at in gone.into_iter().rev() {
-            pools.swap_remove(at);
+        let is_gone = |(identity, counts): &CountedPool| match identity {
+            Some(identity) => places.get(&identity.uid) == Some(&Arc::strong_count(identity)),
+            None => Arc::strong_count(counts) == 1,
+        };
+        // Before anything is added up: who lets go later may have counted meanwhile.
+        let gone: Vec<bool> = pools.iter().map(is_gone).collect();
+        // Pairs with the release of whoever let go last: what they counted before that is seen.
+        fence(Ordering::Acquire);
+        for (identity, counts) in pools.iter() {
+            let entry = totals.entry(uid(identity.as_ref()));
+            let (_, total) = entry.or_insert_with(|| (identity.clone(), PoolTotals::default()));
+            total.add(counts, with_times);
         }
+        let mut gone = gone.into_iter();
+        pools.retain(|_| !gone.next().unwrap_or(false));
         totals
     }
+}
+
+/// What a pool is found by; 0 is none.
+fn uid(identity: Option<&Arc<PoolIdentity>>) -> u64 {
+    identity.map_or(0, |identity| identity.uid)
 }
 
 #[cfg(test)]
@@ -341,5 +353,23 @@ mod tests {
         registry.pool(None).answered(StatusCode::OK, 1);
         assert_eq!(registry.totals(false)[&0].1.requests[1], 1);
         assert!(registry.totals(false).is_empty());
+    }
+
+    #[test]
+    fn what_one_thread_lets_go_counts_as_long_as_another_has_the_pool() {
+        let registry = Registry::default();
+        let identity = Arc::new(PoolIdentity::new(7, "p".parse().unwrap(), ews_core::Labels::default()));
+        let (one, two) = (registry.pool(Some(identity.clone())), registry.pool(Some(identity.clone())));
+        let requests = || registry.totals(false).get(&7).map(|(_, totals)| totals.requests[1]);
+        one.answered(StatusCode::OK, 1);
+        two.answered(StatusCode::OK, 1);
+        drop(one);
+        assert_eq!((requests(), requests()), (Some(2), Some(2)));
+        drop(two);
+        assert_eq!((requests(), requests()), (Some(2), Some(2)), "a request may come to it yet");
+        let late = registry.pool(Some(identity.clone()));
+        late.answered(StatusCode::OK, 1);
+        drop((late, identity));
+        assert_eq!((requests(), requests()), (Some(3), None));
     }
 }

@@ -102,7 +102,8 @@ fn a_rollout_outlives_the_end_of_the_host_and_who_waits_for_it_is_told_how_to_go
     };
     let mut interrupted = going(&stage, &["deploy", &path]);
     wait("it is under way", || !stage.ews(&["status", "hello", "--json"]).json()["rollout"].is_null());
-    let mut waiting = going(&stage, &["wait", "hello"]);
+    // By its number, which it may not come to ask for before the host has ended.
+    let mut waiting = going(&stage, &["wait", "hello", "2"]);
     kill("INT", interrupted.id());
     assert_eq!(ended(&mut interrupted, "the interrupted command ends"), Some(130));
     let text = said(&mut interrupted);

@@ -6,21 +6,21 @@
 //! follow (panic threshold, Envoy's 50 %).
 
 pub(crate) mod hash;
+pub(crate) mod identity;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use ews_core::Labels;
 use ews_core::balancer::{
     Algorithm, HashOn, Hold, MemberState, Outlier, Pool, PoolProtocol, ProxyProtocol, Sticky,
 };
-use ews_core::id::PoolId;
 
 use super::affinity::Affinity;
 use super::endpoint::EndpointState;
 use super::turn::Turn;
 use hash::Maglev;
+pub(crate) use identity::{Identities, PoolIdentity};
 
 /// A pool and its endpoints at one generation.
 #[derive(Debug)]
@@ -44,18 +44,6 @@ pub(crate) struct PoolView {
     maglev: Option<Maglev>,
     members: Vec<MemberView>,
     turn: Turn,
-}
-
-/// What a pool's requests are counted under. A pool that gets other labels is another one.
-#[derive(Debug)]
-pub(crate) struct PoolIdentity {
-    pub(crate) uid: u64,
-    pub(crate) id: PoolId,
-    pub(crate) labels: Labels,
-    /// How many requests wait for an endpoint.
-    pub(crate) held: AtomicU32,
-    /// Whether an endpoint may be ejected.
-    pub(crate) has_ejected: AtomicBool,
 }
 
 /// An endpoint of a pool at one generation.
@@ -297,8 +285,9 @@ fn load(_: &MemberView, under_way: u64, other: &MemberView) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use ews_core::Labels;
     use ews_core::endpoint::EndpointKey;
-    use ews_core::id::{InstanceId, PortName};
+    use ews_core::id::{InstanceId, PoolId, PortName};
     use ews_core::instance::Incarnation;
 
     use super::*;
@@ -314,13 +303,7 @@ mod tests {
             let address = "127.0.0.1:1".parse().unwrap();
             (Arc::new(EndpointState::new(at as u64, id.clone(), key, address, None)), *state, *weight)
         });
-        let identity = Arc::new(PoolIdentity {
-            uid: 1,
-            id: id.clone(),
-            labels: Labels::default(),
-            held: AtomicU32::new(0),
-            has_ejected: AtomicBool::new(false),
-        });
+        let identity = Arc::new(PoolIdentity::new(1, id.clone(), Labels::default()));
         let mut pool = Pool::new(id.clone());
         pool.algorithm = algorithm;
         PoolView::new(identity, &pool, members)
