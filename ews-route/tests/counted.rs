@@ -124,6 +124,15 @@ async fn every_request_is_counted_once_under_what_it_was() {
     client.get("/").await;
     until_value(&stage, names::REQUESTS, "revision=r2,status_class=2xx", 1.0).await;
     assert_eq!(value(&stage, names::REQUESTS, "revision=r1,status_class=2xx").await, 4.0);
+    // An endpoint goes on counting, and what it did before is no growth of the new series.
+    until_value(&stage, names::ENDPOINT_REQUESTS, "revision=r2", 9.0).await;
+    let query = MetricQuery::new(names::ENDPOINT_REQUESTS, selector("revision=r2"))
+        .function(Function::Increase(window))
+        .aggregate(Aggregate::all(Aggregation::Sum));
+    until("its growth is known", async || {
+        stage.gateway.number(&query).await.unwrap().is_ok_and(|growth| growth.value <= 1.0)
+    })
+    .await;
 }
 
 /// As a rollback does it, while something from before the release still goes on.

@@ -49,6 +49,8 @@ pub(crate) struct EndpointState {
     requests: AtomicU64,
     errors: AtomicU64,
     forced: AtomicU64,
+    /// Whether its counters were sampled before.
+    sampled: AtomicBool,
     /// Failed attempts to connect since the last that succeeded.
     failures: AtomicU32,
     /// Errors in a row.
@@ -87,6 +89,7 @@ impl EndpointState {
             requests: AtomicU64::new(0),
             errors: AtomicU64::new(0),
             forced: AtomicU64::new(0),
+            sampled: AtomicBool::new(false),
             failures: AtomicU32::new(0),
             bad: AtomicU32::new(0),
             ejections: AtomicU32::new(0),
@@ -137,6 +140,11 @@ impl EndpointState {
             self.errors.fetch_add(1, Ordering::Relaxed);
         }
         self.in_flight.fetch_sub(1, Ordering::AcqRel) == 1
+    }
+
+    /// Whether its counters are sampled for the first time.
+    pub(crate) fn is_first_sample(&self) -> bool {
+        !self.sampled.swap(true, Ordering::Relaxed)
     }
 
     /// So much was closed by force.

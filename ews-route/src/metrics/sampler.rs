@@ -43,17 +43,21 @@ impl Sampler {
         let with_times = self.round.is_multiple_of(core.shared.config.metrics.histogram_every);
         self.round += 1;
         let gateway = [("gateway".to_owned(), core.id.to_string())];
-        let record = |name: &str, labels: &SeriesLabels, more: &[(&str, &str)], value: Value| {
+        let begin = |name: &str, labels: &SeriesLabels, more: &[(&str, &str)], value: Value, is_new: bool| {
             let Some(info) = self.infos.iter().find(|info| info.name == name) else { return };
             let mut labels = labels.clone();
             labels.extend(more.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));
             // What is counted for the first time was zero a round ago: without that sample its first growth would not show.
             let before = match &value {
+                _ if !is_new => None,
                 Value::Number(_) if info.kind == MetricKind::Counter => self.last,
                 Value::Number(_) => None,
                 Value::Histogram(_) => self.last_times,
             };
             core.series.record(info, labels, at, value, before);
+        };
+        let record = |name: &str, labels: &SeriesLabels, more: &[(&str, &str)], value| {
+            begin(name, labels, more, value, true)
         };
         let count = |number: u64| Value::Number(number as f64);
         let own: SeriesLabels = gateway.iter().cloned().collect();
@@ -96,8 +100,10 @@ impl Sampler {
             let labels = labelled(&pool.labels, &gateway, pool.id.as_str());
             let incarnation = endpoint.key.incarnation.to_string();
             let more = [("instance", endpoint.key.instance.as_str()), ("incarnation", incarnation.as_str())];
-            record(ENDPOINT_REQUESTS, &labels, &more, count(endpoint.requests()));
-            record(ENDPOINT_FAILURES, &labels, &more, count(endpoint.errors()));
+            // What it did under its pool's labels before is no growth under those that it has now.
+            let is_new = endpoint.is_first_sample();
+            begin(ENDPOINT_REQUESTS, &labels, &more, count(endpoint.requests()), is_new);
+            begin(ENDPOINT_FAILURES, &labels, &more, count(endpoint.errors()), is_new);
             record(ENDPOINT_ACTIVE, &labels, &more, count(endpoint.in_flight()));
         }
         core.series.turn(at - self.kept);
