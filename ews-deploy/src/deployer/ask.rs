@@ -355,7 +355,7 @@ impl Deployer {
         for _ in 0..ATTEMPTS {
             let found = Found::read(&repository).await?;
             let Some(input) = &found.input else { return Err(Error::not_found("service", service)) };
-            let Some(active) = &input.value.active else {
+            let Some(active) = found.under_way() else {
                 return Err(Error::new(ErrorKind::Busy, "no rollout of the service is under way")
                     .with_retry(ews_core::Retry::Never)
                     .with_context("service", service));

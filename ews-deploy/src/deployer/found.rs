@@ -6,7 +6,9 @@ use ews_core::store::StoreRevision;
 use ews_core::{Error, ErrorKind, InstanceId, Result, Revision, Timestamp};
 
 use crate::plan::Base;
-use crate::record::{Repository, RevisionRecord, ScaleInput, ServiceInput, ServiceState, Versioned};
+use crate::record::{
+    Repository, RevisionRecord, RolloutRequest, ScaleInput, ServiceInput, ServiceState, Versioned,
+};
 use crate::request::{Concurrency, DeployRequest};
 use crate::slots::Slots;
 
@@ -57,13 +59,19 @@ impl Found {
         keys.iter().find(|(known, _)| Some(known.as_str()) == key).map(|(_, number)| *number)
     }
 
+    /// What was asked for last, where it has not ended.
+    pub(super) fn under_way(&self) -> Option<&RolloutRequest> {
+        let active = self.input.as_ref()?.value.active.as_ref()?;
+        (!self.has_ended).then_some(active)
+    }
+
     pub(super) fn free(&self, advice: &str) -> Result<()> {
-        match self.input.as_ref().and_then(|input| input.value.active.as_ref()) {
-            Some(active) if !self.has_ended => Err(Error::new(
+        match self.under_way() {
+            Some(active) => Err(Error::new(
                 ErrorKind::Busy,
                 format!("rollout {} of the service is under way; wait for it, or {advice}", active.number),
             )),
-            _ => Ok(()),
+            None => Ok(()),
         }
     }
 

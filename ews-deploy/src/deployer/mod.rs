@@ -321,6 +321,16 @@ impl Deployer {
         while set.join_next().await.is_some() {}
     }
 
+    /// What has happened since this deployer was started, and what happens from now on. A deployer leads from its first moment, so that
+    /// [`events`](Self::events) may come too late for the first: what a predecessor left half done is gone on with at once.
+    /// Where more has happened than is kept, the first notice is a gap.
+    pub fn events_since_start(&self) -> Subscription<DeployEvent> {
+        let bus = &self.inner.workshop.bus;
+        let mut begin = bus.cursor();
+        begin.sequence = 0;
+        bus.resume(begin)
+    }
+
     /// What happens from now on, to every service that this controller leads.
     pub fn events(&self) -> Subscription<DeployEvent> {
         self.inner.workshop.bus.subscribe()

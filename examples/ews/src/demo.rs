@@ -35,7 +35,8 @@ pub(crate) async fn serve() -> ExitCode {
     println!("listening on port {port}");
     let app = Router::new()
         .route("/", get(answer))
-        .route("/slow", get(slow))
+        .route("/slow", get(|| slow("/slow", Duration::from_secs(2))))
+        .route("/very-slow", get(|| slow("/very-slow", Duration::from_secs(50))))
         .route("/health", get(|| std::future::ready("well\n")));
     let Ok(mut asked) = signal(SignalKind::terminate()) else { return ExitCode::FAILURE };
     let until = async move {
@@ -49,8 +50,10 @@ pub(crate) async fn serve() -> ExitCode {
 }
 
 /// Takes its time, as a large download does.
-async fn slow() -> String {
-    tokio::time::sleep(Duration::from_secs(2)).await;
+#[allow(clippy::print_stdout, reason = "what it writes is its log")]
+async fn slow(path: &str, time: Duration) -> String {
+    println!("{path} has begun");
+    tokio::time::sleep(time).await;
     answer().await
 }
 

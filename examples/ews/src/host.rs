@@ -141,7 +141,7 @@ async fn start(config: &HostConfig, data: &DataDirectory) -> Result<Running> {
     let deploy = DeployConfig::new(owner.clone()).with_controller("host");
     let bus: Bus<HostEvent> = Bus::new(EVENTS)?;
     let deployer = Deployer::start(parts, deploy).await?;
-    let (mut told, mut work) = (deployer.events(), JoinSet::new());
+    let (mut told, mut work) = (deployer.events_since_start(), JoinSet::new());
     let artifacts =
         Artifacts { directory: data.at("artifacts"), deployer: deployer.clone(), sources: sources.clone() };
     artifacts.forget().await;

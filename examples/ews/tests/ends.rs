@@ -4,7 +4,7 @@
 
 mod stage;
 
-use stage::{Stage, kill, pause};
+use stage::{Stage, kill, pause, wait};
 
 #[test]
 fn instances_run_on_and_are_taken_over_after_an_orderly_end_and_after_a_kill() {
@@ -25,6 +25,7 @@ fn instances_run_on_and_are_taken_over_after_an_orderly_end_and_after_a_kill() {
     }
     // It is led as before: what is asked for now comes about.
     stage.ews(&["scale", "hello", "3"]).ends(0);
+    wait(|| stage.answering("hello.test").len() == 3);
     assert!(stage.answering("hello.test").is_superset(&instances));
     // One that dies is replaced.
     let victim = *instances.iter().next().unwrap();
@@ -99,13 +100,14 @@ fn a_request_under_way_is_finished_before_the_host_ends_and_a_second_signal_does
     use std::io::{Read as _, Write as _};
     let mut stage = Stage::new("");
     stage.ews(&["deploy", &stage.hello("v1", "")]).ends(0);
-    let ask = |stage: &Stage| {
+    let ask = |stage: &Stage, path: &str| {
         let mut stream = std::net::TcpStream::connect(stage.http()).unwrap();
-        write!(stream, "GET /slow HTTP/1.1\r\nHost: hello.test\r\nConnection: close\r\n\r\n").unwrap();
-        pause(500);
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: hello.test\r\nConnection: close\r\n\r\n").unwrap();
+        let words = format!("{path} has begun");
+        wait(|| stage.ews(&["logs", "hello"]).ends(0).out.contains(&words));
         stream
     };
-    let mut stream = ask(&stage);
+    let mut stream = ask(&stage, "/slow");
     let pid = stage.pid();
     assert_eq!(stage.end("TERM"), Some(0));
     let mut answer = String::new();
@@ -113,10 +115,16 @@ fn a_request_under_way_is_finished_before_the_host_ends_and_a_second_signal_does
     assert!(answer.contains("hello from version v1"), "{answer}");
     assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists());
 
+    // Longer than everything that is asked meanwhile.
+    let path = stage.at("ews.toml");
+    let config = std::fs::read_to_string(&path).unwrap();
+    assert!(config.contains("drain = \"5s\""));
+    std::fs::write(&path, config.replace("drain = \"5s\"", "drain = \"60s\"")).unwrap();
     stage.start();
-    let _stream = ask(&stage);
+    let before = stage.log().matches("ending: instances run on").count();
+    let _stream = ask(&stage, "/very-slow");
     kill("TERM", stage.pid());
-    pause(300);
+    wait(|| stage.log().matches("ending: instances run on").count() > before);
     // Whoever asks meanwhile is told.
     stage.ews(&["status"]).ends(0).says(&["it ends: requests under way are finished"]);
     // One that waits for the request ends with 0.

@@ -4,7 +4,7 @@
 
 mod stage;
 
-use stage::{Load, Stage, pause};
+use stage::{Load, Stage, wait};
 
 const QUICK: &str = r#"{"min_healthy":"300ms","healthy_deadline":"20s","monitor":"500ms","drain":"3s"}"#;
 
@@ -35,7 +35,7 @@ fn a_service_is_deployed_looked_at_scaled_rolled_back_mended_and_removed_and_no_
     stage.ews(&["status", "hello"]).ends(0).says(&["SLOT", "ENDPOINTS", "running", "http=127.0.0.1:"]);
 
     stage.ews(&["scale", "hello", "3"]).ends(0).says(&["hello has 3 instances"]);
-    assert_eq!(stage.answering("hello.test").len(), 3);
+    wait(|| stage.answering("hello.test").len() == 3);
     stage.ews(&["scale", "hello", "2", "--reason", "enough"]).ends(0);
 
     // A version that ends at its start is rolled back, and its last words are shown.
@@ -210,12 +210,4 @@ fn who_follows_hears_of_what_comes_later_and_of_instances_that_are_made_later() 
     followers[1].kill().unwrap();
     followers[1].wait().unwrap();
     stage.clear();
-}
-
-fn wait(mut holds: impl FnMut() -> bool) {
-    let until = std::time::Instant::now() + stage::PATIENCE;
-    while !holds() {
-        assert!(std::time::Instant::now() < until, "it does not come about");
-        pause(100);
-    }
 }

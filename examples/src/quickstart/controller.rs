@@ -80,7 +80,7 @@ async fn run(root: &Path) -> Result<()> {
         .with_metrics(Arc::new(live.clone()));
     let deployer =
         Deployer::start(parts, DeployConfig::new(OWNER.parse()?).with_controller("quickstart")).await?;
-    let mut events = deployer.events();
+    let mut events = deployer.events_since_start();
 
     // What measures, and what follows from it.
     let collection = Collection::new(live.clone())
@@ -385,7 +385,7 @@ fn canary(root: &Path, version: &str) -> Result<DeployRequest> {
         .with_per(requests(of_hello))
         .with_missing(Missing::Zero)
         .with_limits(0, 4, 10);
-    let analysis = Analysis::new([errors]).with_schedule(3, Duration::from_secs(1));
+    let analysis = Analysis::new([errors]).with_schedule(5, Duration::from_secs(1));
     let canary = Canary::new([CanaryStep::Weight(SHARE), CanaryStep::Analysis(analysis)]);
     Ok(request(root, version)?.with_strategy(strategy().with_canary(canary)))
 }

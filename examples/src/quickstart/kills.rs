@@ -43,6 +43,7 @@ async fn through(root: &std::path::Path, report: &mut Report, stride: usize) -> 
         load,
         drained: true,
         alerts: Vec::new(),
+        scales: Vec::new(),
     };
     tour.first_deployment().await?;
     tour.load.set_rate(AT_REST);
@@ -104,17 +105,34 @@ impl Tour<'_> {
                         self.controller.kill().await;
                         self.report.show(&format!("killed as it began: {step}"));
                         killed = true;
+                        // It may have ended the rollout before it was killed, and nobody would say so again.
+                        let mut ended = None;
+                        while let Ok(said) = self.controller.next(PATIENCE).await {
+                            ended = ended.or(outcome(said));
+                        }
                         self.controller = ControllerProcess::start(self.root).await?;
+                        if let Some(ended) = ended {
+                            return Ok((killed, ended));
+                        }
                     }
-                }
-                Said::Event(event) if event.starts_with("rollout ") && !event.starts_with("rollout:") => {
-                    return Ok((killed, event));
                 }
                 Said::Failed(why) => {
                     return Err(Error::internal("the controller failed").with_detail(why));
                 }
-                _ => {}
+                said => {
+                    if let Some(ended) = outcome(said) {
+                        return Ok((killed, ended));
+                    }
+                }
             }
         }
+    }
+}
+
+/// How a rollout ended, where this says so.
+fn outcome(said: Said) -> Option<String> {
+    match said {
+        Said::Event(event) if event.starts_with("rollout ") && !event.starts_with("rollout:") => Some(event),
+        _ => None,
     }
 }

@@ -26,7 +26,7 @@ use ews_core::spec::source::{ArtifactSource, Source};
 use ews_core::store::MemoryStore;
 use ews_core::{Instance, PortName, Runtime, Selector, ServiceName, ServiceSpec};
 use ews_deploy::release::{
-    MemberCondition, MemberSpec, MemberStage, ReleaseReport, ReleaseRequest, ReleaseSpec,
+    Discovery, MemberCondition, MemberSpec, MemberStage, ReleaseReport, ReleaseRequest, ReleaseSpec,
 };
 use ews_deploy::{Batch, DeployConfig, DeployParts, Deployer, Outcome, Strategy};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -153,6 +153,8 @@ fn member(of: &str, version: &str, calls: &str) -> MemberSpec {
 
 fn shop(db: &str, api: &str, front: &str) -> ReleaseSpec {
     ReleaseSpec::new("shop".parse().unwrap())
+        // Long enough for a busy machine to tell the others.
+        .with_discovery(Discovery::default().with_settle(Duration::from_secs(8)))
         .with_member(member("front", front, "api").after(name("api"), MemberCondition::Promoted))
         .with_member(member("api", api, "db").after(name("db"), MemberCondition::Healthy))
         .with_member(member("db", db, ""))
@@ -214,6 +216,7 @@ async fn test(root: &PathBuf) {
                 Some((200, _)) => {}
                 other => bad.push(other),
             }
+            sleep(Duration::from_millis(5)).await;
         }
     });
     let report = released(&deployer, shop("v2", "v1", "v1")).await;

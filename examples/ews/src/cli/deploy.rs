@@ -6,23 +6,25 @@ use std::time::Duration;
 
 use clap::ArgMatches;
 use ews_core::ServiceName;
-use ews_deploy::{AuditAction, Concurrency, Plan, RolloutReport};
+use ews_deploy::{AuditAction, Concurrency, EventKind, Plan, RolloutReport};
 use hyper::Method;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::failure::FAILED;
 use super::out::age;
 use super::{Call, Failure, text};
-use crate::api::wire::{Accepted, DeployBody, EventLine, HistoryView, RolloutView};
+use crate::api::wire::{Accepted, DeployBody, EventLine, Happening, HistoryView, HostEvent, RolloutView};
 use crate::document;
 
 /// What a shell calls the end by Ctrl-C.
 const INTERRUPTED: u8 = 130;
-/// How long progress is waited for once the end is known.
-const LAST_WORDS: Duration = Duration::from_millis(300);
+/// How long progress is waited for once the end is known: until the end itself is told.
+const LAST_WORDS: Duration = Duration::from_secs(3);
+/// The same where it had ended before anybody asked, and is told no more.
+const NO_WORDS: Duration = Duration::from_millis(300);
 /// How long it may take until progress is listened to.
 const LISTENS: Duration = Duration::from_secs(2);
 
@@ -81,7 +83,7 @@ pub(super) async fn rollout(
         call.out.line(&format!("rollout {} of {} is asked for", accepted.rollout, accepted.service));
         return Ok(0);
     }
-    followed(call, &accepted, told, interrupt).await
+    followed(call, &accepted, told, interrupt, LAST_WORDS).await
 }
 
 /// Waits for a rollout that was asked for before, by whomever: the one that is named, the one under way, or the last.
@@ -105,7 +107,7 @@ pub(super) async fn wait(call: &Call, matches: &ArgMatches) -> Result<u8, Failur
             last.ok_or_else(|| Failure::missing(format!("nobody has asked for a rollout of {service} yet")))?
         }
     };
-    followed(call, &Accepted { service, rollout }, told, interrupt()?).await
+    followed(call, &Accepted { service, rollout }, told, interrupt()?, NO_WORDS).await
 }
 
 /// Hears of Ctrl-C from now on.
@@ -114,15 +116,25 @@ fn interrupt() -> Result<Signal, Failure> {
         .map_err(|error| Failure::odd(format!("signals can't be listened for: {error}")))
 }
 
-/// Waits for the end of a rollout and shows it. Who does not wait any more leaves it to the host.
+/// What is told meanwhile.
+struct Told {
+    /// The last rollout whose end was told.
+    ended: watch::Receiver<u64>,
+    telling: JoinHandle<()>,
+}
+
+/// Waits for the end of a rollout and shows it. Who does not wait any more leaves it to the host. One that had ended already has so
+/// much time for its last words.
 async fn followed(
     call: &Call,
     accepted: &Accepted,
-    told: Option<JoinHandle<()>>,
+    told: Option<Told>,
     mut interrupt: Signal,
+    words: Duration,
 ) -> Result<u8, Failure> {
+    let mut has_waited = false;
     let report = tokio::select! {
-        report = ended(call, accepted) => report,
+        report = ended(call, accepted, &mut has_waited) => report,
         _ = interrupt.recv() => {
             let Accepted { service, rollout } = accepted;
             call.out.progress(&format!(
@@ -131,9 +143,11 @@ async fn followed(
             return Ok(INTERRUPTED);
         }
     };
-    if let Some(told) = told {
+    if let Some(mut told) = told {
+        let words = if has_waited { LAST_WORDS } else { words };
+        let _ = timeout(words, told.ended.wait_for(|ended| *ended >= accepted.rollout)).await;
         // It has no end of its own.
-        let _ = timeout(LAST_WORDS, told).await;
+        told.telling.abort();
     }
     let report = report?;
     if call.out.json {
@@ -144,11 +158,12 @@ async fn followed(
 }
 
 /// Tells what happens to a service from now on; it listens when this returns.
-async fn tell(call: &Call, service: &ServiceName) -> JoinHandle<()> {
+async fn tell(call: &Call, service: &ServiceName) -> Told {
     let (client, out) = (call.client.clone(), call.out);
     let path = format!("/v1/events?service={service}&follow=true&past=false");
     let (listens, listening) = oneshot::channel();
     let mut listens = Some(listens);
+    let (ends, ended) = watch::channel(0);
     let telling = tokio::spawn(async move {
         let each = |line: EventLine| {
             if let Some(listens) = listens.take() {
@@ -156,6 +171,9 @@ async fn tell(call: &Call, service: &ServiceName) -> JoinHandle<()> {
             }
             if let EventLine::Event(event) = line {
                 out.progress(&format!("  {}", event.text));
+                if let Some(number) = ended_by(&event) {
+                    ends.send_replace(number);
+                }
             }
             Ok(ControlFlow::Continue(()))
         };
@@ -163,10 +181,21 @@ async fn tell(call: &Call, service: &ServiceName) -> JoinHandle<()> {
         let _ = client.lines(Method::GET, &path, None, each).await;
     });
     let _ = timeout(LISTENS, listening).await;
-    telling
+    Told { ended, telling }
 }
 
-async fn ended(call: &Call, accepted: &Accepted) -> Result<RolloutReport, Failure> {
+/// The rollout whose end this is.
+fn ended_by(event: &HostEvent) -> Option<u64> {
+    match &event.what {
+        Happening::Deploy(event) if matches!(event.kind, EventKind::Ended { .. }) => {
+            event.rollout.as_ref().map(|rollout| rollout.number)
+        }
+        _ => None,
+    }
+}
+
+/// Waits for the end; says whether it had to.
+async fn ended(call: &Call, accepted: &Accepted, has_waited: &mut bool) -> Result<RolloutReport, Failure> {
     let number = accepted.rollout;
     let path = format!("/v1/services/{}/rollouts/{number}?wait=30s", accepted.service);
     loop {
@@ -186,6 +215,7 @@ async fn ended(call: &Call, accepted: &Accepted) -> Result<RolloutReport, Failur
         {
             return Ok(report);
         }
+        *has_waited = true;
     }
 }
 

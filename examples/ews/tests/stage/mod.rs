@@ -287,6 +287,16 @@ pub(crate) fn pause(millis: u64) {
     std::thread::sleep(Duration::from_millis(millis));
 }
 
+/// Waits until this holds.
+#[track_caller]
+pub(crate) fn wait(mut holds: impl FnMut() -> bool) {
+    let until = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < until, "it does not come about");
+        pause(100);
+    }
+}
+
 /// `GET /` over a connection of its own.
 pub(crate) fn get(address: SocketAddr, host: &str) -> Option<(u16, String)> {
     let mut stream = TcpStream::connect(address).ok()?;
