@@ -194,7 +194,8 @@ mod on_disk {
         let first = runtime();
         let path = folder.path().join("s");
         let store = first.block_on(RedbStore::open(&path, RedbConfig::default())).unwrap();
-        let lease = first.block_on(store.grant(Duration::from_secs(1))).unwrap();
+        // It must outlast what is written before it is used, however slow the disk is.
+        let lease = first.block_on(store.grant(Duration::from_secs(5))).unwrap();
         first.block_on(async {
             for n in 0..50 {
                 let at = key(&format!("k/{n}"));

@@ -22,7 +22,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
 use super::check::{Checker, Outcome, Target};
-use super::thresholds::{ProbeKind, Status, Thresholds, Transition};
+use super::thresholds::{ProbeKind, Startup, Status, Thresholds, Transition};
 use crate::backoff::{Random as _, SplitMix64};
 use crate::bus::{Bus, Subscription};
 use crate::clock::Clock;
@@ -85,9 +85,14 @@ pub struct State {
 }
 
 impl State {
-    /// Whether it is known if the instance is ready: it is, or a probe that decides about it was tried.
+    /// Whether it is known if the instance is ready: it is, or a probe that decides about it was tried. One that has started and waits
+    /// for its readiness probe's first try is not.
     pub fn is_known(&self) -> bool {
-        let decides = |kind: &ProbeKind| matches!(kind, ProbeKind::Readiness | ProbeKind::Startup);
+        let decides = |kind: &ProbeKind| match kind {
+            ProbeKind::Readiness => true,
+            ProbeKind::Startup => self.status.startup != Startup::Passed,
+            ProbeKind::Liveness => false,
+        };
         self.status.ready || self.last.iter().any(|(kind, _)| decides(kind))
     }
 }

@@ -94,12 +94,16 @@ pub(super) fn is_free(port: u16, protocol: Protocol) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU16, Ordering};
+
     use super::*;
 
-    /// A range of ports, none of which is used by others at this moment.
+    /// A range of ports, none of which is used by others at this moment; the tests of this program have their own.
     fn range(count: u16) -> RangeInclusive<u16> {
+        static CALLS: AtomicU16 = AtomicU16::new(0);
         let free = |start: &u16| (*start..start + count).all(|port| is_free(port, Protocol::Tcp));
-        let offset = (std::process::id() % 500) as u16 * 20;
+        let turn = CALLS.fetch_add(1, Ordering::Relaxed) % 2;
+        let offset = (std::process::id() % 500) as u16 * 20 + turn * 12_000;
         let start = (34_000 + offset..60_000).step_by(usize::from(count)).find(free).unwrap();
         start..=start + count - 1
     }

@@ -41,7 +41,12 @@ async fn a_shim_killed_while_it_waits_is_replaced() {
     let runtime = place.open().await;
     let (id, shim) = created(&place, &runtime, 0).await;
     kill(shim, "KILL");
-    until("it to be gone", async || shim_of(&place.root(), id.as_str()).is_none()).await;
+    // Its command line is gone before its lock and its socket are; dead it has neither.
+    until("it to be dead", async || {
+        let stat = fs::read_to_string(format!("/proc/{shim}/stat")).unwrap_or_default();
+        stat.rsplit_once(')').is_none_or(|(_, rest)| rest.trim_start().starts_with(['Z', 'X']))
+    })
+    .await;
     let started = runtime.start(&id).await.unwrap();
     assert_eq!((started.state, started.incarnation), (InstanceState::Running, Incarnation(1)));
     assert!(shim_of(&place.root(), id.as_str()).is_some_and(|other| other != shim));

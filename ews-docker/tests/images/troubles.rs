@@ -107,7 +107,8 @@ async fn a_pull_that_stalls_is_given_up_and_the_next_begins_anew() {
 #[tokio::test]
 async fn an_engine_that_hangs_ends_every_call() {
     let engine = Standin::podman(|_| Reply::Never);
-    let short = Duration::from_millis(500);
+    // Long for the first call, which is answered.
+    let short = Duration::from_secs(2);
     let config = engine.config().with_call_limit(short).with_work_limit(short).with_idle_limit(short);
     let images = DockerImages::connect(config).await.unwrap();
     let name: ews_core::ImageRef = "r.example/web:1".parse().unwrap();
@@ -115,17 +116,19 @@ async fn an_engine_that_hangs_ends_every_call() {
     let nothing = || -> ByteStream { stream::iter([Ok(Bytes::from_static(b"x"))]).boxed() };
     let options = EnsureOptions::default();
     let spec = BuildSpec::new(name.clone());
-    let results: Vec<(&str, Result<()>)> = vec![
-        ("ensure", last(images.ensure(&source(), &options).await).await.map(drop)),
-        ("inspect", images.inspect(&query).await.map(drop)),
-        ("list", images.list(&Selector::everything()).await.map(drop)),
-        ("prune", images.prune(&PruneOptions::default()).await.map(drop)),
-        ("build", last(images.build(&spec, nothing()).await).await.map(drop)),
-        ("tag", images.tag(&query, &name).await),
-        ("push", last(images.push(&name).await).await.map(drop)),
-        ("save", images.save(std::slice::from_ref(&query)).await.map(drop)),
-        ("load", images.load(nothing()).await.map(drop)),
-    ];
+    // Side by side: each waits for as long.
+    let results: [(&str, Result<()>); 9] = tokio::join!(
+        async { ("ensure", last(images.ensure(&source(), &options).await).await.map(drop)) },
+        async { ("inspect", images.inspect(&query).await.map(drop)) },
+        async { ("list", images.list(&Selector::everything()).await.map(drop)) },
+        async { ("prune", images.prune(&PruneOptions::default()).await.map(drop)) },
+        async { ("build", last(images.build(&spec, nothing()).await).await.map(drop)) },
+        async { ("tag", images.tag(&query, &name).await) },
+        async { ("push", last(images.push(&name).await).await.map(drop)) },
+        async { ("save", images.save(std::slice::from_ref(&query)).await.map(drop)) },
+        async { ("load", images.load(nothing()).await.map(drop)) },
+    )
+    .into();
     for (call, result) in results {
         assert_eq!(result.unwrap_err().kind(), ErrorKind::Timeout, "{call}");
     }

@@ -274,7 +274,7 @@ async fn streams_that_stall_or_lie() {
     })
     .await;
     let config =
-        garbler.config().with_call_limit(Duration::from_secs(20)).with_idle_limit(Duration::from_secs(1));
+        garbler.config().with_call_limit(Duration::from_secs(20)).with_idle_limit(Duration::from_secs(3));
     let runtime = DockerRuntime::connect(config).await.unwrap();
     let archive = runtime.get_archive(&id, "/x").await.unwrap();
     let error = drained(archive).await;

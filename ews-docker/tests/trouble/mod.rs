@@ -22,6 +22,7 @@ use futures_util::StreamExt as _;
 
 use crate::engine;
 use crate::private::PrivateEngine;
+use crate::rig::{Raw, until};
 
 pub(crate) fn config(socket: &Path) -> DockerConfig {
     DockerConfig::new(EngineAddress::Unix(socket.to_owned()))
@@ -92,7 +93,20 @@ async fn a_socket_that_is_forbidden_names_the_remedy() {
     child
         .args(["--exact", "trouble::a_socket_that_is_forbidden_names_the_remedy"])
         .env("EWS_TEST_FORBIDDEN", &path);
-    let output = child.current_dir(folder.path()).uid(65534).gid(65534).output().unwrap();
+    child.current_dir(folder.path()).uid(65534).gid(65534);
+    // What another test forks in the moment of the copy has it open for writing until it runs its own program.
+    let until = std::time::Instant::now() + Duration::from_secs(10);
+    let output = loop {
+        match child.output() {
+            Err(error)
+                if error.kind() == std::io::ErrorKind::ExecutableFileBusy
+                    && std::time::Instant::now() < until =>
+            {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            output => break output.unwrap(),
+        }
+    };
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success() && said.contains("1 passed"), "{said}");
 }
@@ -188,7 +202,20 @@ async fn killed_in_the_middle(harness: &Harness) {
         let (runtime, id) = (runtime.clone(), stubborn.clone());
         tokio::spawn(async move { runtime.stop(&id, &StopOptions::grace(Duration::from_secs(20))).await })
     };
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    // From its first signal on, the stop is under way for as long as its grace.
+    let raw = Raw::new(&config(&socket));
+    until("the engine signals it", async || {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+        let target = format!(
+            "/events?since=1&until={}.{:09}&filters=%7B%22event%22%3A%5B%22kill%22%5D%2C%22container%22%3A%5B%22{stubborn}%22%5D%7D",
+            now.as_secs(),
+            now.subsec_nanos()
+        );
+        let (status, told) = raw.ask(hyper::Method::GET, &target, None).await.unwrap();
+        assert_eq!(status, 200, "{}", String::from_utf8_lossy(&told));
+        !told.is_empty()
+    })
+    .await;
     harness.engine.lock().unwrap().crash();
     let cut = stopping.await.unwrap();
     assert!(

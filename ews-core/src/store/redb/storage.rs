@@ -69,12 +69,23 @@ impl Storage {
                 return Err(io_error("the store's file can't be locked", error));
             }
         }
+        match Self::medium_of(&file) {
+            Ok(medium) => {
+                Ok(Self { medium: Box::new(medium), file: Some(file), sync_failed: AtomicBool::new(false) })
+            }
+            Err(error) => {
+                let _ = file.unlock();
+                Err(error)
+            }
+        }
+    }
+
+    fn medium_of(file: &File) -> Result<FileBackend> {
         let medium =
             file.try_clone().map_err(|error| io_error("the store's file can't be opened twice", error))?;
-        let medium = FileBackend::new(medium).map_err(|error| {
+        FileBackend::new(medium).map_err(|error| {
             Error::new(ErrorKind::Unavailable, "the store's file can't be used").with_source(error)
-        })?;
-        Ok(Self { medium: Box::new(medium), file: Some(file), sync_failed: AtomicBool::new(false) })
+        })
     }
 
     /// Another medium, for tests that make it fail.
@@ -91,9 +102,17 @@ impl Storage {
     /// Lets others open the file. Nothing is written after this.
     pub(super) fn unlock(&self) {
         if let Some(file) = &self.file {
-            // It would be let go when the file is closed; this does not wait for the last reader.
+            // It would be let go when the file is closed; this waits neither for the last reader nor for a child that was
+            // forked meanwhile and has the file open until it runs its program. Unlocked twice, nothing happens.
             let _ = file.unlock();
         }
+    }
+}
+
+/// Also where opening failed, and nobody came to close it.
+impl Drop for Storage {
+    fn drop(&mut self) {
+        self.unlock();
     }
 }
 

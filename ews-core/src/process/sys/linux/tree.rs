@@ -4,6 +4,7 @@
 //! descends from it. Where the shim itself is gone, the mark in a process's environment leads to it.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -50,15 +51,31 @@ pub(in crate::process) const COMMAND_MARK: &str = "EWS_COMMAND_MARK";
 
 /// Kills what a dead shim has left: everything in its groups, or everything with the instance's mark.
 pub(in crate::process) async fn kill_left(cgroups: &Paths, mark: &str) -> bool {
-    until_gone(|| {
-        if !cgroups.is_empty() {
-            return cgroup::kill(cgroups, None);
-        }
+    if !cgroups.is_empty() {
+        return until_gone(|| cgroup::kill(cgroups, None)).await;
+    }
+    let look = || {
         let marked = proc::marked(MARK, |value| value == mark);
         kill(&marked.into_iter().map(|(pid, _)| pid).collect::<Vec<_>>())
-    })
-    .await
+    };
+    for _ in 0..LOOKS {
+        if !until_gone(look).await {
+            return false;
+        }
+        tokio::time::sleep(EXECUTES).await;
+        if look() {
+            return true;
+        }
+    }
+    false
 }
+
+/// A process that is about to become another program shows no environment, and so no mark, for less than this as a rule: nothing
+/// is said to be gone before two looks so far apart have found nothing.
+const EXECUTES: Duration = Duration::from_millis(8);
+
+/// How often something may come to light after all before it is given up.
+const LOOKS: u32 = 100;
 
 /// `true` where there was nothing to kill.
 fn kill(pids: &[u32]) -> bool {

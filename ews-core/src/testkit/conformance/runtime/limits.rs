@@ -55,9 +55,11 @@ async fn a_cpu_limit_holds(cx: &Cx<'_>) -> CaseResult {
         let nanos = usage.first().and_then(|usage| usage.cpu_nanos);
         nanos.ok_or_else(|| Stop::fail("the CPU time of a running program is not known"))
     };
-    let (before, began) = (cpu().await?, Instant::now());
-    sleep(Duration::from_secs(4)).await;
-    // The time is taken after the measurement, so a slow answer can only excuse the driver.
+    // The time is taken before the first measurement and after the last, so a slow answer can only excuse the driver. What
+    // lies between lasts long beside a slow first one, so that it does not excuse much.
+    let began = Instant::now();
+    let before = cpu().await?;
+    sleep(Duration::from_secs(4).max(began.elapsed() * 4)).await;
     let (used, passed) = (cpu().await?.saturating_sub(before), began.elapsed());
     let share = used as f64 / passed.as_nanos() as f64;
     let held = share < 0.40;

@@ -1,5 +1,6 @@
 //! Behaviours 40 to 42: engines that hang, callers that lose interest, controllers that die.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -145,9 +146,17 @@ async fn gone(cx: &Cx<'_>, runtime: &dyn Runtime, id: &InstanceId) -> CaseResult
 }
 
 async fn nothing_left(cx: &Cx<'_>) -> CaseResult {
-    if let Some(count) = cx.harness.leftovers(&cx.owner).await {
-        ensure!(count == 0, "{count} objects are left that the contract does not show");
-    }
+    // What was given up may have ended for the contract a moment before its last object is gone.
+    let left = Cell::new(0);
+    let waited = cx
+        .until("what the contract does not show to go", async || {
+            let count = cx.harness.leftovers(&cx.owner).await.unwrap_or_default();
+            left.set(count);
+            Ok((count == 0).then_some(()))
+        })
+        .await;
+    let count = left.get();
+    ensure!(waited.is_ok(), "{count} objects are left that the contract does not show");
     Ok(())
 }
 

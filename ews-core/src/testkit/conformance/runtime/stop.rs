@@ -112,7 +112,15 @@ async fn stop_ends_the_whole_tree(cx: &Cx<'_>) -> CaseResult {
         spec.env.insert("EWS_MARK".to_owned(), EnvValue::Plain(mark.clone()));
         let id = cx.start(&spec, slot).await?.id;
         cx.line(&id, "ready").await?;
-        let before = marked(cx, &mark).await?.unwrap_or_default();
+        // The daemon may be seen later than the line.
+        let began = Instant::now();
+        let before = cx
+            .until("the daemon to be seen", async || {
+                let count = marked(cx, &mark).await?;
+                let known = count.is_none_or(|count| count >= 2);
+                Ok((known || began.elapsed() >= cx.limits.patience / 2).then_some(count.unwrap_or_default()))
+            })
+            .await?;
         if before < 2 {
             return Err(Stop::skip(format!(
                 "nobody here can count processes: of a program and its daemon {before} are seen; the hook \

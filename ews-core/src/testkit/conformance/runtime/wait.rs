@@ -94,16 +94,17 @@ async fn wait_for_what_is_removed_meanwhile_is_not_found(cx: &Cx<'_>) -> CaseRes
 
 async fn wait_survives_the_controller(cx: &Cx<'_>) -> CaseResult {
     cx.need(Capability::SurvivesController).await?;
-    let during = cx.start_workload(&exits(5, 3000), 0).await?;
-    let meanwhile = cx.start_workload(&exits(6, 500), 1).await?;
     let running = cx.start_workload(&Workload::Sleep, 2).await?;
+    let meanwhile = cx.start_workload(&exits(6, 500), 1).await?;
+    let lasts = Duration::from_secs(10);
+    let during = cx.start_workload(&Workload::Exit { code: 5, after: lasts }, 0).await?;
     {
         let runtime = cx.rt().await?;
         let options = WaitOptions::default();
         // A wait is under way when its controller goes.
         let wait = runtime.wait(&during.id, &options);
         if tokio::time::timeout(Duration::from_millis(100), wait).await.is_ok() {
-            return Err(Stop::fail("a program of 3 s has ended within 100 ms"));
+            return Err(Stop::fail("a program of 10 s has ended at once"));
         }
     }
     // One ends while no controller is there at all.
@@ -112,9 +113,9 @@ async fn wait_survives_the_controller(cx: &Cx<'_>) -> CaseResult {
     let runtime = cx.reconnect().await?;
     for (instance, code) in [(&meanwhile, 6), (&during, 5)] {
         let wait = WaitOptions::incarnation(instance.incarnation);
+        let limit = lasts + cx.limits.patience;
         let status =
-            within("wait by the next controller", cx.limits.patience, runtime.wait(&instance.id, &wait))
-                .await??;
+            within("wait by the next controller", limit, runtime.wait(&instance.id, &wait)).await??;
         ensure!(status.code == Some(code), "it exited with {code}; the next controller hears `{status}`");
     }
     let seen = runtime.get(&running.id).await?;
