@@ -176,9 +176,8 @@ async fn who_is_dropped_gets_nothing_and_only_for_so_long() {
     let mut busy = stage.client().await;
     busy.send("GET /never HTTP/1.1\r\nHost: a\r\n\r\n").await;
     until("it is under way", async || stage.seen("i0").await.unwrap().in_flight == Some(1)).await;
-    let soon = SystemClock.now() + Duration::from_secs(2);
-    let here = BlackholeTarget::Source { network: "127.0.0.0".parse().unwrap(), bits: 8 };
-    stage.apply([blackhole(here, soon)]).await;
+    let here = || BlackholeTarget::Source { network: "127.0.0.0".parse().unwrap(), bits: 8 };
+    stage.apply([blackhole(here(), later)]).await;
     assert!(open.is_closed().await && busy.is_closed().await);
     // What it had under way is not counted for ever, or no drain would ever be proven.
     until("nothing is under way", async || stage.seen("i0").await.unwrap().in_flight == Some(0)).await;
@@ -186,6 +185,8 @@ async fn who_is_dropped_gets_nothing_and_only_for_so_long() {
     refused.try_send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
     assert!(refused.answer_to("GET").await.is_none());
     // It ends by itself, and is forgotten.
+    let soon = SystemClock.now() + Duration::from_secs(1);
+    stage.apply([blackhole(here(), soon)]).await;
     until("the source is let in again", async || {
         let mut client = stage.client().await;
         client.try_send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;

@@ -14,9 +14,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use ews_core::balancer::Drained;
+use ews_core::balancer::{Drained, MemberState};
 use stage::upstream::{Deed, ok};
-use stage::{Client, Stage, Upstream, config, put_member};
+use stage::{Client, Stage, Upstream, config, put_member, until};
 
 /// How many replacements there are.
 const TIMES: usize = 1_000;
@@ -64,8 +64,13 @@ async fn a_thousand_replacements_lose_no_request() {
         let address = upstreams[number % upstreams.len()].address;
         stage.apply([put_member("p", &name(number), address)]).await;
         let old = name(number - 1);
-        // The first has something that does not end by itself.
-        let deadline = if number == 1 { Duration::from_millis(300) } else { Duration::from_secs(30) };
+        let mut deadline = Duration::from_secs(30);
+        if number == 1 {
+            // The first has something that does not end by itself; all else is waited for.
+            stage.state(&old, MemberState::Draining).await;
+            until("only that is left", async || stage.seen(&old).await.unwrap().in_flight == Some(1)).await;
+            deadline = Duration::from_millis(300);
+        }
         match stage.drain(&old, deadline).await {
             Drained::Drained => {}
             Drained::Forced(count) => forced += count,

@@ -158,6 +158,7 @@ async fn a_pool_that_has_its_labels_again_goes_on_counting_in_one_series() {
     labelled(&stage, "r1").await;
     let mut slow = stage.client().await;
     slow.send("GET /slow HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    until("it is under way", async || stage.seen("i0").await.unwrap().in_flight == Some(1)).await;
     let mut clients = Vec::new();
     for _ in 0..8 {
         let mut client = stage.client().await;

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use ews_route::RequestLimits;
+use ews_route::{RequestLimits, UpstreamConfig};
 use stage::upstream::{Deed, ok};
 use stage::{Stage, Upstream, config, nowhere, until, with_timeouts};
 use tokio::io::AsyncWriteExt as _;
@@ -39,7 +39,9 @@ async fn a_dead_endpoint_costs_no_request_and_gets_none_for_a_while() {
 #[tokio::test]
 async fn the_last_endpoint_is_tried_although_it_was_dead() {
     let address = nowhere().await;
-    let stage = Stage::with(config(), &[address]).await;
+    // Out for long, so that it still is when that is looked at.
+    let upstream = UpstreamConfig::default().with_eject(Duration::from_secs(30));
+    let stage = Stage::with(config().with_upstream(upstream), &[address]).await;
     let mut client = stage.client().await;
     assert_eq!(client.get("/").await.status, 502);
     assert_eq!(stage.seen("i0").await.unwrap().healthy, Some(false));
@@ -238,9 +240,14 @@ async fn slow_ones_are_not_waited_for() {
 
     // A connection that nobody uses.
     let stage = Stage::with(with_timeouts(|timeouts| timeouts.idle = short), &[upstream.address]).await;
-    let mut client = stage.client().await;
-    assert_eq!(client.get("/").await.text(), "ok");
-    assert!(client.is_closed().await);
+    let mut served = None;
+    until("one is served before its time is over", async || {
+        let client = served.insert(stage.client().await);
+        client.try_send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        client.answer_to("GET").await.is_some_and(|answer| answer.text() == "ok")
+    })
+    .await;
+    assert!(served.unwrap().is_closed().await);
     until("it is gone", async || stage.gateway.connections() == 0).await;
 
     // An endpoint that does not answer.
@@ -249,7 +256,7 @@ async fn slow_ones_are_not_waited_for() {
     assert_eq!(client.get("/hang").await.status, 504);
     let seen = stage.seen("i0").await.unwrap();
     assert_eq!((seen.in_flight, seen.errors), (Some(0), Some(1)));
-    assert_eq!(client.get("/").await.text(), "ok");
+    until("its connection goes on", async || client.get("/").await.text() == "ok").await;
 
     // An answer that makes no progress.
     let stage = Stage::with(with_timeouts(|timeouts| timeouts.stall = short), &[upstream.address]).await;

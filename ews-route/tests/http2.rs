@@ -191,19 +191,31 @@ async fn a_stream_that_takes_too_long_ends_alone() {
         }
     })
     .await;
-    let times = with_timeouts(|times| {
-        // Long for who is well, however busy the machine is.
-        let short = Duration::from_secs(1);
-        (times.response, times.stall, times.idle) = (short, short, short);
-    });
-    let stage = Stage::with(times, &[upstream.address]).await;
-    let mut client = client(stage.address).await;
-    assert_eq!(client.send_request(get("/never")).await.unwrap().status(), 504);
-    let half = client.send_request(get("/half")).await.unwrap();
+    // Each bound by itself, so that who is well is not held to the others.
+    let short = Duration::from_secs(1);
+    let stage = Stage::with(with_timeouts(|times| times.response = short), &[upstream.address]).await;
+    let mut asking = client(stage.address).await;
+    assert_eq!(asking.send_request(get("/never")).await.unwrap().status(), 504);
+    until("its connection goes on", async || asking.send_request(get("/")).await.unwrap().status() == 200)
+        .await;
+
+    let stage = Stage::with(with_timeouts(|times| times.stall = short), &[upstream.address]).await;
+    let mut asking = client(stage.address).await;
+    let half = asking.send_request(get("/half")).await.unwrap();
     assert!(half.into_body().collect().await.is_err());
-    assert_eq!(client.send_request(get("/")).await.unwrap().status(), 200);
+    assert_eq!(asking.send_request(get("/")).await.unwrap().status(), 200);
+
     // And a connection without any is closed after a while.
+    let stage = Stage::with(with_timeouts(|times| times.idle = short), &[upstream.address]).await;
+    let mut kept = None;
+    until("one is served before its time is over", async || {
+        let asking = kept.insert(client(stage.address).await);
+        asking.send_request(get("/")).await.is_ok_and(|response| response.status() == 200)
+    })
+    .await;
     until("it is closed", async || stage.gateway.connections() == 0).await;
+    let kept = kept.unwrap();
+    until("and its client sees it", async || kept.is_closed()).await;
 }
 
 #[tokio::test]
@@ -272,7 +284,8 @@ async fn bytes_that_begin_like_http2_and_are_not_are_judged_as_before() {
         let mut client = stage.client().await;
         // Byte by byte, so that the first look is never enough.
         for byte in bytes.bytes() {
-            client.send_bytes(&[byte]).await;
+            // It may be refused before the last one.
+            client.try_send(&[byte]).await;
             tokio::task::yield_now().await;
         }
         if status == 0 {

@@ -17,15 +17,15 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ews_core::balancer::{
-    Balancer as _, Change, DomainName, HealthCheck, Hold, Member, Object, Op, Pool, PoolProtocol,
-    ProxyProtocol,
+    Balancer as _, Change, DomainName, HealthCheck, Hold, Member, Object, ObserveQuery, Op, Pool,
+    PoolProtocol, ProxyProtocol,
 };
 use ews_core::endpoint::{Endpoint, EndpointAddress, HostName, Scope};
 use ews_core::id::ChangeId;
 use ews_core::spec::network::Protocol;
 use ews_core::store::MemoryStore;
 use ews_core::{Error, ErrorKind};
-use ews_route::{Gateway, GatewayConfig, NamesConfig, Resolver, TcpListen};
+use ews_route::{Gateway, GatewayConfig, NamesConfig, Resolver, TcpListen, UpstreamConfig};
 use stage::upstream::{Deed, ok};
 use stage::{Client, PATIENCE, Stage, Upstream, config, forward, key, pool, put_domain, put_rules, until};
 use tokio::io::AsyncReadExt as _;
@@ -194,7 +194,9 @@ async fn the_last_good_answer_stays() {
 async fn connections_go_round_all_addresses_and_pass_over_one_that_fails() {
     let (one, other, port) = two().await;
     let (one, other) = (once(one, "one"), once(other, "other"));
-    let (stage, book) = stage(quick()).await;
+    // Out for long, so that it still is when that is looked at.
+    let upstream = UpstreamConfig::default().with_eject(Duration::from_secs(30));
+    let (stage, book) = stage(quick().with_upstream(upstream)).await;
     book.these("a.example", &[ONE, OTHER]);
     stage.apply([put_named("p", "i0", "a.example", port)]).await;
     until("it is well", async || healthy(&stage, "i0").await).await;
@@ -376,15 +378,15 @@ async fn tcp_goes_to_names_and_says_whom_it_is_from() {
     let mut client = Client::connect(address).await;
     assert!(client.is_closed().await, "there is nobody yet");
     book.these("a.example", &[ONE]);
-    let mut accepted = None;
     until("it is found", async || {
-        let client = TcpStream::connect(address).await.unwrap();
-        let came = tokio::time::timeout(Duration::from_millis(100), listener.accept()).await;
-        accepted = came.ok().map(|came| (came.unwrap().0, client));
-        accepted.is_some()
+        let query = ObserveQuery::endpoint(pool("t"), key("i0"));
+        let views = stage.gateway.observe(&query).await.unwrap();
+        views.iter().flat_map(|view| &view.endpoints).any(|seen| seen.healthy == Some(true))
     })
     .await;
-    let (mut stream, client) = accepted.unwrap();
+    let client = TcpStream::connect(address).await.unwrap();
+    let came = tokio::time::timeout(PATIENCE, listener.accept()).await.expect("a connection in time");
+    let (mut stream, _) = came.unwrap();
     let wanted = format!("PROXY TCP4 127.0.0.1 127.0.0.1 {} ", client.local_addr().unwrap().port());
     let mut head = vec![0; wanted.len()];
     stream.read_exact(&mut head).await.unwrap();
@@ -441,6 +443,7 @@ async fn connections_for_many_requests_follow_the_name_too() {
     // Nobody is there.
     book.these("a.example", &[OTHER]);
     until("it is somewhere else", async || client.get("/").await.status == 502).await;
+    until("the first one is closed", async || endpoint.open() == 0).await;
     book.these("a.example", &[ONE]);
     until("it is back", async || client.get("/").await.status == 200).await;
     assert_eq!(endpoint.connections(), 2, "the first one was of no use any more");

@@ -134,7 +134,13 @@ async fn metrics_say_the_same_from_outside() {
         matches!(&answer.series[..], [one] if matches!(&one.value, Reading::Number(n) if n.value >= 1.0))
     })
     .await;
+    // The series of a sample are recorded one after another: those up to now are whole once there is a later one.
     let now = SystemClock.now();
+    until("a later one is there", async || {
+        let answer = metrics.instant(&query, None).await.unwrap();
+        matches!(&answer.series[..], [one] if matches!(&one.value, Reading::Number(n) if n.at > now))
+    })
+    .await;
     let quantile = MetricQuery::new("http.server.request.duration", Selector::everything())
         .function(Function::Quantile(0.5, Window(Duration::from_secs(60))));
     for query in [&query, &quantile] {

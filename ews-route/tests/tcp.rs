@@ -13,11 +13,11 @@ mod stage;
 
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ews_core::balancer::{
-    Balancer as _, BalancerExt as _, DomainName, Drained, Hold, Object, ObjectRef, ObserveQuery, Op, Pool,
-    PoolProtocol, ProxyProtocol, TrafficPolicy,
+    Balancer as _, BalancerExt as _, DomainName, Drained, Hold, MemberState, Object, ObjectRef, ObserveQuery,
+    Op, Pool, PoolProtocol, ProxyProtocol, TrafficPolicy,
 };
 use ews_core::id::{ChangeId, TrafficPolicyId};
 use ews_route::{AccessFormat, AccessLog, Forwarding, Gateway, GatewayConfig, TcpListen};
@@ -186,13 +186,14 @@ async fn a_drain_waits_for_connections_and_closes_them_at_its_deadline() {
     stage.apply([put_member("t", "one", echo("one").await)]).await;
     let mut client = TcpStream::connect(address).await.unwrap();
     assert_eq!(exactly(&mut client, 3).await, "one");
-    let (id, one) = (ChangeId::new("drain-tcp").unwrap(), (pool("t"), stage::key("one")));
-    let draining = stage.gateway.drain(&id, &one.0, &one.1, Duration::from_secs(2));
-    let (drained, ()) = tokio::join!(draining, async {
-        client.write_all(b"still").await.unwrap();
-        assert_eq!(exactly(&mut client, 5).await, "still", "what it has goes on");
-    });
-    assert_eq!(drained.unwrap(), Drained::Forced(1));
+    let (id, t, one) = (ChangeId::new("drain-tcp").unwrap(), pool("t"), stage::key("one"));
+    let draining = Op::State { pool: t.clone(), endpoint: one.clone(), state: MemberState::Draining };
+    stage.apply([draining]).await;
+    client.write_all(b"still").await.unwrap();
+    assert_eq!(exactly(&mut client, 5).await, "still", "what it has goes on");
+    let (began, deadline) = (Instant::now(), Duration::from_millis(500));
+    assert_eq!(stage.gateway.drain(&id, &t, &one, deadline).await.unwrap(), Drained::Forced(1));
+    assert!(began.elapsed() >= deadline, "it is waited for");
     assert_eq!(rest(&mut client).await.as_deref().unwrap_or_default(), "");
 }
 

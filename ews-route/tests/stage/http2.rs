@@ -101,25 +101,38 @@ where
 pub(crate) struct Endpoint {
     pub(crate) address: SocketAddr,
     connections: Arc<AtomicUsize>,
+    open: Arc<AtomicUsize>,
 }
 
 impl Endpoint {
     pub(crate) async fn new() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (address, connections) = (listener.local_addr().unwrap(), Arc::new(AtomicUsize::new(0)));
-        let count = connections.clone();
+        let address = listener.local_addr().unwrap();
+        let (connections, open) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let (count, now_open) = (connections.clone(), open.clone());
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 count.fetch_add(1, Ordering::Relaxed);
+                now_open.fetch_add(1, Ordering::Relaxed);
                 let builder = hyper::server::conn::http2::Builder::new(Spawn);
-                tokio::spawn(builder.serve_connection(Io(stream), service_fn(answer)));
+                let now_open = now_open.clone();
+                tokio::spawn(async move {
+                    let _ = builder.serve_connection(Io(stream), service_fn(answer)).await;
+                    now_open.fetch_sub(1, Ordering::Relaxed);
+                });
             }
         });
-        Self { address, connections }
+        Self { address, connections, open }
     }
 
+    /// How many connections it ever had.
     pub(crate) fn connections(&self) -> usize {
         self.connections.load(Ordering::Relaxed)
+    }
+
+    /// How many it has.
+    pub(crate) fn open(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
     }
 }
 
