@@ -110,6 +110,10 @@ impl RuntimeHarness for Behind {
         self.inner.limits()
     }
 
+    fn tries_for_memory(&self) -> u32 {
+        self.inner.tries_for_memory()
+    }
+
     fn run_id(&self) -> String {
         self.inner.run_id()
     }

@@ -20,11 +20,9 @@ use crate::client::{Call, Subject, Until};
 const POLL: Duration = Duration::from_secs(5);
 /// How often it is asked by those that wait for what must be soon.
 const SOON: Duration = Duration::from_millis(20);
-/// How much later than an end an engine may hear that it was for memory: the kernel tells of both on ways of their own. A wait for
-/// a program that was killed under a memory limit takes so much longer where it was not for memory.
-const MEMORY_NEWS: Duration = Duration::from_secs(2);
-/// How often it is asked meanwhile.
-const MEMORY_POLL: Duration = Duration::from_millis(200);
+/// How much later than an end an engine may hear that it was for memory: the kernel tells of both on ways of their own. A
+/// busy engine may lose it (containerd drops it where the control group is gone first), and then no wait helps.
+const MEMORY_NEWS: Duration = Duration::from_millis(300);
 
 impl Inner {
     pub(super) async fn start(self: &Arc<Self>, id: &InstanceId) -> Result<Instance> {
@@ -208,19 +206,11 @@ impl Inner {
         }
     }
 
-    /// How a start ended, by what the engine says as soon as that is for memory, or else a moment later; `None` where another start has
-    /// begun.
+    /// How a start ended, by what the engine says a moment later; `None` where another start has begun.
     async fn told_later(&self, id: &InstanceId, of: Incarnation) -> Result<Option<ExitStatus>> {
-        let limit = Until::after(MEMORY_NEWS);
-        loop {
-            tokio::time::sleep(MEMORY_POLL).await;
-            let later =
-                self.look(id, "runtime.wait").await?.filter(|(seen, _)| seen.instance.incarnation == of);
-            let status = later.and_then(|(seen, inspected)| ended(&seen, &inspected));
-            if status.as_ref().is_none_or(|status| status.oom_killed) || limit.left().is_zero() {
-                return Ok(status);
-            }
-        }
+        tokio::time::sleep(MEMORY_NEWS).await;
+        let later = self.look(id, "runtime.wait").await?.filter(|(seen, _)| seen.instance.incarnation == of);
+        Ok(later.and_then(|(seen, inspected)| ended(&seen, &inspected)))
     }
 
     pub(super) async fn remove(self: &Arc<Self>, id: &InstanceId, options: &RemoveOptions) -> Result<()> {

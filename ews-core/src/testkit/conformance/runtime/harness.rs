@@ -47,6 +47,12 @@ pub trait RuntimeHarness: Send + Sync {
         SuiteLimits::default()
     }
 
+    /// How often a program is killed for memory until that must have been said, for an engine that now and then loses the news. Default
+    /// 1: it is always said.
+    fn tries_for_memory(&self) -> u32 {
+        1
+    }
+
     /// What tells this run's objects from an earlier run's: at most 20 lower-case letters and digits. Default: drawn from
     /// the process id and the clock.
     fn run_id(&self) -> String {

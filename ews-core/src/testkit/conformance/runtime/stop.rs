@@ -6,6 +6,7 @@ use futures_util::future::join_all;
 use tokio::time::{Instant, sleep};
 
 use super::cx::{Cx, refused, within};
+use super::limits::killed_for_memory;
 use super::{CaseResult, Workload, cases, ensure};
 use crate::capability::{Capability, Enforcement};
 use crate::error::ErrorKind;
@@ -13,7 +14,6 @@ use crate::instance::{ExitStatus, InstanceState};
 use crate::runtime::{ExecSpec, RemoveOptions, StopOptions, WaitOptions};
 use crate::spec::content::EnvValue;
 use crate::spec::lifecycle::Signal;
-use crate::spec::resources::ByteSize;
 use crate::testkit::conformance::Stop;
 
 cases! {
@@ -159,10 +159,7 @@ async fn exit_code_signal_and_memory_are_told_apart(cx: &Cx<'_>) -> CaseResult {
     };
     ensure!(killed(&status), "a kill is reported as `{status}`, for memory: {}", status.oom_killed);
     if cx.has(Capability::OomDetection).await? && cx.capabilities().await?.memory == Enforcement::Hard {
-        let mut spec = cx.spec(&Workload::EatMemory { mib: 256 })?;
-        spec.resources.memory = Some(ByteSize::from_mib(64));
-        let id = cx.start(&spec, 4).await?.id;
-        let status = runtime.wait(&id, &WaitOptions::default()).await?;
+        let status = killed_for_memory(cx, 4).await?;
         ensure!(status.oom_killed, "a kill for memory is reported as `{status}`");
     }
     Ok(())
