@@ -2,7 +2,7 @@
 # Random deployments, canaries, hotfixes, releases, rushes and kills under load: `benches/soak.sh [--docker] [MINUTES] [SEED]`, an hour by default.
 #
 # It builds in release, prints what each kind of deed cost, and ends with 0 only if planned changes cost no request, kills no more than what was
-# under way, memory stayed flat, and nothing is left. CI runs the same for a minute.
+# under way, memory stayed flat, and nothing is left. CI runs the same for a minute, which is too short to compare memory: that takes five.
 #
 # With `--docker` it runs on containers and kills the engine too: root, and Debian's docker.io, iproute2, iptables, nginx-light and docker-registry. The engine is one of
 # its own, with `live-restore`, in namespaces of its own, so that whatever it leaves ends with this script.
